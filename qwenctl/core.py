@@ -1,0 +1,145 @@
+"""The nouns that services and commands share. Values only: no files, no threads, no native handles.
+
+A request goes to the engine as a `GenerationRequest` and comes back as a stream of `GenerationEvent`s: any number of
+`TextDelta`s, then exactly one `Finished`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, as chat templates see it."""
+
+    role: Role
+    content: str
+    reasoning: str | None = None  # what an assistant thought before it answered
+    extra: Mapping[str, Any] = field(default_factory=dict)  # tool_calls, name …, passed to the template as they are
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. The order of the samplers is llama.cpp's own.
+
+    Raises:
+        ValueError: a parameter is out of its range; the message names it.
+    """
+
+    temperature: float = 0.7  # 0 is greedy
+    top_k: int = 20  # 0: off
+    top_p: float = 0.8
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    penalty_last_n: int = 64  # tokens looked back on by the penalties; -1: the whole context
+    seed: int | None = None  # None: a fresh one, reported in `Timing`
+    grammar: str | None = None  # GBNF with the start rule `root`
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("temperature", 0.0, 100.0),
+            ("top_k", 0, 1 << 30),
+            ("top_p", 0.0, 1.0),
+            ("min_p", 0.0, 1.0),
+            ("presence_penalty", -2.0, 2.0),
+            ("frequency_penalty", -2.0, 2.0),
+            ("repeat_penalty", 0.01, 100.0),
+            ("penalty_last_n", -1, 1 << 30),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:  # also false for NaN
+                raise ValueError(f"{name} must lie between {low} and {high}, not {value}")
+        if self.seed is not None and not 0 <= self.seed < 0xFFFF_FFFF:
+            raise ValueError(f"seed must lie between 0 and {0xFFFF_FFFF - 1}, not {self.seed}")
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"  # the model ended its turn, or a stop string appeared
+    LENGTH = "length"  # max_tokens, or the end of the context
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One sequence to generate.
+
+    `prompt_tokens` is already rendered and tokenized; the engine knows nothing of messages and templates.
+    """
+
+    request_id: str
+    prompt_tokens: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int | None = None  # None: until the context is full
+    stop: tuple[str, ...] = ()  # text that ends the generation; never part of the output
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request."""
+
+    n_prompt_tokens: int
+    n_cached_tokens: int  # of the prompt, taken from the KV cache instead of computed
+    n_generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one request, on the engine's clock."""
+
+    queued_s: float  # from submission until its first prompt token was computed
+    prefill_s: float  # until the first token was sampled
+    decode_s: float  # from the first token until the end
+    seed: int  # the seed that was used
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Newly generated text: whole UTF-8 characters only, never part of a stop string."""
+
+    request_id: str
+    text: str
+    n_tokens: int  # tokens generated so far
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a request."""
+
+    request_id: str
+    reason: FinishReason
+    usage: Usage
+    timing: Timing
+    error: str | None = None
+
+
+GenerationEvent = TextDelta | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What an opened model says of itself."""
+
+    path: str
+    name: str  # general.name, or the file's stem
+    architecture: str
+    n_weights: int
+    file_bytes: int
+    n_layers: int
+    n_experts: int  # 0 for dense models
+    n_experts_used: int
+    n_vocab: int
+    n_ctx_train: int
+    n_ctx: int  # as opened, in tokens, shared by all sequences
+    chat_template: str | None
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)  # from general.sampling.* in the file

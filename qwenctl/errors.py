@@ -1,0 +1,93 @@
+"""The errors a user can cause or meet, each with the exit code of the program.
+
+    QwenctlError                exit 1   something failed; the message says what, the hint what to do next
+    ├── InvalidRequest          exit 2   options or input that contradict each other or make no sense
+    ├── DoesNotFit              exit 3   this machine (memory, disk) is too small for what was asked
+    ├── ModelNotFound           exit 1   no file or converted model of that name
+    ├── ModelLoadFailed         exit 1   llama.cpp refused the file, or would have crashed on it
+    ├── PromptTooLong           exit 1   more prompt tokens than the context holds
+    ├── TemplateFailed          exit 1   the model's chat template raised, looped or grew too large
+    ├── GenerationFailed        exit 1   llama.cpp reported an error while decoding
+    └── BatchFailed             exit 1   some lines of a batch ended in error records
+
+Errors of the `quant` package have their own tree (quant/errors.py). Only cli/errors.py knows both.
+Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process answers to the shell."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    DOES_NOT_FIT = 3
+    INTERRUPTED = 130
+
+
+class QwenctlError(Exception):
+    """Something failed in a way the user can act on.
+
+    Args:
+        message: one line: what failed, on what, with the numbers.
+        hint: one line: the next step, a command where there is one.
+    """
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InvalidRequest(QwenctlError):
+    """Options or input that contradict each other or make no sense."""
+
+    exit_code = ExitCode.USAGE
+
+
+class DoesNotFit(QwenctlError):
+    """This machine is too small for what was asked."""
+
+    exit_code = ExitCode.DOES_NOT_FIT
+
+
+class ModelNotFound(QwenctlError):
+    """No file and no converted model of that name."""
+
+
+class ModelLoadFailed(QwenctlError):
+    """llama.cpp refused the file, or crashed on it in the trial process."""
+
+
+class PromptTooLong(QwenctlError):
+    """The prompt holds more tokens than the context."""
+
+    def __init__(self, n_prompt_tokens: int, n_ctx: int) -> None:
+        super().__init__(
+            f"the prompt is {n_prompt_tokens} tokens long, but the context holds {n_ctx}",
+            f"use --ctx {_next_multiple(n_prompt_tokens + 512, 1024)}, shorten the prompt, or let --truncate cut it",
+        )
+        self.n_prompt_tokens = n_prompt_tokens
+        self.n_ctx = n_ctx
+
+
+class TemplateFailed(QwenctlError):
+    """The model's chat template raised, looped or grew too large."""
+
+
+class GenerationFailed(QwenctlError):
+    """llama.cpp reported an error while decoding."""
+
+
+class BatchFailed(QwenctlError):
+    """Some lines of a batch ended in error records; all the others are in the output file."""
+
+
+def _next_multiple(value: int, step: int) -> int:
+    return -(-value // step) * step

@@ -1,0 +1,1 @@
+"""What a user wants done, one service a file; no terminal, no Click."""
