@@ -1,19 +1,19 @@
 """Errors of the `quant` package, one class for each cause a user can act on.
 
-    QuantError
-    ├── FileFormatError             bytes that are not what the format demands
-    │   ├── SafetensorsError        a safetensors file or its index
-    │   ├── GgufError               a GGUF file
-    │   └── JsonFileError           config.json, tokenizer.json and the like
-    ├── CheckpointError             shards or tensors missing, extra or overlapping; pickles
-    ├── UnsupportedArchitecture     a model family without a table here
-    ├── UnsupportedTensor           a tensor or a type that cannot be converted
-    ├── BadWeights                  NaN or infinity in a tensor that is to be quantized
-    ├── ResumeRefused               the journal belongs to other sources or other settings
-    ├── OutputExists                the output is there already and was not to be replaced
-    ├── NotEnoughDisk               the output would not fit
-    ├── DamagedFile                 digests differ; names the tensors
-    └── NativeLibraryError          libggml not found, or not the build we know
+QuantError
+├── FileFormatError             bytes that are not what the format demands
+│   ├── SafetensorsError        a safetensors file or its index
+│   ├── GgufError               a GGUF file
+│   └── JsonFileError           config.json, tokenizer.json and the like
+├── CheckpointError             shards or tensors missing, extra or overlapping; pickles
+├── UnsupportedArchitecture     a model family without a table here
+├── UnsupportedTensor           a tensor or a type that cannot be converted
+├── BadWeights                  NaN or infinity in a tensor that is to be quantized
+├── ResumeRefused               the journal belongs to other sources or other settings
+├── OutputExists                the output is there already and was not to be replaced
+├── NotEnoughDisk               the output would not fit
+├── DamagedFile                 digests differ; names the tensors
+└── NativeLibraryError          libggml not found, or not the build we know
 """
 
 from __future__ import annotations
