@@ -1,1 +1,1 @@
-"""The command line: one command a file. Parses, calls one service, prints."""
+"""The command line: one command a file; parse, call one service, print. Nothing below imports from here."""

@@ -1,0 +1,79 @@
+"""How an error reaches the user: one line, one hint, an exit code.
+
+One table maps the classes of both error trees to exit codes; the messages are written where the errors are raised.
+Whatever is not in the table is a bug of ours and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import click
+
+from quant.errors import NotEnoughDisk, QuantError
+from qwenctl.errors import DoesNotFit, ExitCode, InvalidRequest, QwenctlError
+
+
+class OutputClosed(Exception):  # noqa: N818  it is no error
+    """The reader of standard output has gone, as `head` does. The program ends without a word."""
+
+
+# The first class that fits wins, so subclasses come before their bases.
+EXIT_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
+    (OutputClosed, ExitCode.FAILED),
+    (InvalidRequest, ExitCode.USAGE),
+    (DoesNotFit, ExitCode.DOES_NOT_FIT),
+    (QwenctlError, ExitCode.FAILED),
+    (NotEnoughDisk, ExitCode.DOES_NOT_FIT),
+    (QuantError, ExitCode.FAILED),
+    (click.UsageError, ExitCode.USAGE),
+    (click.ClickException, ExitCode.FAILED),
+    (MemoryError, ExitCode.DOES_NOT_FIT),
+    (OSError, ExitCode.FAILED),
+)
+
+
+def exit_code_of(error: BaseException) -> ExitCode | None:
+    """Return the exit code of an error the user can act on; None for a bug.
+
+    An `OSError` counts only when it names a file: "Permission denied: out.gguf" says enough, a bare "Bad file
+    descriptor" is a bug.
+    """
+    if isinstance(error, OSError) and error.filename is None:
+        return None
+    return next((code for known, code in EXIT_CODES if isinstance(error, known)), None)
+
+
+def report(error: BaseException, *, debug: bool, plain: bool) -> int:
+    """Print `error` on standard error and return the exit code of the process."""
+    code = exit_code_of(error)
+    if isinstance(error, OutputClosed):
+        return ExitCode.FAILED
+    if debug or code is None:
+        traceback.print_exception(error)
+    if code is None:
+        return ExitCode.FAILED
+    message, hint = _sentences(error)
+    styled = not plain and sys.stderr.isatty()
+    sys.stderr.write(("\x1b[1;31merror:\x1b[0m " if styled else "error: ") + one_line(message) + "\n")
+    if hint:
+        sys.stderr.write(("\x1b[36mhint:\x1b[0m " if styled else "hint: ") + one_line(hint) + "\n")
+    sys.stderr.flush()
+    return code
+
+
+def one_line(text: str) -> str:
+    """Return `text` without line breaks and control characters: file names and model metadata reach messages."""
+    return "".join(char if char.isprintable() else " " for char in text).strip()
+
+
+def _sentences(error: BaseException) -> tuple[str, str | None]:
+    if isinstance(error, QwenctlError | QuantError):
+        return error.message, error.hint
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        return error.format_message(), f"{context.command_path} --help shows what is possible" if context else None
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}", None
+    return str(error) or "out of memory", "close other programs, or choose a smaller model or context"

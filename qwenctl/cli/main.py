@@ -1,0 +1,146 @@
+"""The command table and the one error boundary of the program.
+
+Command modules are imported when they run, never to list them: `qwenctl --help` imports click and this table only.
+A module of the table holds one `qwenctl.cli.command.Command` named `command`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple, NoReturn
+
+import click
+
+from qwenctl import __version__
+from qwenctl.errors import ExitCode
+from qwenctl.settings import Settings
+
+
+class Entry(NamedTuple):
+    """One row of the command table."""
+
+    section: str
+    module: str
+    summary: str  # one line, the same as the command's own short help
+
+
+COMMANDS: dict[str, Entry] = {
+    "run": Entry("Use a model", "qwenctl.cli.commands.run", "Answer one prompt."),
+    "chat": Entry("Use a model", "qwenctl.cli.commands.chat", "Talk with a model in the terminal."),
+    "batch": Entry("Use a model", "qwenctl.cli.commands.batch", "Answer a file of prompts."),
+    "convert": Entry("Make models", "qwenctl.cli.commands.convert", "Turn a Hugging Face checkpoint into a GGUF file."),
+    "quantize": Entry("Make models", "qwenctl.cli.commands.quantize", "Turn a GGUF file into one of another type."),
+    "show": Entry("Look at models", "qwenctl.cli.commands.show", "Say what a GGUF file holds."),
+    "verify": Entry("Look at models", "qwenctl.cli.commands.verify", "Check a GGUF file for damage."),
+    "models": Entry("Look at models", "qwenctl.cli.commands.models", "List the converted models."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command's module only when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the module of `cmd_name` and return its command, or None for a name the table lacks."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = import_module(entry.module).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of `args`; a name that is not there is answered with the nearest one that is."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = import_module("difflib").get_close_matches(args[0], COMMANDS, 1)
+            raise click.UsageError(f"no command {args[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the table by sections, importing nothing."""
+        width = max(len(name) for name in COMMANDS)
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            rows = [(name.ljust(width), entry.summary) for name, entry in COMMANDS.items() if entry.section == section]
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="qwenctl COMMAND --help shows a command's options and examples.",
+)
+@click.version_option(__version__, "-V", "--version", message="qwenctl %(version)s", help="Show the version and exit.")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Convert Hugging Face checkpoints to 4-bit GGUF and run them on llama.cpp.
+
+    Answers and data go to standard output; progress, reasoning and notes go to standard error.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main() -> NoReturn:
+    """Run the program on the process's own arguments and end the process."""
+    _occupy_standard_streams()
+    code = run_command_line(sys.argv[1:])
+    _abandon_broken_stdout()
+    sys.exit(code)
+
+
+def run_command_line(args: Sequence[str]) -> int:
+    """Run one command line; return the exit code. Errors have been printed on standard error."""
+    debug = plain = False
+    try:
+        settings = Settings.from_environment(os.environ)
+        debug, plain = settings.debug, settings.plain
+        result = cli.main(args=list(args), prog_name="qwenctl", standalone_mode=False, obj=settings)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, click.Abort):
+        sys.stderr.write("interrupted\n")
+        return ExitCode.INTERRUPTED
+    except SystemExit as error:  # click's answer to a broken pipe
+        return error.code if isinstance(error.code, int) else ExitCode.FAILED
+    except Exception as error:
+        # Imported here because the table of errors is needed by failing runs only.
+        return int(import_module("qwenctl.cli.errors").report(error, debug=debug, plain=plain))
+    return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _occupy_standard_streams() -> None:
+    """Point closed standard descriptors at the null device.
+
+    Otherwise the next file that is opened gets number 1, and whatever writes to standard output writes into it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _abandon_broken_stdout() -> None:
+    """Make the interpreter's last flush harmless after the reader of a pipe has gone.
+
+    Source: "Note on SIGPIPE" in the documentation of Python's signal module.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)

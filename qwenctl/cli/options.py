@@ -1,0 +1,103 @@
+"""Options and arguments that several commands share, so that each has the same name and help everywhere.
+
+Decorators, used below `@click.command`. `output_options` also builds the sink and hands it to the command as `output`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import click
+
+from qwenctl.cli.output import Output
+from qwenctl.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class TokenCount(click.ParamType[int]):
+    """A number of tokens: 4096, or 4k and 4K for 4 × 1024."""
+
+    name = "tokens"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the tokens that `value` names; zero and nonsense are usage errors."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d{1,10})([kK]?)", value.strip(), re.ASCII)
+        n_tokens = int(match.group(1)) * (1024 if match.group(2) else 1) if match else 0
+        if not 0 < n_tokens < 1 << 31:
+            self.fail(f"{value!r} is not a number of tokens; write 4096 or 4k", param, ctx)
+        return n_tokens
+
+
+class AnyCase(click.ParamType[str]):
+    """One of `names`, in any mix of upper and lower case; a near miss is answered with the nearest name."""
+
+    def __init__(self, names: Iterable[str], name: str = "name") -> None:
+        self.names = tuple(names)
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name as the table spells it."""
+        for name in self.names:
+            if name.lower() == str(value).lower():
+                return name
+        return self.fail(f"{value!r} is not one of {', '.join(self.names)}", param, ctx)
+
+
+def output_options(function: F) -> F:
+    """Add `--json` and `-q/--quiet`; call the command with `output` and `settings` instead."""
+
+    @click.option("--json", "json_mode", is_flag=True, help="Write one JSON document to standard output.")
+    @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress on standard error.")
+    @wraps(function)
+    def command(*, json_mode: bool, quiet: bool, **kwargs: Any) -> Any:
+        settings: Settings = click.get_current_context().obj
+        output = Output(json_mode=json_mode, quiet=quiet, plain=settings.plain)
+        return function(output=output, settings=settings, **kwargs)
+
+    return cast("F", command)
+
+
+def output_type_option(names: Iterable[str], default: str = "q4_k_m") -> Callable[[F], F]:
+    """Return `--type`, one of `names` (quant.recipe's table) in either case."""
+    names = tuple(names)
+    return click.option(
+        "--type",
+        "output_type",
+        type=AnyCase(names, "type"),
+        default=default,
+        show_default=True,
+        help=f"Tensor types of the output: {', '.join(names)}.",
+    )
+
+
+def model_argument(function: F) -> F:
+    """Add the optional argument MODEL: a GGUF file, a converted model's name, or nothing for the bundled demo."""
+    return click.argument("model", required=False, metavar="[MODEL]")(function)
+
+
+def threads_option(function: F) -> F:
+    """Add `--threads`."""
+    return click.option(
+        "--threads",
+        "n_threads",
+        type=click.IntRange(1, 1024),
+        metavar="N",
+        help="CPU threads.  [default: QWENCTL_THREADS, or all cores]",
+    )(function)
+
+
+def context_option(function: F) -> F:
+    """Add `--ctx`."""
+    return click.option(
+        "--ctx",
+        "n_ctx",
+        type=TokenCount(),
+        metavar="N",
+        help="Context length in tokens; 8k is 8192.  [default: what the model was trained for, up to 32k]",
+    )(function)

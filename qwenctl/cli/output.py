@@ -1,0 +1,135 @@
+"""The sink that every command writes to. Data on standard output, everything else on standard error.
+
+Three modes: human; json (`--json`: exactly one JSON document on standard output); quiet (`-q`: no notes, no progress).
+Knows nothing of models. Escape sequences are written to terminals only, and never with NO_COLOR or TERM=dumb.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+from qwenctl.cli.errors import OutputClosed, one_line
+from qwenctl.cli.progress import LineProgress, NoProgress, Progress, RichProgress
+from qwenctl.errors import QwenctlError
+
+_DIM, _BOLD, _YELLOW, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[33m", "\x1b[0m"
+
+
+class Output:
+    """Where a command's words go.
+
+    Args:
+        json_mode: data is written by `data` only, as one JSON document.
+        quiet: notes and progress are dropped; warnings stay.
+        plain: no escape sequences, whatever the streams are.
+    """
+
+    def __init__(
+        self,
+        *,
+        json_mode: bool = False,
+        quiet: bool = False,
+        plain: bool = False,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+    ) -> None:
+        self.json_mode = json_mode
+        self.quiet = quiet
+        self._stdout = stdout or sys.stdout
+        self._stderr = stderr or sys.stderr
+        self.styles_stdout = not plain and self._stdout.isatty()
+        self.styles_stderr = not plain and self._stderr.isatty()
+
+    # Data: standard output.
+
+    def write(self, text: str) -> None:
+        """Write `text` as it is and flush it: one piece of a streaming answer.
+
+        Raises:
+            OutputClosed: the reader has gone.
+            QwenctlError: the text could not be written: a full disk, for one.
+        """
+        try:
+            self._stdout.write(text)
+            self._stdout.flush()
+        except BrokenPipeError:
+            raise OutputClosed from None
+        except OSError as error:
+            raise QwenctlError(f"cannot write to standard output: {error.strerror}") from error
+
+    def line(self, text: str = "") -> None:
+        """Write one line."""
+        self.write(text + "\n")
+
+    def data(self, value: Any) -> None:
+        """Write `value` as the JSON document of `--json`. Non-ASCII text stays readable."""
+        self.line(json.dumps(value, ensure_ascii=False, indent=2))
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = ()) -> None:
+        """Write aligned columns; those whose index is in `right` are flush right, as numbers are read."""
+        cells = [[one_line(str(cell)) for cell in row] for row in (header, *rows)]
+        widths = [max(cell_width(row[column]) for row in cells) for column in range(len(header))]
+        for index, row in enumerate(cells):
+            padded = [
+                " " * (width - cell_width(cell)) + cell if column in right else cell + " " * (width - cell_width(cell))
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            text = "  ".join(padded).rstrip()
+            self.line(f"{_BOLD}{text}{_RESET}" if index == 0 and self.styles_stdout else text)
+
+    def fields(self, pairs: Sequence[tuple[str, object]]) -> None:
+        """Write one `name  value` line for each pair, values aligned."""
+        width = max((cell_width(name) for name, _ in pairs), default=0)
+        for name, value in pairs:
+            label = name + " " * (width - cell_width(name))
+            self.line(f"{_DIM}{label}{_RESET}  {value}" if self.styles_stdout else f"{label}  {value}".rstrip())
+
+    # All else: standard error.
+
+    def note(self, text: str) -> None:
+        """Write a line that a person may want to know; `-q` drops it."""
+        if not self.quiet:
+            self._write_stderr(f"{_DIM}{text}{_RESET}\n" if self.styles_stderr else f"{text}\n")
+
+    def warning(self, text: str) -> None:
+        """Write a line that a person must know, also with `-q`."""
+        self._write_stderr(
+            (f"{_YELLOW}warning:{_RESET} " if self.styles_stderr else "warning: ") + one_line(text) + "\n"
+        )
+
+    def aside(self, text: str) -> None:
+        """Write a piece of streaming text beside the data, dimmed on a terminal: what a model thinks."""
+        self._write_stderr(f"{_DIM}{text}{_RESET}" if self.styles_stderr else text)
+
+    def progress(self, label: str, total: int, *, format_amount: Callable[[float], str] = "{:.0f}".format) -> Progress:
+        """Return a progress bar, as a context manager: a live bar on a terminal, else a line every few seconds.
+
+        Args:
+            label: what goes on, in one or two words.
+            total: the amount at the end, in any unit.
+            format_amount: prints an amount; `units.format_bytes` for bytes.
+        """
+        if self.quiet:
+            return NoProgress()
+        if self.styles_stderr:
+            return RichProgress(self._stderr, label, total, format_amount)
+        return LineProgress(self._write_stderr, label, total, format_amount)
+
+    def _write_stderr(self, text: str) -> None:
+        try:
+            self._stderr.write(text)
+            self._stderr.flush()
+        except OSError:  # nobody is listening; the data still matters
+            self.quiet = True
+
+
+def cell_width(text: str) -> int:
+    """Return the terminal cells that `text` fills: two for CJK and most emoji."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # noqa: PLC0415  rich costs 30 ms, which ASCII tables need not pay
+
+    return cell_len(text)

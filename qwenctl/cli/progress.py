@@ -1,0 +1,105 @@
+"""Progress of long work: a live bar on a terminal, a line every few seconds in a log, nothing with `-q`.
+
+Knows nothing of what is counted; `format_amount` prints it.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib import import_module
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from qwenctl.units import format_seconds
+
+FormatAmount = Callable[[float], str]
+LINE_EVERY_S = 5.0
+
+
+class Progress(ABC):
+    """Amounts done of an amount known beforehand. A context manager; leaving it takes the bar away."""
+
+    @abstractmethod
+    def update(self, done: float, remark: str = "") -> None:
+        """Say how much is done in all, and in a few words what is being done or how fast."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class NoProgress(Progress):
+    """Shows nothing."""
+
+    def update(self, done: float, remark: str = "") -> None:
+        """Drop it."""
+
+
+class LineProgress(Progress):
+    """Writes a line every few seconds, none for work that ends sooner. For logs and pipes."""
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        label: str,
+        total: float,
+        format_amount: FormatAmount,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write, self._label, self._total, self._format = write, label, total, format_amount
+        self._clock = clock
+        self._started_s = self._written_s = clock()
+
+    def update(self, done: float, remark: str = "") -> None:
+        """Write a line if the last one is old enough."""
+        now_s = self._clock()
+        if now_s - self._written_s < LINE_EVERY_S:
+            return
+        self._written_s = now_s
+        share = done / self._total if self._total else 1.0
+        parts = [f"{share:4.0%}", f"{self._format(done)} of {self._format(self._total)}"]
+        if 0 < share < 1:
+            parts.append(f"{format_seconds((now_s - self._started_s) * (1 - share) / share)} left")
+        if remark:
+            parts.append(remark)
+        self._write(f"{self._label} {' · '.join(parts)}\n")
+
+
+class RichProgress(Progress):
+    """A live bar on a terminal: share, amounts, time left, remark."""
+
+    def __init__(self, stream: TextIO, label: str, total: float, format_amount: FormatAmount) -> None:
+        # Imported here: rich costs 40 ms that a run without a bar need not pay.
+        console, progress = import_module("rich.console"), import_module("rich.progress")
+        self._format, self._total = format_amount, total
+        self._bar: Any = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=28),
+            progress.TaskProgressColumn(),
+            progress.TextColumn("{task.fields[amount]}"),
+            progress.TimeRemainingColumn(compact=True),
+            progress.TextColumn("[dim]{task.fields[remark]}"),
+            console=console.Console(file=stream),
+            transient=True,
+        )
+        self._task = self._bar.add_task(label, total=total, amount="", remark="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, done: float, remark: str = "") -> None:
+        """Redraw at rich's own rate, ten times a second at most."""
+        amount = f"{self._format(done)} of {self._format(self._total)}"
+        self._bar.update(self._task, completed=done, amount=amount, remark=remark.replace("[", r"\["))
