@@ -1,0 +1,15 @@
+"""A value out of a file as it stands in a message: quoted, escaped, and short however long it is."""
+
+from __future__ import annotations
+
+from reprlib import Repr
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 96
+_SHORT.maxlist = _SHORT.maxtuple = 8
+_SHORT.maxlevel = 3
+
+
+def shown(value: object) -> str:
+    """Return `repr(value)`, cut in the middle where it is long."""
+    return _SHORT.repr(value)
