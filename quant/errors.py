@@ -80,6 +80,14 @@ class OutputExists(QuantError):
     """The output is there already and was not to be replaced."""
 
 
+class OutputBusy(QuantError):
+    """Another process is writing the same output."""
+
+
+class WriteFailed(QuantError):
+    """The disk refused a write, or gave back other bytes than were written. The journal keeps what is done."""
+
+
 class NotEnoughDisk(QuantError):
     """The output would not fit on its file system."""
 
