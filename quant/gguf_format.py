@@ -25,7 +25,7 @@ from enum import IntEnum
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
 ALIGNMENT_KEY = "general.alignment"
-MAX_ALIGNMENT = 1 << 16  # a bound of ours; llama.cpp has none, and its own padding arithmetic wrapped because of it
+MIN_ALIGNMENT, MAX_ALIGNMENT = 8, 1 << 16  # the format says multiples of 8; the upper bound is ours, llama.cpp has none
 MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME is 64 with the terminator
 
@@ -70,5 +70,5 @@ def padded(n_bytes: int, alignment: int) -> int:
 
 
 def is_valid_alignment(alignment: int) -> bool:
-    """Tell whether `alignment` is a power of two within our bound."""
-    return 0 < alignment <= MAX_ALIGNMENT and alignment & (alignment - 1) == 0
+    """Tell whether `alignment` is a power of two within the bounds."""
+    return MIN_ALIGNMENT <= alignment <= MAX_ALIGNMENT and alignment & (alignment - 1) == 0

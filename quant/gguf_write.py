@@ -141,7 +141,7 @@ def plan_layout(
 
 def _with_alignment(metadata: Mapping[str, GgufField], alignment: int) -> Mapping[str, GgufField]:
     if not is_valid_alignment(alignment):
-        raise ValueError(f"alignment {alignment} is not a power of two up to 65536")
+        raise ValueError(f"alignment {alignment} is not a power of two from 8 to 65536")
     stated = metadata.get(ALIGNMENT_KEY)
     if stated is None:
         if alignment == DEFAULT_ALIGNMENT:

@@ -62,8 +62,8 @@ class LibGgml:
 
     def quantize_chunk(  # noqa: PLR0917 - the order is the library's
         self, type_id: int, source: int, destination: int, n_rows: int, n_columns: int, imatrix: int | None
-    ) -> int:
-        """Encode rows of f32 at address `source` to `destination`; return the bytes written.
+    ) -> None:
+        """Encode rows of f32 at address `source` to `destination`.
 
         Args:
             type_id: number of the ggml type.
@@ -73,7 +73,7 @@ class LibGgml:
             n_columns: a multiple of the type's block.
             imatrix: address of (n_columns,) f32, or None.
         """
-        return int(self._library.ggml_quantize_chunk(type_id, source, destination, 0, n_rows, n_columns, imatrix))
+        self._library.ggml_quantize_chunk(type_id, source, destination, 0, n_rows, n_columns, imatrix)
 
     def dequantize(self, type_id: int, source: int, destination: int, n_weights: int) -> None:
         """Decode `n_weights` of a type that has a decoder, from address `source` to f32 at `destination`."""

@@ -1,0 +1,1 @@
+"""Codecs: weights to the bytes of a tensor type and back, two functions on arrays of rows."""

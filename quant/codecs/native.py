@@ -1,0 +1,119 @@
+"""Encode and decode rows with ggml's own code, so that the bytes are those llama.cpp would write.
+
+ggml aborts the whole process on a bad argument and writes garbage scales for values that are not finite. So everything
+is checked here, before the native call. Both calls release the interpreter lock: a pool of threads uses all cores.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.ggml_types import GGML_TYPES, GgmlType
+from quant.libggml import LibGgml
+
+_F16_MAX = 65504.0
+_BF16_MAX = 3.3895313892515355e38
+_LARGEST_WEIGHT = {"F32": float(np.finfo(np.float32).max), "BF16": _BF16_MAX}
+"""Largest magnitude that encodes to something finite; all other types have f16 scales or values, or one of 8 bits."""
+
+ENCODABLE_TYPES: tuple[GgmlType, ...] = tuple(
+    GGML_TYPES[name]
+    for name in (
+        "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K",
+        "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_XS", "IQ4_NL", "MXFP4",
+    )
+)  # fmt: skip
+"""Types that `encode_rows` writes. None of them demands an importance matrix."""
+
+
+class BadRowsError(ValueError):
+    """Weights that the type cannot store: NaN, infinity, or too large for its scales."""
+
+
+def encode_rows(
+    lib: LibGgml, ggml_type: GgmlType, rows: NDArray[np.float32], imatrix: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """Return `rows` in the layout of `ggml_type`: uint8 (n_rows, row_bytes).
+
+    Args:
+        lib: the loaded library.
+        ggml_type: one of ENCODABLE_TYPES.
+        rows: f32 (n_rows, n_columns), C-contiguous.
+        imatrix: f32 (n_columns,), mean squares of the activations of each column, for types that weigh their errors.
+
+    Raises:
+        BadRowsError: a weight that is NaN, infinite or too large.
+        ValueError: any other argument that ggml would abort on.
+    """
+    if ggml_type not in ENCODABLE_TYPES:
+        raise ValueError(f"{ggml_type.name} cannot be encoded")
+    _check_array(rows, "rows", 2)
+    n_rows, n_columns = rows.shape
+    encoded = np.empty((n_rows, _row_bytes(ggml_type, n_columns)), np.uint8)
+    imatrix_address = None if imatrix is None else _checked_imatrix(imatrix, n_columns)
+    if n_rows == 0:
+        return encoded
+    _check_weights(ggml_type, rows)
+    lib.quantize_chunk(ggml_type.type_id, rows.ctypes.data, encoded.ctypes.data, n_rows, n_columns, imatrix_address)
+    return encoded
+
+
+def decode_rows(lib: LibGgml, ggml_type: GgmlType, encoded: NDArray[np.uint8], n_columns: int) -> NDArray[np.float32]:
+    """Return the weights of `encoded` as f32 (n_rows, n_columns).
+
+    Args:
+        lib: the loaded library.
+        ggml_type: F32, or any type that ggml can decode.
+        encoded: uint8 (n_rows, row_bytes), C-contiguous.
+        n_columns: weights a row.
+
+    Raises:
+        ValueError: an argument that ggml would abort on or read beyond.
+    """
+    _check_array(encoded, "encoded rows", 2, np.uint8)
+    row_bytes = _row_bytes(ggml_type, n_columns)
+    if encoded.shape[1] != row_bytes:
+        raise ValueError(
+            f"{n_columns} weights of {ggml_type.name} take {row_bytes} bytes a row, not {encoded.shape[1]}"
+        )
+    if ggml_type.name == "F32":
+        return encoded.view("<f4").copy()
+    if not lib.can_dequantize(ggml_type.type_id):
+        raise ValueError(f"{ggml_type.name} cannot be decoded")
+    rows = np.empty((encoded.shape[0], n_columns), np.float32)
+    lib.dequantize(ggml_type.type_id, encoded.ctypes.data, rows.ctypes.data, rows.size)
+    return rows
+
+
+def _row_bytes(ggml_type: GgmlType, n_columns: int) -> int:
+    if n_columns < 1:
+        raise ValueError("rows of no columns")
+    return ggml_type.row_bytes(n_columns)
+
+
+def _check_array(array: NDArray[np.generic], what: str, n_dims: int, dtype: type[np.generic] = np.float32) -> None:
+    if array.dtype != dtype or array.ndim != n_dims or not array.flags.c_contiguous or not array.flags.aligned:
+        raise ValueError(
+            f"{what} must be contiguous {dtype.__name__} of {n_dims} dimensions, not {array.dtype} {array.shape}"
+        )
+
+
+def _checked_imatrix(imatrix: NDArray[np.float32], n_columns: int) -> int:
+    _check_array(imatrix, "the importance matrix", 1)
+    if imatrix.size != n_columns:
+        raise ValueError(f"an importance matrix of {imatrix.size} columns for rows of {n_columns}")
+    if not (np.isfinite(imatrix).all() and imatrix.min() >= 0):
+        raise ValueError("the importance matrix holds NaN, infinity or negative numbers")
+    return int(imatrix.ctypes.data)
+
+
+def _check_weights(ggml_type: GgmlType, rows: NDArray[np.float32]) -> None:
+    """Compare the extremes, which are NaN if any weight is: a third of the time of np.isfinite over a large array."""
+    limit = _LARGEST_WEIGHT.get(ggml_type.name, _F16_MAX)
+    with np.errstate(invalid="ignore"):
+        low, high = float(rows.min()), float(rows.max())
+    if -limit <= low and high <= limit:
+        return
+    row, column = np.argwhere(~(np.abs(rows) <= limit))[0]
+    raise BadRowsError(f"{rows[row, column]} at row {row}, column {column} cannot be stored as {ggml_type.name}")
