@@ -6,6 +6,7 @@ Whatever is not in the table is a bug of ours and shows its traceback.
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 
@@ -32,15 +33,16 @@ EXIT_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (MemoryError, ExitCode.DOES_NOT_FIT),
     (OSError, ExitCode.FAILED),
 )
+_DEVICE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def exit_code_of(error: BaseException) -> ExitCode | None:
     """Return the exit code of an error the user can act on; None for a bug.
 
-    An `OSError` counts only when it names a file: "Permission denied: out.gguf" says enough, a bare "Bad file
-    descriptor" is a bug.
+    An `OSError` counts only when it names a file or blames the device: "Permission denied: out.gguf" says enough, a
+    bare "Bad file descriptor" is a bug.
     """
-    if isinstance(error, OSError) and error.filename is None:
+    if isinstance(error, OSError) and error.filename is None and error.errno not in _DEVICE_ERRORS:
         return None
     return next((code for known, code in EXIT_CODES if isinstance(error, known)), None)
 
@@ -75,5 +77,5 @@ def _sentences(error: BaseException) -> tuple[str, str | None]:
         context = getattr(error, "ctx", None)
         return error.format_message(), f"{context.command_path} --help shows what is possible" if context else None
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}", None
+        return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}", None
     return str(error) or "out of memory", "close other programs, or choose a smaller model or context"

@@ -1,0 +1,71 @@
+"""The few last lines on the screen that are still being changed.
+
+Lines above the region are the terminal's own and never touched again. An update rewrites from the first line that
+differs, in one write, so nothing flickers. Knows escape sequences; nothing of Markdown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from qwenctl.cli.output import cell_width
+
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+_ERASE_LINE_END, _ERASE_BELOW = "\x1b[K", "\x1b[J"
+
+
+class LiveRegion:
+    """Lines at the bottom of what was written so far. Outside a region the cursor stands at the start of a line.
+
+    Args:
+        write: writes and flushes text on the terminal.
+        size: returns (columns, lines) of the terminal.
+    """
+
+    def __init__(self, write: Callable[[str], None], size: Callable[[], tuple[int, int]]) -> None:
+        self._write, self._size = write, size
+        self._lines: list[str] = []
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Show `lines` (styled, narrower than the terminal) as the region; of too many, the last ones."""
+        new = list(lines)[-max(1, self._size()[1] - 1) :]
+        if new != self._lines:
+            self._write(self._rewrite(new))
+            self._lines = new
+
+    def commit(self, lines: Sequence[str]) -> None:
+        """Replace the region by `lines`, which are final, and start an empty one below them."""
+        text = self._rewrite(list(lines))
+        if text or lines:
+            self._write(text + "\n" * bool(lines))
+        self._lines = []
+
+    def clear(self) -> None:
+        """Take the region off the screen."""
+        self.commit(())
+
+    def _rewrite(self, new: list[str]) -> str:
+        """Return what turns the region on the screen into `new`, the cursor at the end of its last line."""
+        old = self._lines
+        if new == old:
+            return ""
+        pairs = zip(old, new, strict=False)
+        same = next((index for index, (before, after) in enumerate(pairs) if before != after), min(len(old), len(new)))
+        if old and same == len(old):  # new lines below the old ones
+            return "".join("\n" + line + _ERASE_LINE_END for line in new[same:])
+        same = min(same, max(0, len(new) - 1))
+        text = self._back_to(same) + "\n".join(line + _ERASE_LINE_END for line in new[same:])
+        return text + (_ERASE_BELOW if len(old) > len(new) else "")
+
+    def _back_to(self, line: int) -> str:
+        """Return what moves the cursor from the region's end to the start of `line` of it."""
+        if not self._lines:
+            return ""
+        columns = max(1, self._size()[0])  # a terminal made narrower has wrapped the lines since
+        rows = sum(_n_rows(shown, columns) for shown in self._lines[line:]) - 1
+        return (f"\x1b[{rows}A" if rows else "") + "\r"
+
+
+def _n_rows(line: str, columns: int) -> int:
+    return max(1, -(-cell_width(_STYLE.sub("", line)) // columns))

@@ -1,0 +1,97 @@
+"""What `run` is asked: which of its words is the model, and what standard input adds to the prompt.
+
+Knows file names and bytes; nothing of templates.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from qwenctl.errors import InvalidRequest
+from qwenctl.services.model_store import find_model, looks_like_path, model_not_found
+from qwenctl.settings import Settings
+
+STDIN = "-"
+MAX_INPUT_BYTES = 64 << 20
+
+
+class Asked(NamedTuple):
+    """The words of `run`, told apart. None: not given."""
+
+    model: str | None
+    prompt: str | None
+
+
+def tell_apart(first: str | None, second: str | None, settings: Settings) -> Asked:
+    """Decide which word is the model: the first of two, and a single one if a model of that name is here.
+
+    Raises:
+        ModelNotFound: a single word that is no model, but looks like a file.
+    """
+    if second is not None or first is None:
+        return Asked(first, second)
+    if first == STDIN:
+        return Asked(None, STDIN)
+    if find_model(first, settings) is not None:
+        return Asked(first, None)
+    if looks_like_path(first):
+        raise model_not_found(first, settings)
+    return Asked(None, first)
+
+
+def read_prompt(prompt: str | None, warn: Callable[[str], None]) -> str:
+    """Return the whole prompt: the argument, a blank line, and what is piped in; either alone.
+
+    A terminal is never read: a prompt must be typed on the command line, or in `qwenctl chat`.
+
+    Raises:
+        InvalidRequest: there is no prompt, or too much of it.
+    """
+    from_terminal = sys.stdin.isatty()
+    if prompt in (None, STDIN) and from_terminal:
+        raise InvalidRequest(
+            "no prompt, and standard input is a terminal",
+            'qwenctl run "your question", or pipe text into it, or talk in qwenctl chat',
+        )
+    piped = "" if from_terminal else read_text(sys.stdin.buffer, warn)
+    typed = "" if prompt in (None, STDIN) else prompt or ""
+    parts = [part for part in (typed, piped) if part.strip()]
+    if not parts:
+        raise InvalidRequest("the prompt is empty", 'qwenctl run "your question"')
+    return "\n\n".join(parts)
+
+
+def read_text(stream: BinaryIO, warn: Callable[[str], None]) -> str:
+    """Return the text of a byte stream, without byte order mark and last line break.
+
+    Raises:
+        InvalidRequest: more than `MAX_INPUT_BYTES`.
+    """
+    data = stream.read(MAX_INPUT_BYTES + 1)
+    if len(data) > MAX_INPUT_BYTES:
+        raise InvalidRequest(f"standard input holds more than {MAX_INPUT_BYTES >> 20} MiB", "send less, or use batch")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        warn(f"standard input is not UTF-8 (byte {error.start}); what cannot be read is replaced by �")
+        text = data.decode("utf-8-sig", errors="replace")
+    return text.rstrip("\r\n")
+
+
+def text_or_file(text: str | None) -> str | None:
+    """Return the value of an option that takes text, or `@FILE` for a file's text.
+
+    Raises:
+        InvalidRequest: the file cannot be read as UTF-8.
+    """
+    if text is None or not text.startswith("@"):
+        return text
+    path = Path(text[1:]).expanduser()
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise InvalidRequest(f"{path}: {reason}", "--system @FILE reads the text from a file") from error

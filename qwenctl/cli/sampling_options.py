@@ -1,0 +1,96 @@
+"""The options that say how an answer is generated, the same for `run`, `chat` and `batch`.
+
+Only what was given on the command line is passed on; the rest comes from the model's file and family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import click
+
+from qwenctl.cli.options import TokenCount
+
+F = TypeVar("F", bound=Callable[..., Any])
+_UNIT = click.FloatRange(0.0, 1.0)
+
+# option, field of core.SamplingParams, type, help
+_SAMPLING: tuple[tuple[str, str, click.ParamType[Any], str], ...] = (
+    ("--temp", "temperature", click.FloatRange(0.0, 100.0), "Temperature; 0 always takes the likeliest token."),
+    ("--top-p", "top_p", _UNIT, "Sample from the likeliest tokens that together have this probability."),
+    ("--top-k", "top_k", click.IntRange(0, 1 << 30), "Sample from the K likeliest tokens; 0 is off."),
+    ("--min-p", "min_p", _UNIT, "Drop tokens less likely than this share of the likeliest one."),
+    ("--presence-penalty", "presence_penalty", click.FloatRange(-2.0, 2.0), "Against tokens that occurred already."),
+    (
+        "--repeat-penalty",
+        "repeat_penalty",
+        click.FloatRange(0.01, 100.0),
+        "Divide the logits of recent tokens by this.",
+    ),
+    ("--seed", "seed", click.IntRange(0, 0xFFFF_FFFE), "Seed of the random choices, for the same answer again."),
+)
+
+
+class ReplyOptions(NamedTuple):
+    """What the command line says about an answer. None and absent keys: the model's own default."""
+
+    thinking: bool | None
+    max_tokens: int | None
+    truncate: bool
+    stop: tuple[str, ...]
+    sampling: Mapping[str, Any]  # fields of core.SamplingParams
+
+
+def reply_options(function: F) -> F:
+    """Add the options and call the command with `reply`, a `ReplyOptions`."""
+
+    @wraps(function)
+    def command(
+        *,
+        thinking: bool | None,
+        max_tokens: int | None,
+        truncate: bool,
+        stop: tuple[str, ...],
+        grammar: str | None,
+        **kwargs: Any,
+    ) -> Any:
+        given = {field: kwargs.pop(field) for _, field, _, _ in _SAMPLING}
+        sampling = {field: value for field, value in given.items() if value is not None}
+        if grammar is not None:
+            sampling["grammar"] = Path(grammar).read_text(encoding="utf-8")
+        return function(reply=ReplyOptions(thinking, max_tokens, truncate, stop, sampling), **kwargs)
+
+    for option in reversed(_options()):
+        option(command)
+    return cast("F", command)
+
+
+def _options() -> list[Callable[[F], F]]:
+    sampling = [
+        click.option(name, field, type=kind, metavar="N" if isinstance(kind, click.IntRange) else "X", help=text)
+        for name, field, kind, text in _SAMPLING
+    ]
+    return [
+        click.option(
+            "--think/--no-think", "thinking", default=None, help="Let the model think before it answers, or not."
+        ),
+        click.option(
+            "--max-tokens", type=TokenCount(), metavar="N", help="End the answer after N tokens, thinking included."
+        ),
+        click.option(
+            "--truncate", is_flag=True, help="Cut a prompt that is too long, and say so, instead of refusing it."
+        ),
+        *sampling,
+        click.option(
+            "--stop", multiple=True, metavar="TEXT", help="End the answer where TEXT appears; may be repeated."
+        ),
+        click.option(
+            "--grammar",
+            type=click.Path(exists=True, dir_okay=False),
+            metavar="FILE",
+            help="Hold the answer to the GBNF grammar in FILE, start rule `root`.",
+        ),
+    ]

@@ -1,0 +1,97 @@
+"""A terminal for tests: a program on a pseudo-terminal, what it writes drawn by pyte on a screen that can be read.
+
+Everything waits for something to appear; nothing sleeps for a fixed time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import termios
+import time
+from collections.abc import Callable, Sequence
+
+import pyte
+
+DEADLINE_S = 60.0
+
+
+class Terminal:
+    """A child process with a screen of `columns` × `rows`. Use as a context manager: leaving it kills the child."""
+
+    def __init__(
+        self, command: Sequence[str], *, columns: int = 80, rows: int = 24, env: dict[str, str] | None = None
+    ) -> None:
+        self.screen = pyte.HistoryScreen(columns, rows, history=5000, ratio=0.5)
+        self._stream = pyte.ByteStream(self.screen)
+        self.raw = b""
+        self.exit_code: int | None = None
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+            os.execvpe(command[0], list(command), environ | (env or {}))
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.exit_code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self._fd)
+
+    def send(self, text: str) -> None:
+        """Type `text`; \\r is the Enter key, \\x03 Ctrl-C, \\x04 Ctrl-D."""
+        os.write(self._fd, text.encode())
+
+    def wait_for(self, wanted: str | Callable[[str], bool]) -> str:
+        """Read until `wanted` is on the screen or in its history; return both as text."""
+        test = wanted if callable(wanted) else lambda text: wanted in text
+        end_s = time.monotonic() + DEADLINE_S
+        while not test(self.text):
+            if not self._read(end_s - time.monotonic()):
+                raise AssertionError(f"never came: {wanted!r}; the terminal shows\n{self.text}")
+        return self.text
+
+    def wait_exit(self) -> int:
+        """Read until the child ends; return its exit code, or minus the signal."""
+        end_s = time.monotonic() + DEADLINE_S
+        while self._read(end_s - time.monotonic()):
+            pass
+        while time.monotonic() < end_s:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.exit_code = os.waitstatus_to_exitcode(status)
+                return self.exit_code
+            time.sleep(0.01)
+        raise AssertionError(f"does not end; the terminal shows\n{self.text}")
+
+    @property
+    def text(self) -> str:
+        """All lines that were ever shown and stayed: scrolled-off ones, then the screen."""
+        above = [
+            "".join(line[column].data for column in range(self.screen.columns)) for line in self.screen.history.top
+        ]
+        lines = [line.rstrip() for line in [*above, *self.screen.display]]
+        while lines and not lines[-1]:
+            lines.pop()
+        return "\n".join(lines)
+
+    def _read(self, timeout_s: float) -> bool:
+        if timeout_s <= 0 or not select.select([self._fd], [], [], timeout_s)[0]:
+            return False
+        try:
+            data = os.read(self._fd, 65536)
+        except OSError:  # EIO: the child has closed its end
+            return False
+        if b"\x1b[6n" in data:  # "where is the cursor?", which prompt_toolkit asks and a terminal answers
+            os.write(self._fd, f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R".encode())
+        self.raw += data
+        self._stream.feed(data)
+        return bool(data)
