@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quant.errors import JsonFileError
+from quant.shown import shown
 
 
 class JsonFields:
@@ -38,9 +39,9 @@ class JsonFields:
         """
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self.refuse(key, f"must be an integer, not {_shown(value)}")
+            raise self.refuse(key, f"must be an integer, not {shown(value)}")
         if not low <= value <= high:
-            raise self.refuse(key, f"must lie between {low} and {high}, not {_shown(value)}")
+            raise self.refuse(key, f"must lie between {low} and {high}, not {shown(value)}")
         return value
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
@@ -51,9 +52,9 @@ class JsonFields:
         """
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.refuse(key, f"must be a number, not {_shown(value)}")
+            raise self.refuse(key, f"must be a number, not {shown(value)}")
         if not (math.isfinite(value) and low <= value <= high):
-            raise self.refuse(key, f"must lie between {low:g} and {high:g}, not {_shown(value)}")
+            raise self.refuse(key, f"must lie between {low:g} and {high:g}, not {shown(value)}")
         return float(value)
 
     def boolean(self, key: str, default: bool) -> bool:
@@ -64,7 +65,7 @@ class JsonFields:
         """
         value = self._value(key, default)
         if not isinstance(value, bool):
-            raise self.refuse(key, f"must be true or false, not {_shown(value)}")
+            raise self.refuse(key, f"must be true or false, not {shown(value)}")
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -75,7 +76,7 @@ class JsonFields:
         """
         value = self._value(key, default)
         if not isinstance(value, str):
-            raise self.refuse(key, f"must be a string, not {_shown(value)}")
+            raise self.refuse(key, f"must be a string, not {shown(value)}")
         return value
 
     def children(self, key: str) -> list[JsonFields]:
@@ -97,7 +98,7 @@ class JsonFields:
         """
         value = self._value(key, {})
         if not isinstance(value, dict):
-            raise self.refuse(key, f"must be an object, not {_shown(value)}")
+            raise self.refuse(key, f"must be an object, not {shown(value)}")
         return JsonFields(self.path, value, f"{self._prefix}{key}.")
 
     def _value(self, key: str, default: object) -> Any:
@@ -107,8 +108,3 @@ class JsonFields:
         if value is None:
             raise self.refuse(key, "is missing")
         return value
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -171,12 +171,12 @@ class _Rule:
 
     role: _Role | None  # None: all but FIXED
     outputs: frozenset[str]
-    applies: Callable[[_Place, OutputType], bool]
+    applies: Callable[[_Place], bool]
     type_name: str
 
 
 def _rule(
-    role: _Role | None, outputs: str, type_name: str, applies: Callable[[_Place, OutputType], bool] = lambda *_: True
+    role: _Role | None, outputs: str, type_name: str, applies: Callable[[_Place], bool] = lambda _: True
 ) -> _Rule:
     return _Rule(role, frozenset(outputs.split()), applies, type_name)
 
@@ -184,33 +184,30 @@ def _rule(
 _BLOCKS = "q8_0 q6_k q5_k_m q4_k_m q4_k_s iq4_xs iq4_nl q4_0 mxfp4_moe"
 
 
-def _has_eight_experts(place: _Place, _: OutputType) -> bool:
+def _has_eight_experts(place: _Place) -> bool:
     """Mixtral's shape: its small shared attention gets more bits. 128 experts do not count."""
     return place.model.n_experts == 8
 
 
-def _is_72b(place: _Place, _: OutputType) -> bool:
+def _is_72b(place: _Place) -> bool:
     """80 layers of qwen2 are llama.cpp's type 70B, whose attn_v is an eighth of attn_q."""
     return place.model.architecture == "qwen2" and place.model.n_layers == 80
 
 
 _RULES: tuple[_Rule, ...] = (
-    _rule(_Role.OUTPUT, "mxfp4_moe", "Q8_0"),
-    _rule(_Role.OUTPUT, _BLOCKS, "Q8_0", lambda place, output: not output.default.divides(place.n_columns)),
     _rule(_Role.OUTPUT, "q6_k q5_k_m q4_k_m q4_k_s iq4_xs iq4_nl q4_0", "Q6_K"),
-    _rule(None, "mxfp4_moe", "Q8_0", lambda place, _: not place.stacked),
-    _rule(None, "mxfp4_moe", "MXFP4"),
+    _rule(None, "mxfp4_moe", "Q8_0", lambda place: not place.stacked),
     _rule(_Role.ATTN_V, _BLOCKS, "Q8_0", _has_eight_experts),
-    _rule(_Role.ATTN_V, "iq4_nl iq4_xs", "Q5_K", lambda place, _: place.model.heads_per_kv_head >= 4),
-    _rule(_Role.ATTN_V, "q4_k_m q5_k_m", "Q6_K", lambda place, _: place.wants_more_bits),
-    _rule(_Role.ATTN_V, "q4_k_s", "Q5_K", lambda place, _: place.layer < 4),
+    _rule(_Role.ATTN_V, "iq4_nl iq4_xs", "Q5_K", lambda place: place.model.heads_per_kv_head >= 4),
+    _rule(_Role.ATTN_V, "q4_k_m q5_k_m", "Q6_K", lambda place: place.wants_more_bits),
+    _rule(_Role.ATTN_V, "q4_k_s", "Q5_K", lambda place: place.layer < 4),
     _rule(_Role.ATTN_V, "q4_k_m q4_k_s", "Q5_K", _is_72b),
     _rule(_Role.ATTN_K, _BLOCKS, "Q8_0", _has_eight_experts),
     _rule(_Role.ATTN_OUTPUT, "q4_k_m q4_k_s iq4_xs iq4_nl", "Q5_K", _has_eight_experts),
-    _rule(_Role.FFN_DOWN, "q4_k_m q5_k_m", "Q6_K", lambda place, _: place.wants_more_bits),
-    _rule(_Role.FFN_DOWN, "q4_k_s", "Q5_K", lambda place, _: place.in_first_eighth),
-    _rule(_Role.FFN_DOWN, "iq4_nl iq4_xs", "Q5_K", lambda place, _: place.in_first_eighth and not place.has_imatrix),
-    _rule(_Role.FFN_DOWN, "q4_0", "Q4_1", lambda place, _: place.in_first_eighth and place.has_imatrix),
+    _rule(_Role.FFN_DOWN, "q4_k_m q5_k_m", "Q6_K", lambda place: place.wants_more_bits),
+    _rule(_Role.FFN_DOWN, "q4_k_s", "Q5_K", lambda place: place.in_first_eighth),
+    _rule(_Role.FFN_DOWN, "iq4_nl iq4_xs", "Q5_K", lambda place: place.in_first_eighth and not place.has_imatrix),
+    _rule(_Role.FFN_DOWN, "q4_0", "Q4_1", lambda place: place.in_first_eighth and place.has_imatrix),
 )
 
 # Where a row is not a whole number of blocks: first the type on the right, and F16 if that does not divide either.
@@ -224,7 +221,7 @@ def _choose(output: OutputType, place: _Place) -> GgmlType:
         (
             GGML_TYPES[rule.type_name]
             for rule in _RULES
-            if rule.role in (None, place.role) and output.name in rule.outputs and rule.applies(place, output)
+            if rule.role in (None, place.role) and output.name in rule.outputs and rule.applies(place)
         ),
         output.default,
     )

@@ -47,7 +47,7 @@ def map_tensors(config: HfConfig, tensors: Mapping[str, TensorInfo]) -> tuple[Ta
 
     Raises:
         CheckpointError: tensors that the configuration demands are missing, others are not known, or shapes differ.
-        UnsupportedTensor: a dtype that cannot be read, or fused experts stored transposed, whose rows cannot be streamed.
+        UnsupportedTensor: a dtype that cannot be read, or fused experts stored transposed: rows cannot be streamed.
     """
     search = _Search(config, tensors)
     targets = tuple(search.targets())
@@ -62,8 +62,8 @@ class _Search:
     config: HfConfig
     tensors: Mapping[str, TensorInfo]
     used: set[str] = field(default_factory=set)
-    missing: list[str] = field(default_factory=list)
-    misshapen: list[str] = field(default_factory=list)
+    missing: dict[str, None] = field(default_factory=dict)
+    misshapen: dict[str, str] = field(default_factory=dict)  # name: what is wrong with it
 
     def targets(self) -> Iterator[TargetTensor]:
         yield from self._target(EMBEDDINGS, "", "")
@@ -120,9 +120,9 @@ class _Search:
         info = self.tensors.get(name)
         self.used.add(name)
         if info is None:
-            self.missing.append(name)
+            self.missing[name] = None
         elif info.shape != shape:
-            self.misshapen.append(f"{name} {_shown(info.shape)} instead of {_shown(shape)}")
+            self.misshapen[name] = f"{name} {_shown(info.shape)} instead of {_shown(shape)}"
         elif info.dtype not in _READABLE:
             raise UnsupportedTensor(
                 f"{info.path.name}: {name} is stored as {info.dtype}; only {', '.join(_READABLE)} can be converted"
@@ -133,7 +133,11 @@ class _Search:
 
     def refuse_problems(self) -> None:
         extra = [name for name in self.tensors if name not in self.used and not self._may_be_left_out(name)]
-        problems = (("missing", self.missing), ("of the wrong shape", self.misshapen), ("not known", extra))
+        problems = (
+            ("missing", list(self.missing)),
+            ("of the wrong shape", list(self.misshapen.values())),
+            ("not known", extra),
+        )
         texts = [f"{len(names)} tensors are {what}: {_some(names)}" for what, names in problems if names]
         if texts:
             raise CheckpointError(
