@@ -1,0 +1,156 @@
+"""An engine that says what a test tells it to: the double of services/engine.py for the layers above it.
+
+One character is one token, so token counts can be read off the text. Each reply is a list of pieces of text, one piece
+a generated token; an exception in the list ends that request with an error event. Nothing is loaded or computed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from qwenctl.core import (
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    GenerationRequest,
+    ModelInfo,
+    TextDelta,
+    Timing,
+    Usage,
+)
+from qwenctl.errors import PromptTooLong
+
+Script = Sequence[str | Exception]
+
+
+@dataclass
+class _Sequence:
+    request: GenerationRequest
+    script: deque[str | Exception]
+    n_tokens: int = 0
+    cancelled: bool = False
+
+
+@dataclass
+class ScriptedEngine:
+    """Answers the first submitted request with the first of `replies`, and so on; then with `answer(prompt)`."""
+
+    replies: Sequence[Script] = ()
+    answer: Callable[[str], Script] = lambda prompt: [f"{len(prompt)}", " characters"]
+    chat_template: str | None = None
+    n_ctx: int = 4096
+    n_parallel: int = 1
+    architecture: str = "qwen3moe"
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    seconds_per_step: float = 0.0
+    history: list[GenerationRequest] = field(default_factory=list)  # every request, in order of submission
+    most_active: int = 0  # sequences that ran at the same time
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        self._queue = deque(self.replies)
+        self._waiting: deque[_Sequence] = deque()
+        self._active: list[_Sequence] = []
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(
+            path="/models/scripted.gguf",
+            name="scripted",
+            architecture=self.architecture,
+            n_weights=1000,
+            file_bytes=2000,
+            n_layers=2,
+            n_experts=4,
+            n_experts_used=2,
+            n_vocab=0x110000,
+            n_ctx_train=self.n_ctx,
+            n_ctx=self.n_ctx,
+            chat_template=self.chat_template,
+            sampling_defaults=self.sampling_defaults,
+        )
+
+    @property
+    def prompts(self) -> list[str]:
+        """The text of every prompt that was submitted."""
+        return [self.detokenize(request.prompt_tokens) for request in self.history]
+
+    def tokenize(self, text: str, *, parse_special: bool = True) -> tuple[int, ...]:
+        return tuple(map(ord, text))
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return "".join(map(chr, tokens))
+
+    def submit(self, request: GenerationRequest) -> None:
+        if len(request.prompt_tokens) >= self.n_ctx:
+            raise PromptTooLong(len(request.prompt_tokens), self.n_ctx)
+        self.history.append(request)
+        script = self._queue.popleft() if self._queue else self.answer(self.detokenize(request.prompt_tokens))
+        self._waiting.append(_Sequence(request, deque(script)))
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._active)
+
+    def step(self) -> list[GenerationEvent]:
+        while self._waiting and len(self._active) < self.n_parallel:
+            self._active.append(self._waiting.popleft())
+        self.most_active = max(self.most_active, len(self._active))
+        if self.seconds_per_step and self._active:
+            time.sleep(self.seconds_per_step)
+        events = [event for sequence in list(self._active) for event in self._advance(sequence)]
+        done = {event.request_id for event in events if isinstance(event, Finished)}
+        self._active = [sequence for sequence in self._active if sequence.request.request_id not in done]
+        return events
+
+    def cancel(self, request_id: str) -> None:
+        for sequence in [*self._waiting, *self._active]:
+            if sequence.request.request_id == request_id:
+                sequence.cancelled = True
+
+    def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
+        self.submit(request)
+        try:
+            while True:
+                for event in self.step():
+                    if event.request_id == request.request_id:
+                        yield event
+                        if isinstance(event, Finished):
+                            return
+        finally:
+            self._active = [one for one in self._active if one.request.request_id != request.request_id]
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _advance(self, sequence: _Sequence) -> list[GenerationEvent]:
+        if sequence.cancelled:
+            return [self._finished(sequence, FinishReason.CANCELLED)]
+        if sequence.n_tokens == sequence.request.max_tokens:
+            return [self._finished(sequence, FinishReason.LENGTH)]
+        if not sequence.script:
+            return [self._finished(sequence, FinishReason.STOP)]
+        piece = sequence.script.popleft()
+        if isinstance(piece, Exception):
+            return [self._finished(sequence, FinishReason.ERROR, str(piece))]
+        sequence.n_tokens += 1
+        return [TextDelta(sequence.request.request_id, piece, sequence.n_tokens)]
+
+    def _finished(self, sequence: _Sequence, reason: FinishReason, error: str | None = None) -> Finished:
+        request = sequence.request
+        seed = 7 if request.sampling.seed is None else request.sampling.seed
+        usage = Usage(len(request.prompt_tokens), 0, sequence.n_tokens)
+        return Finished(request.request_id, reason, usage, Timing(0.0, 0.1, 0.2, seed), error)
