@@ -89,21 +89,3 @@ class DurableFiles:
 def is_disk_full(error: OSError) -> bool:
     """Tell whether `error` says that the disk, the quota or the largest file size is exhausted."""
     return error.errno in _NO_SPACE
-
-
-def drop_from_cache(fd: int, offset_bytes: int, n_bytes: int) -> None:
-    """Tell the kernel that a range will not be used again, so that a large file evicts nothing else. Advice only.
-
-    The kernel drops whole pages that are clean: sync first what was written.
-    """
-    _advise(fd, offset_bytes, n_bytes, "POSIX_FADV_DONTNEED")
-
-
-def read_ahead(fd: int, offset_bytes: int, n_bytes: int) -> None:
-    """Tell the kernel to start reading a range. Advice only."""
-    _advise(fd, offset_bytes, n_bytes, "POSIX_FADV_WILLNEED")
-
-
-def _advise(fd: int, offset_bytes: int, n_bytes: int, advice: str) -> None:
-    if hasattr(os, "posix_fadvise"):  # not on macOS
-        os.posix_fadvise(fd, offset_bytes, n_bytes, getattr(os, advice))

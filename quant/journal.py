@@ -126,10 +126,16 @@ class Journal:
                 "wait for it, or stop it: what it has done is kept",
             ) from None
 
-    def start(self, identity: Mapping[str, str]) -> None:
-        """Forget everything and begin a journal for `identity`."""
-        self.state = JournalState(identity=dict(identity), process=os.getpid())
+    def clear(self) -> None:
+        """Forget everything. To be called before the partial file is touched that the journal speaks of."""
         self._files.truncate(self._fd, 0)
+        self._files.sync_data(self._fd)
+        self.state = JournalState()
+
+    def start(self, identity: Mapping[str, str]) -> None:
+        """Begin a journal for `identity`, once the partial file has its length."""
+        self.clear()
+        self.state = JournalState(identity=dict(identity), process=os.getpid())
         header = {"journal": _VERSION, "identity": dict(identity)}
         self._write(_format_line(header) + _format_line({"process": os.getpid()}))
 
@@ -151,9 +157,10 @@ class Journal:
 
     def record_done(self, finished: Iterable[tuple[int, int]]) -> None:
         """Record slices, (number, CRC-32), whose bytes are on the disk already."""
-        lines = b"".join(_format_line({"first": first, "crc32": crcs}) for first, crcs in _runs(sorted(finished)))
-        if lines:
-            self._write(lines)
+        slices = sorted(finished)
+        if slices:
+            self._write(b"".join(_format_line({"first": first, "crc32": crcs}) for first, crcs in _runs(slices)))
+            self.state.done.update(slices)
 
     def record_ready(self, inode: int) -> None:
         """Record that the file with this inode is complete and synced, and will now get its final name."""

@@ -1,0 +1,199 @@
+"""Run a conversion plan in bounded memory, so that it can be killed at any point and resumed.
+
+    worker threads     each: one slice as f32, encoded, written at its final offset (quant/slice_encoder.py)
+    calling thread     every 2 s or 256 MiB: sync the file, then record in the journal what was finished before
+    at the end         read the file back (quant/readback.py), write the digests, give it its name (quant/partial_output.py)
+
+A slice is recorded only after its bytes are on the disk, so a journal never promises what a power failure took.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from quant.conversion_plan import ConversionPlan
+from quant.durable_files import DurableFiles, is_disk_full
+from quant.errors import NotEnoughDisk, WriteFailed
+from quant.libggml import LibGgml
+from quant.page_cache import SourceCache, drop_from_cache
+from quant.partial_output import OutputContents, OutputNames, PartialOutput
+from quant.readback import TensorCheck
+from quant.slice_encoder import SliceEncoder
+from quant.slice_workers import Finished, SliceWorkers
+from quant.tensor_read import TensorReader
+
+SYNC_BYTES = 256 << 20
+SYNC_S = 2.0
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionProgress:
+    """How far a conversion is. Weights that an earlier run had done count as done."""
+
+    stage: str  # "convert", then "check"
+    n_weights_done: int
+    n_weights: int
+    n_weights_resumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionOutcome:
+    """What a run has done."""
+
+    n_weights: int  # encoded by this run
+    n_weights_resumed: int
+    convert_s: float
+    check_s: float
+
+
+OnProgress = Callable[[ConversionProgress], None]
+
+
+def run_plan(
+    plan: ConversionPlan,
+    out: Path,
+    lib: LibGgml,
+    n_threads: int,
+    *,
+    force: bool = False,
+    restart: bool = False,
+    files: DurableFiles | None = None,
+    on_progress: OnProgress = lambda _: None,
+) -> ConversionOutcome:
+    """Write the plan's file to `out`, or go on where an earlier run was stopped.
+
+    Args:
+        plan: what to do.
+        out: the file; its folder exists.
+        lib: whose encoders.
+        n_threads: worker threads; the bytes do not depend on it.
+        force: replace an existing output.
+        restart: forget what an earlier run has done.
+        files: how to write; tests of failing disks pass their own.
+        on_progress: called about ten times a second, on this thread.
+
+    Raises:
+        OutputExists, OutputBusy, ResumeRefused, NotEnoughDisk: see `PartialOutput`; nothing was changed.
+        BadWeights: the source holds what the type cannot store.
+        WriteFailed: the disk failed; run it again to resume.
+        KeyboardInterrupt: after the journal was brought up to date.
+    """
+    files = files or DurableFiles()
+    names = OutputNames(out, out.with_name(out.name + ".digests.json"))
+    identity = {**plan.identity, "libggml": f"{lib.version} {lib.commit}"}
+    contents = OutputContents(identity, plan.layout.header, plan.total_bytes)
+    with (
+        _explained(names, plan.total_bytes, files),
+        PartialOutput(names, contents, files, force=force, restart=restart) as output,
+    ):
+        resumed = sum(plan.slices[number].n_weights for number in output.journal.state.done)
+        if output.is_published:
+            return ConversionOutcome(0, plan.n_weights, 0.0, 0.0)
+        started = time.monotonic()
+        _convert(plan, output, lib, files, n_threads, on_progress)
+        converted = time.monotonic()
+        output.publish(_digests(plan, output, names.partial, n_threads, on_progress))
+        return ConversionOutcome(
+            plan.n_weights - resumed, resumed, converted - started, time.monotonic() - converted
+        )
+
+
+def _convert(
+    plan: ConversionPlan,
+    output: PartialOutput,
+    lib: LibGgml,
+    files: DurableFiles,
+    n_threads: int,
+    on_progress: OnProgress,
+) -> None:
+    done = output.journal.state.done
+    todo = [number for number in range(len(plan.slices)) if number not in done]
+    n_resumed = plan.n_weights - sum(plan.slices[number].n_weights for number in todo)
+    recorder = _Recorder(plan, output, files)
+    with TensorReader() as reader, SourceCache(work.source.info.path for work in plan.slices) as cache:
+        encoder = SliceEncoder(plan, output.fd, lib, files, reader, cache, n_ahead=n_threads)
+        workers = SliceWorkers(todo, encoder, n_threads)
+        try:
+            workers.start()
+            while workers.wait(_POLL_S):
+                recorder.take(workers)
+                on_progress(ConversionProgress("convert", n_resumed + recorder.n_weights, plan.n_weights, n_resumed))
+            workers.raise_error()
+        except BaseException:
+            workers.stop()
+            with suppress(OSError):  # the first error is the one to report
+                recorder.take(workers, now=True)
+            raise
+        recorder.take(workers, now=True)
+
+
+class _Recorder:
+    """Makes finished slices durable: syncs the file, then records them, then lets their pages go."""
+
+    def __init__(self, plan: ConversionPlan, output: PartialOutput, files: DurableFiles) -> None:
+        self._plan = plan
+        self._output = output
+        self._files = files
+        self._waiting: list[Finished] = []
+        self._last_sync = time.monotonic()
+        self.n_weights = 0  # finished by this run
+
+    def take(self, workers: SliceWorkers, *, now: bool = False) -> None:
+        """Take what the workers have finished, and make it durable when enough has come together, or `now`."""
+        finished = workers.take_finished()
+        self._waiting += finished
+        self.n_weights += sum(one.n_weights for one in finished)
+        n_bytes = sum(one.n_bytes for one in self._waiting)
+        if self._waiting and (now or n_bytes >= SYNC_BYTES or time.monotonic() - self._last_sync >= SYNC_S):
+            self._make_durable()
+            workers.synced(n_bytes)
+
+    def _make_durable(self) -> None:
+        self._files.sync_data(self._output.fd)
+        self._output.journal.record_done([(one.number, one.crc32) for one in self._waiting])
+        for one in self._waiting:
+            work = self._plan.slices[one.number]
+            drop_from_cache(self._output.fd, work.offset_bytes, work.n_bytes)
+        self._waiting = []
+        self._last_sync = time.monotonic()
+
+
+def _digests(
+    plan: ConversionPlan, output: PartialOutput, path: Path, n_threads: int, on_progress: OnProgress
+) -> bytes:
+    """Read everything back; return the contents of the digests file."""
+    check = TensorCheck(plan, output.fd, output.journal.state.done, path)
+    header = check.check_header()
+    workers = SliceWorkers(range(len(plan.layout.placed)), check, n_threads)
+    n_checked = 0
+    try:
+        workers.start()
+        while workers.wait(_POLL_S):
+            n_checked += sum(one.n_weights for one in workers.take_finished())
+            on_progress(ConversionProgress("check", n_checked, plan.n_weights, 0))
+        workers.raise_error()
+    finally:
+        workers.stop()
+    return b""
+
+
+@contextmanager
+def _explained(names: OutputNames, total_bytes: int, files: DurableFiles) -> Iterator[None]:
+    """Turn errors of the operating system into ours; those that name a file (no such folder, no permission) say enough."""
+    try:
+        yield
+    except OSError as error:
+        folder = names.final.parent
+        if is_disk_full(error):
+            raise NotEnoughDisk(folder, total_bytes, files.free_bytes(folder)) from error
+        if isinstance(error.filename, str):
+            raise
+        raise WriteFailed(
+            f"{names.final}: {error.strerror or error}",
+            "what is done so far is kept: when the disk is well again, the same command resumes",
+        ) from error

@@ -1,0 +1,110 @@
+"""Do one slice of a conversion plan: read its rows as f32, encode them, write them at their final place.
+
+Called from several threads; each keeps one buffer, so a worker's memory is one slice as f32 and once more encoded.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.codecs.native import BadRowsError, encode_rows
+from quant.conversion_plan import ConversionPlan
+from quant.durable_files import DurableFiles
+from quant.errors import BadWeights
+from quant.libggml import LibGgml
+from quant.page_cache import SourceCache
+from quant.slice_workers import Finished
+from quant.tensor_read import TensorReader
+from quant.work_slices import WorkSlice
+
+
+class SliceEncoder:
+    """Encodes slices of `plan` into the file `fd`.
+
+    Args:
+        plan: what to do.
+        fd: the output, of full length.
+        lib: whose encoders.
+        files: how to write.
+        reader: open for as long as slices are done.
+        cache: of the plan's source files.
+        n_ahead: how many slices further on the kernel is asked to read meanwhile.
+    """
+
+    def __init__(
+        self,
+        plan: ConversionPlan,
+        fd: int,
+        lib: LibGgml,
+        files: DurableFiles,
+        reader: TensorReader,
+        cache: SourceCache,
+        n_ahead: int,
+    ) -> None:
+        self._plan = plan
+        self._fd = fd
+        self._lib = lib
+        self._files = files
+        self._reader = reader
+        self._cache = cache
+        self._n_ahead = n_ahead
+        self._buffers = threading.local()
+        self._buffer_weights = max(work.n_weights for work in plan.slices)
+
+    def __call__(self, number: int) -> Finished:
+        """Do slice `number`.
+
+        Raises:
+            BadWeights: NaN, infinity, or a weight too large for the type.
+            FileFormatError: the source ends too early or cannot be read.
+            OSError: the output cannot be written.
+        """
+        work = self._plan.slices[number]
+        rows = self._reader.read_rows_f32(work.source.info, work.source.first_row, work.source.n_rows, self._buffer())
+        self._advise(number, work)
+        encoded = self._encode(work, rows).data.cast("B")
+        self._files.write_at(self._fd, encoded, work.offset_bytes)
+        return Finished(number, zlib.crc32(encoded), work.n_bytes, work.n_weights)
+
+    def _buffer(self) -> NDArray[np.float32]:
+        if not hasattr(self._buffers, "rows"):
+            self._buffers.rows = np.empty(self._buffer_weights, np.float32)
+        rows: NDArray[np.float32] = self._buffers.rows
+        return rows
+
+    def _encode(self, work: WorkSlice, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
+        tensor_type = self._plan.layout.placed[work.tensor].type
+        try:
+            return encode_rows(self._lib, tensor_type, rows)
+        except BadRowsError:
+            raise self._bad_weights(work, rows) from None
+
+    def _bad_weights(self, work: WorkSlice, rows: NDArray[np.float32]) -> BadWeights:
+        magnitudes = np.where(np.isfinite(rows), np.abs(rows), np.inf)
+        row, column = np.unravel_index(int(magnitudes.argmax()), rows.shape)
+        place, info = self._plan.layout.placed[work.tensor], work.source.info
+        return BadWeights(
+            f"{info.path.name}: tensor {info.name} holds {rows[row, column]} at row {work.source.first_row + int(row)}, "
+            f"column {column}, which {place.name} cannot store as {place.type.name}",
+            "the checkpoint is damaged: download it again"
+            if not np.isfinite(rows[row, column])
+            else "choose --type bf16 or f32, which have the range",
+        )
+
+    def _advise(self, number: int, work: WorkSlice) -> None:
+        """What was read will not be needed again; what comes next is."""
+        self._cache.was_read(*_stored_range(work))
+        if number + self._n_ahead < len(self._plan.slices):
+            self._cache.will_read(*_stored_range(self._plan.slices[number + self._n_ahead]))
+
+
+def _stored_range(work: WorkSlice) -> tuple[Path, int, int]:
+    """Where a slice lies in its source: file, offset and length in bytes."""
+    info = work.source.info
+    row_bytes = info.n_bytes // info.n_rows
+    return info.path, info.offset_bytes + work.source.first_row * row_bytes, work.source.n_rows * row_bytes
