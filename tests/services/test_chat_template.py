@@ -156,7 +156,7 @@ FATAL_TO_THE_CHILD = {
     "slice": "{{ [1] | slice(100000000) | list }}",
     "lorem": "{{ lipsum(n=1000000) }}",
     "branching macro": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
-    "nesting": "{% set n = namespace(s=1) %}{% for a in range(9999) %}{% set n.s = [n.s] %}{% endfor %}{{ n.s | tojson }}",
+    "nesting": "{% set n = namespace(s=1) %}{% for a in range(9999) %}{% set n.s=[n.s] %}{% endfor %}{{ n.s|tojson }}",
     "deep source": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     "wide source": "{% if 1 %}" * 3000 + "{% endif %}" * 3000,
     "deep lists": "{{ " + "[" * 2000 + "]" * 2000 + " }}",
