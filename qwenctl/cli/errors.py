@@ -57,12 +57,15 @@ def report(error: BaseException, *, debug: bool, plain: bool) -> int:
     if code is None:
         return ExitCode.FAILED
     message, hint = _sentences(error)
-    styled = not plain and sys.stderr.isatty()
-    sys.stderr.write(("\x1b[1;31merror:\x1b[0m " if styled else "error: ") + one_line(message) + "\n")
-    if hint:
-        sys.stderr.write(("\x1b[36mhint:\x1b[0m " if styled else "hint: ") + one_line(hint) + "\n")
+    sys.stderr.write(error_lines(message, hint, styled=not plain and sys.stderr.isatty()))
     sys.stderr.flush()
     return code
+
+
+def error_lines(message: str, hint: str | None, *, styled: bool) -> str:
+    """Return the one or two lines that an error is shown as."""
+    error, next_step = ("\x1b[1;31merror:\x1b[0m", "\x1b[36mhint:\x1b[0m") if styled else ("error:", "hint:")
+    return f"{error} {one_line(message)}\n" + (f"{next_step} {one_line(hint)}\n" if hint else "")
 
 
 def one_line(text: str) -> str:

@@ -6,22 +6,19 @@ redrawn. Code is highlighted line by line and never wrapped by us, so that it ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from io import StringIO
 from typing import ClassVar
 
 from markdown_it import MarkdownIt
 from rich.cells import cell_len, set_cell_size
-from rich.color import ColorSystem
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markdown import Heading, Markdown, MarkdownElement
 from rich.padding import Padding
-from rich.segment import Segment
 from rich.syntax import Syntax
 from rich.text import Text
 
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_blocks import Block, BlockSplitter, CodeClose, CodeLine, CodeOpen, Prose
+from qwenctl.cli.terminal_text import TerminalSize, Write, render_lines, without_controls
 
 # Raw HTML and link definitions are shown as they were written: rich would drop them, and with them what was said.
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"]).disable("reference")
@@ -53,7 +50,7 @@ class MarkdownStream:
         size: returns (columns, lines) of the terminal.
     """
 
-    def __init__(self, write: Callable[[str], None], size: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, write: Write, size: TerminalSize) -> None:
         self._size = size
         self._region = LiveRegion(write, size)
         self._splitter = BlockSplitter()
@@ -105,53 +102,14 @@ class MarkdownStream:
         inner: RenderableType = _Prose(block.source)
         if block.indent:
             inner = Padding(inner, (0, 0, 0, min(block.indent, self._size()[0] // 2)))
-        return self._render(inner)
+        return render_lines(inner, self._size()[0])
 
     def _code_line(self) -> str:
         code = "\n".join(self._code[-_CODE_LINES_READ_BACK:])
         text = Syntax(code, self._language or "text", theme=_CODE_THEME, background_color="default").highlight(code)
         n_before = min(len(self._code), _CODE_LINES_READ_BACK) - 1
         line = text.split("\n", allow_blank=True)[n_before]
-        return " " * self._indent + "".join(self._render(line, width=cell_len(line.plain) + 1))
+        return " " * self._indent + "".join(render_lines(line, cell_len(line.plain) + 2))
 
     def _fence_line(self, text: str) -> list[str]:
-        return [" " * self._indent + line for line in self._render(Text(text, style="dim"))]
-
-    def _render(self, renderable: RenderableType, width: int | None = None) -> list[str]:
-        """Return `renderable` as styled lines without blanks at their ends, and no blank lines around them.
-
-        The last column stays free: a full line leaves the cursor in limbo.
-        """
-        console = Console(
-            file=StringIO(),
-            force_terminal=True,
-            color_system="standard",
-            width=width or max(20, self._size()[0] - 1),
-            emoji=False,
-        )
-        lines = [_styled(segments) for segments in console.render_lines(renderable, pad=False)]
-        while lines and not lines[-1]:
-            lines.pop()
-        first = next((index for index, line in enumerate(lines) if line), 0)
-        return lines[first:]
-
-
-def _styled(segments: Sequence[Segment]) -> str:
-    """Return one line with its styles as escape sequences, without the blanks that rich fills it up with."""
-    kept = list(segments)
-    while kept and not kept[-1].text.strip():
-        kept.pop()
-    if kept:
-        kept[-1] = Segment(kept[-1].text.rstrip(), kept[-1].style)
-    return "".join(style.render(text, color_system=ColorSystem.STANDARD) if style else text for text, style, _ in kept)
-
-
-def without_controls(text: str) -> str:
-    """Return `text` without the control characters that could move the cursor or reprogram the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(char for char in text.expandtabs(4) if char == "\n" or not _is_control(ord(char)))
-
-
-def _is_control(code: int) -> bool:
-    return code < 0x20 or 0x7F <= code < 0xA0
+        return [" " * self._indent + line for line in render_lines(Text(text, style="dim"), self._size()[0])]

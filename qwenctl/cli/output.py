@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from qwenctl.cli.errors import OutputClosed, one_line
+from qwenctl.cli.errors import OutputClosed, error_lines, one_line
 from qwenctl.cli.progress import LineProgress, NoProgress, Progress, RichProgress
 from qwenctl.errors import QwenctlError
 
@@ -99,6 +99,10 @@ class Output:
         self._write_stderr(
             (f"{_YELLOW}warning:{_RESET} " if self.styles_stderr else "warning: ") + one_line(text) + "\n"
         )
+
+    def error(self, message: str, hint: str | None = None) -> None:
+        """Write what went wrong with one of several things; errors that end the program are raised instead."""
+        self._write_stderr(error_lines(message, hint, styled=self.styles_stderr))
 
     def aside(self, text: str) -> None:
         """Write a piece of streaming text beside the data, dimmed on a terminal: what a model thinks."""

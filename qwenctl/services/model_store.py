@@ -34,7 +34,9 @@ def looks_like_path(text: str) -> bool:
     """Tell whether somebody who typed `text` most likely meant a file, not a prompt."""
     if any(char.isspace() for char in text):
         return False
-    return text.endswith((_SUFFIX, ".safetensors")) or text.startswith(("/", "./", "../", "~/")) or Path(text).is_dir()
+    if text.endswith((_SUFFIX, ".safetensors")) or text.startswith(("/", "./", "../", "~/")):
+        return True
+    return (Path(text) / "config.json").is_file()
 
 
 def model_not_found(name: str, settings: Settings) -> ModelNotFound:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_blocks import BlockSplitter, CodeClose, CodeLine, CodeOpen, Prose
-from qwenctl.cli.markdown_stream import MarkdownStream, without_controls
+from qwenctl.cli.markdown_stream import MarkdownStream
+from qwenctl.cli.terminal_text import without_controls
 
 ANSWER = """# Title
 

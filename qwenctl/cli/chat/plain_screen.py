@@ -1,0 +1,88 @@
+"""The chat without a terminal's abilities: for pipes and scripts, TERM=dumb and NO_COLOR. No escape sequences.
+
+Answers alone go to standard output, all else to standard error. On a terminal there is a prompt, and the terminal's own
+line editing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from qwenctl.cli.chat.screen import Meter, Screen, join_block
+from qwenctl.cli.output import Output
+from qwenctl.cli.terminal_text import without_controls
+from qwenctl.units import format_seconds
+
+
+class PlainScreen(Screen):
+    """Lines in, answers out.
+
+    Args:
+        interactive: somebody types: show prompts and the meter.
+    """
+
+    def __init__(self, output: Output, *, interactive: bool) -> None:
+        self._output, self._interactive = output, interactive
+        self._last_char = "\n"
+        self._thinking_since_s: float | None = None
+        self._n_thought_tokens = 0
+
+    def read_turn(self, meter: Meter) -> str | None:
+        """Read lines until they make a turn; blank ones are passed over."""
+        lines: list[str] = []
+        while True:
+            if self._interactive:
+                self._output.aside("... " if lines else f"[{meter}]\n> ")
+            line = sys.stdin.readline()
+            if not line:
+                return "\n".join(lines) if lines else None
+            lines.append(line.rstrip("\r\n"))
+            turn = join_block(lines)
+            if turn is None:
+                continue
+            if turn.strip():
+                return turn
+            lines.clear()
+
+    def begin_reply(self) -> None:
+        """Forget the last one."""
+        self._last_char, self._thinking_since_s, self._n_thought_tokens = "", None, 0
+
+    def reasoning(self, text: str, n_tokens: int) -> None:  # noqa: ARG002
+        """Say once that the model thinks; /reasoning shows what."""
+        if self._thinking_since_s is None:
+            self._thinking_since_s = time.monotonic()
+            self._output.note("thinking…")
+        self._n_thought_tokens = n_tokens
+
+    def answer(self, text: str) -> None:
+        """Write it as it comes."""
+        self._fold()
+        if text:
+            self._output.write(without_controls(text) if self._interactive else text)
+            self._last_char = text[-1]
+
+    def end_reply(self) -> None:
+        """End the line."""
+        self._fold()
+        if self._last_char != "\n":
+            self._output.line()
+
+    def note(self, text: str) -> None:
+        """Write to standard error; `-q` drops it."""
+        self._output.note(text)
+
+    def error(self, message: str, hint: str | None = None) -> None:
+        """Write to standard error, also with `-q`."""
+        self._output.error(message, hint)
+
+    def _fold(self) -> None:
+        if self._thinking_since_s is not None:
+            self._output.note(thought_line(time.monotonic() - self._thinking_since_s, self._n_thought_tokens))
+            self._thinking_since_s = None
+
+
+def thought_line(seconds: float, n_tokens: int) -> str:
+    """Return the line that stands for folded reasoning."""
+    return f"▸ thought for {format_seconds(seconds)} ({n_tokens} tokens) · /reasoning shows it"

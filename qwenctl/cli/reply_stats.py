@@ -1,0 +1,93 @@
+"""What is said about an answer besides the answer: as lines for people, as values for --json.
+
+Rates are tokens a second on the engine's clock: prefill counts the prompt tokens that were computed, decode the
+generated ones after the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from qwenctl.core import ModelInfo, Timing, Usage
+from qwenctl.services.sampling_defaults import SamplingChoice
+from qwenctl.units import format_seconds
+
+_ORIGINS = {"default": "default", "mode": "for this model and mode", "file": "model file", "option": "option"}
+
+
+def tokens_per_second(n_tokens: int, seconds: float) -> float | None:
+    """Return the rate, None where there is nothing to divide."""
+    return n_tokens / seconds if n_tokens > 0 and seconds > 0 else None
+
+
+def prefill_rate(usage: Usage, timing: Timing) -> float | None:
+    """Return the prompt tokens computed a second."""
+    return tokens_per_second(usage.n_prompt_tokens - usage.n_cached_tokens, timing.prefill_s)
+
+
+def decode_rate(usage: Usage, timing: Timing) -> float | None:
+    """Return the tokens generated a second after the first one."""
+    return tokens_per_second(usage.n_generated_tokens - 1, timing.decode_s)
+
+
+def stats_lines(info: ModelInfo, mode: str, sampling: SamplingChoice, usage: Usage, timing: Timing) -> list[str]:
+    """Return the lines of --stats and /stats."""
+    n_used = usage.n_prompt_tokens + usage.n_generated_tokens
+    pairs = [
+        ("model", f"{info.name} ({info.architecture}, {info.path})"),
+        ("mode", mode),
+        *_sampling_pairs(sampling, timing),
+        ("prompt", f"{usage.n_prompt_tokens} tokens, {usage.n_cached_tokens} of them from the cache"),
+        ("generated", f"{usage.n_generated_tokens} tokens"),
+        ("first token", f"after {timing.queued_s + timing.prefill_s:.2f} s"),
+        ("prefill", _rate(prefill_rate(usage, timing), timing.prefill_s)),
+        ("decode", _rate(decode_rate(usage, timing), timing.decode_s)),
+        ("context", f"{n_used} of {info.n_ctx} tokens ({n_used / info.n_ctx:.0%})"),
+    ]
+    width = max(len(name) for name, _ in pairs)
+    return [f"{name:<{width}}  {value}" for name, value in pairs]
+
+
+def stats_values(usage: Usage, timing: Timing) -> dict[str, Any]:
+    """Return the `usage` and `timing` members of a JSON answer."""
+    return {
+        "usage": {
+            "prompt_tokens": usage.n_prompt_tokens,
+            "cached_tokens": usage.n_cached_tokens,
+            "generated_tokens": usage.n_generated_tokens,
+        },
+        "timing": {
+            "queued_s": round(timing.queued_s, 4),
+            "prefill_s": round(timing.prefill_s, 4),
+            "decode_s": round(timing.decode_s, 4),
+            "prefill_tokens_per_s": _rounded(prefill_rate(usage, timing)),
+            "decode_tokens_per_s": _rounded(decode_rate(usage, timing)),
+        },
+    }
+
+
+def sampling_values(sampling: SamplingChoice, timing: Timing) -> dict[str, dict[str, Any]]:
+    """Return each sampling parameter with its value and where that came from."""
+    values = {name: value for name, value in asdict(sampling.params).items() if name not in ("grammar", "seed")}
+    shown = {name: {"value": value, "from": sampling.origins[name]} for name, value in values.items()}
+    return {**shown, "seed": {"value": timing.seed, "from": _seed_origin(sampling)}}
+
+
+def _sampling_pairs(sampling: SamplingChoice, timing: Timing) -> list[tuple[str, str]]:
+    by_origin: dict[str, list[str]] = {}
+    for name, entry in sampling_values(sampling, timing).items():
+        by_origin.setdefault(_ORIGINS.get(entry["from"], entry["from"]), []).append(f"{name} {entry['value']:g}")
+    return [("sampling", f"{', '.join(values)} ({origin})") for origin, values in by_origin.items()]
+
+
+def _seed_origin(sampling: SamplingChoice) -> str:
+    return "option" if sampling.params.seed is not None else "chance"
+
+
+def _rate(rate: float | None, seconds: float) -> str:
+    return f"{rate:.1f} tokens/s ({format_seconds(seconds)})" if rate else format_seconds(seconds)
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 2)
