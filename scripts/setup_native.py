@@ -1,0 +1,126 @@
+"""Put llama-cpp-python, compiled for this machine and tried, into the virtual environment that runs this script.
+
+    .venv/bin/python scripts/setup_native.py
+
+Does nothing when the right build is already there. Compiled wheels are kept in ~/.cache/qwenctl/wheels (XDG_CACHE_HOME
+is honoured), keyed by version, flags, compiler and CPU, so only the first clone on a machine compiles. CC, CXX, CFLAGS,
+CXXFLAGS and CMAKE_ARGS are honoured; CMAKE_ARGS (-DGGML_CUDA=ON, -DGGML_VULKAN=ON …) is remembered in .venv until it is
+set anew, to the empty string even. QWENCTL_BUILD_JOBS sets the number of compilers at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from native_build.build import COMPILER_HINT, BuildFailedError, build_wheel
+from native_build.install import (
+    UntrustedLibraryError,
+    WheelCache,
+    install,
+    read_stamp,
+    smoke_test_wheel,
+    uninstall,
+)
+from native_build.machine import Compiler, available_bytes, compile_jobs, find_compiler, read_cpu
+from native_build.recipe import VERSION, Recipe, recipes
+
+CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
+
+
+def say(text: str) -> None:
+    """Tell the user something."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Install what is missing and return the exit code."""
+    if sys.prefix == sys.base_prefix:
+        say(
+            "run this with the virtual environment's Python: .venv/bin/python scripts/setup_native.py (or `make setup`)"
+        )
+        return 2
+    environ = dict(os.environ)
+    stamp = read_stamp()
+    user_cmake_args = environ.get("CMAKE_ARGS", str(stamp.get("user_cmake_args", "")))
+    compiler = find_compiler(environ)
+    if compiler is None:
+        if str(stamp.get("key", "")).startswith(f"{VERSION}-"):
+            return 0  # installed and tried, and nothing here could build another
+        say(f"error: llama-cpp-python {VERSION} is compiled for this machine, and there is no C++ compiler")
+        say(f"what to do: {COMPILER_HINT}")
+        return 1
+    cache = WheelCache.of_user(environ)
+    try:
+        wanted = recipes(read_cpu(), compiler, user_cmake_args, environ)
+        if stamp.get("key") in [recipe.key for recipe in wanted]:
+            return 0
+        with one_at_a_time(cache.folder):
+            return set_up(wanted, compiler, cache, user_cmake_args, environ)
+    except ValueError as error:
+        say(f"error: {error} (in CMAKE_ARGS or QWENCTL_BUILD_JOBS)")
+    except BuildFailedError as error:
+        say(f"error: llama-cpp-python {VERSION} was not built:\n  " + str(error).replace("\n", "\n  "))
+        say(f"what to do: {error.hint}\nfull log: {error.log}")
+    return 1
+
+
+def set_up(
+    wanted: list[Recipe], compiler: Compiler, cache: WheelCache, user_cmake_args: str, environ: dict[str, str]
+) -> int:
+    """Install the first of the recipes whose library can be trusted."""
+    for recipe in wanted:
+        if reason := cache.distrusts(recipe):
+            say(f"not built with these flags, as before: {reason} ({cache.folder / recipe.key})")
+            continue
+        try:
+            wheel = cache.find(recipe) or build_and_try(recipe, compiler, cache, environ)
+            findings = install(wheel, recipe, user_cmake_args)
+        except UntrustedLibraryError as error:
+            say(f"the library that {compiler.version_line} made failed its smoke test: {error}")
+            if error.lasting:
+                cache.distrust(recipe, str(error))
+            continue
+        say(f"llama-cpp-python {VERSION} installed and tried (AMX: {'yes' if findings['amx'] else 'no'}): {wheel}")
+        return 0
+    uninstall()
+    say("error: no build of llama-cpp-python passed its smoke test, so none is installed")
+    say("what to do: try another compiler, for example `CC=clang-19 CXX=clang++-19 make setup`")
+    return 1
+
+
+def build_and_try(recipe: Recipe, compiler: Compiler, cache: WheelCache, environ: dict[str, str]) -> Path:
+    """Build a wheel, try it, and return it from the cache."""
+    n_jobs = compile_jobs(environ)
+    say(f"compiling llama-cpp-python {VERSION} for this machine, once: some minutes with {n_jobs} jobs")
+    say(f"  {compiler.version_line}; {' '.join((*recipe.compiler_flags, *recipe.cmake_args))}")
+    if available_bytes() < 2_000_000_000:
+        say("  memory is short here: should the compiler be killed, close other programs")
+    log = cache.folder / f"{recipe.key}.log"
+    with tempfile.TemporaryDirectory(prefix="qwenctl-build-") as folder:
+        wheel = build_wheel(recipe, compiler, environ, n_jobs, CONSTRAINTS, Path(folder), log)
+        smoke_test_wheel(wheel)
+        return cache.keep(recipe, wheel)
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let a second set-up on the same machine wait for the first, and find its wheel."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{time.strftime('%H:%M')} waiting for another set-up to finish")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())
