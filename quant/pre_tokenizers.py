@@ -1,7 +1,7 @@
 """Which of llama.cpp's pre-tokenizers splits text as a tokenizer.json does: a table from its Split pattern to the name.
 
-llama.cpp knows pre-tokenizers by name only (`tokenizer.ggml.pre`); the wrong one gives wrong ids without a word. Source:
-llama-vocab.cpp of llama.cpp 0c1e57098, which quotes the patterns of tokenizer.json beside its own.
+llama.cpp knows pre-tokenizers by name only (`tokenizer.ggml.pre`); the wrong one gives wrong ids without a word.
+Source: llama-vocab.cpp of llama.cpp 0c1e57098, which quotes the patterns of tokenizer.json beside its own.
 """
 
 from __future__ import annotations

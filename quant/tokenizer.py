@@ -1,8 +1,7 @@
 """A checkpoint's byte-level BPE: tokenizer.json and tokenizer_config.json, in the terms of llama.cpp's vocabulary.
 
-Knows nothing of GGUF keys; metadata.py writes them. What of tokenizer.json has no counterpart in llama.cpp and changes ids
-is refused. Two things are let pass, because they touch single tokens only: `lstrip`, `rstrip` and `single_word` of added
-tokens.
+Knows nothing of GGUF keys; metadata.py writes them. What of tokenizer.json has no counterpart in llama.cpp and changes
+ids is refused. `lstrip`, `rstrip` and `single_word` of added tokens are let pass: they touch spaces beside them only.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from quant.pre_tokenizers import pre_tokenizer_name
 
 _MAX_TOKENIZER_BYTES = 256 << 20  # the largest known, with merges as pairs, has 33 MB
 _MAX_CONFIG_BYTES = 16 << 20
-_SPECIAL_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_SPECIAL_ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
 
 
 class TokenType(IntEnum):
@@ -36,8 +35,8 @@ class TokenType(IntEnum):
 class Tokenizer:
     """The vocabulary by id, and how text becomes ids.
 
-    `tokens` has one entry per row of the embeddings. Normal tokens are written in the byte-level alphabet, added ones as
-    they stand in text. `merges` are "left right" in order of rank.
+    `tokens` has one entry per row of the embeddings. Normal tokens are written in the byte-level alphabet, added ones
+    as they stand in text. `merges` are "left right" in order of rank.
     """
 
     tokens: list[str]
@@ -70,16 +69,18 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     _refuse_other_kinds(path, model)
     added = _added_tokens(whole)
     tokens, token_types = _vocabulary(path, model, added, vocab_size)
-    add_bos, add_eos = _added_around(whole, config)
+    added_ids = {token.text: token.token_id for token in added}
+    before, after = _tokens_around(whole, config, added_ids)
+    around = {role: token_id for role, token_id in (("bos", before), ("eos", after)) if token_id is not None}
     return Tokenizer(
         tokens=tokens,
         token_types=token_types,
         merges=_merges(path, model),
         pre=pre_tokenizer_name(whole, ignore_merges=model.boolean("ignore_merges", False)),
         normalizer=_normalizer(whole),
-        special_ids=_special_ids(config, {token.text: token.token_id for token in added}),
-        add_bos=add_bos,
-        add_eos=add_eos,
+        special_ids=_special_ids(config, added_ids) | around,
+        add_bos=before is not None,
+        add_eos=after is not None,
     )
 
 
@@ -160,35 +161,24 @@ def _merges(path: Path, model: JsonFields) -> list[str]:
         raise model.refuse("merges", "must be an array")
     found = []
     for rank, merge in enumerate(merges):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(piece, str) and piece for piece in pair):
+        pieces = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pieces, list) or [type(piece) for piece in pieces] != [str, str] or "" in pieces:
             raise CheckpointError(f"{path}: merge {rank} is not a pair of pieces")
-        found.append(" ".join(piece.replace(" ", "Ġ") for piece in pair))
+        left, right = pieces
+        found.append(f"{left.replace(' ', 'Ġ')} {right.replace(' ', 'Ġ')}")
     return found
 
 
 def _normalizer(whole: JsonFields) -> Literal["nfc"] | None:
     normalizer = whole.child("normalizer")
-    kinds = [entry.text("type") for entry in normalizer.children("normalizers")]
-    kinds = kinds or ([normalizer.text("type")] if normalizer.has("type") else [])
+    kinds = [normalizer.text("type")] if normalizer.has("type") else []
+    if kinds == ["Sequence"]:
+        kinds = [entry.text("type") for entry in normalizer.children("normalizers")]
     if kinds == ["NFC"]:
         return "nfc"
     if kinds:
         raise CheckpointError(f"{whole.path}: the normalizer {', '.join(kinds)} is not known; NFC is")
     return None
-
-
-def _added_around(whole: JsonFields, config: JsonFields) -> tuple[bool, bool]:
-    """Tell whether encoding puts a token before and after a text. The post-processor decides, then the configuration."""
-    processor = whole.child("post_processor")
-    steps = processor.children("processors") or [processor]
-    for step in steps:
-        if step.has("type") and step.text("type") == "TemplateProcessing":
-            single = step.children("single")
-            return single[:1] != [] and single[0].has("SpecialToken"), single[-1:] != [] and single[-1].has(
-                "SpecialToken"
-            )
-    return config.boolean("add_bos_token", False), config.boolean("add_eos_token", False)
 
 
 def _special_ids(config: JsonFields, added_ids: Mapping[str, int]) -> dict[str, int]:
@@ -200,3 +190,32 @@ def _special_ids(config: JsonFields, added_ids: Mapping[str, int]) -> dict[str, 
         if isinstance(text, str) and text in added_ids:
             found[role] = added_ids[text]
     return found
+
+
+def _tokens_around(
+    whole: JsonFields, config: JsonFields, added_ids: Mapping[str, int]
+) -> tuple[int | None, int | None]:
+    """Return the ids put before and after every text. A post-processor decides; without one, tokenizer_config.json."""
+    if not whole.has("post_processor"):
+        ids = _special_ids(config, added_ids)
+        before, after = (
+            ids.get(role) if config.boolean(f"add_{role}_token", False) else None for role in ("bos", "eos")
+        )
+        return before, after
+    processor = whole.child("post_processor")
+    steps = processor.children("processors") or [processor]
+    templates = [step for step in steps if step.text("type") == "TemplateProcessing"]
+    if not templates:
+        return None, None
+    parts = templates[0].children("single")
+    first, last = (_special_id(part, added_ids) for part in (parts[:1], parts[-1:]))
+    return first, last
+
+
+def _special_id(parts: list[JsonFields], added_ids: Mapping[str, int]) -> int | None:
+    if not parts or not parts[0].has("SpecialToken"):
+        return None
+    text = parts[0].child("SpecialToken").text("id")
+    if text not in added_ids:
+        raise parts[0].refuse("SpecialToken", f"names {text!r}, which is no added token")
+    return added_ids[text]
