@@ -1,6 +1,7 @@
 """Decide everything about a conversion before the first byte is written: the plan is a value, `--dry-run` prints it.
 
-Pure. The number of threads is no part of it: the output's bytes do not depend on it.
+Reads headers, configuration, tokenizer and chat template of the checkpoint, never weights. The number of threads is no
+part of a plan: the output's bytes do not depend on it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,18 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from quant.chat_templates import read_chat_templates
+from quant.checkpoint import open_checkpoint
 from quant.gguf_format import GgufValueType
 from quant.gguf_write import GgufField, GgufLayout, GgufTensor, plan_layout
+from quant.hf_config import read_config
+from quant.metadata import model_metadata
+from quant.model_source import describe_source
 from quant.recipe import OutputType, RecipeModel, choose_types
+from quant.source_fingerprint import fingerprint_checkpoint
 from quant.tensor_families import FamilyTotal, total_by_family
-from quant.tensor_names import TargetTensor
+from quant.tensor_names import TargetTensor, map_tensors
+from quant.tokenizer import read_tokenizer
 from quant.work_slices import WorkSlice, cut_slices
 
 ALIGNMENT_BYTES = 4096
@@ -62,16 +70,48 @@ class ConversionPlan:
         )
 
 
+def plan_conversion(folder: Path, output: OutputType, repo_id: str | None = None) -> ConversionPlan:
+    """Return what converting the checkpoint in `folder` will write.
+
+    Args:
+        folder: config.json, tokenizer.json and safetensors.
+        output: one of quant.recipe.OUTPUT_TYPES.
+        repo_id: "organisation/name" on the hub, for the metadata, where the caller knows it.
+
+    Raises:
+        CheckpointError: files, tensors or tokens that are missing or contradict each other.
+        FileFormatError: a file that is not what its format demands.
+        UnsupportedArchitecture: a family without a table.
+        UnsupportedTensor: weights in a format that cannot be read.
+    """
+    config = read_config(folder)
+    checkpoint = open_checkpoint(folder)
+    targets = map_tensors(config, checkpoint.tensors)
+    source = describe_source(folder, config, targets, repo_id)
+    tokenizer = read_tokenizer(folder, config.n_vocab)
+    metadata = model_metadata(config, tokenizer, read_chat_templates(folder), source)
+    model = RecipeModel(
+        architecture=config.architecture.gguf_name,
+        n_layers=config.n_layers,
+        n_experts=config.n_experts,
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+    )
+    fingerprint = fingerprint_checkpoint(folder, [file.path for file in checkpoint.files])
+    return assemble_plan(folder, output, model, targets, metadata, fingerprint=fingerprint, notes=checkpoint.notes)
+
+
 def assemble_plan(
     source: Path,
     output: OutputType,
     model: RecipeModel,
     targets: Sequence[TargetTensor],
     metadata: Mapping[str, GgufField],
+    *,
     fingerprint: Mapping[str, str],
     notes: tuple[str, ...] = (),
 ) -> ConversionPlan:
-    """Choose types, place every tensor and cut the work.
+    """Choose types, place every tensor and cut the work. Pure.
 
     Args:
         source: the checkpoint's folder.
@@ -89,7 +129,7 @@ def assemble_plan(
     identity = {
         "output type": output.name,
         **fingerprint,
-        "metadata": _digest(layout.header),
+        "header of the output": _digest(layout.header),
         "division of work": _digest(" ".join(f"{work.offset_bytes}+{work.n_bytes}" for work in slices).encode()),
     }
     return ConversionPlan(source, output, model, layout, slices, identity, notes)

@@ -13,6 +13,11 @@ import os
 import shutil
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_FALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
@@ -84,6 +89,17 @@ class DurableFiles:
     def free_bytes(self, folder: Path) -> int:
         """Return the bytes that we may still write to the file system of `folder`."""
         return shutil.disk_usage(folder).free
+
+
+def try_lock(fd: int) -> bool:
+    """Lock an open file against other processes that ask; False if one holds it. Closing the file gives it back."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_disk_full(error: OSError) -> bool:

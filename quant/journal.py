@@ -7,8 +7,8 @@ Append-only text, one record a line: the CRC-32 of the rest of the line in eight
     0e77c1f4 {"first":0,"crc32":[3735928559,12648430]}                consecutive finished slices, already synced
     7d21a9c0 {"ready":123456}                                         inode of the complete file, about to be renamed
 
-Whatever follows the first line that is torn or damaged does not count and is cut off before more is written. The file is
-locked while a process works on the output. Knows nothing of what a slice is or what the identity means.
+Whatever follows the first line that is torn or damaged does not count and is cut off before more is written. The file
+is locked while a process works on the output. Knows nothing of what a slice is or what the identity means.
 """
 
 from __future__ import annotations
@@ -21,13 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quant.durable_files import DurableFiles
+from quant.durable_files import DurableFiles, try_lock
 from quant.errors import OutputBusy, ResumeRefused
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _VERSION = 1
 _CRC_CHARS = 8
@@ -115,16 +110,12 @@ class Journal:
             os.close(fd)
 
     def _lock(self, fd: int) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(fd):
             process = read_state(_read_all(fd)).process
             raise OutputBusy(
                 f"process {process or 'unknown'} is writing this output (it holds {self.path})",
                 "wait for it, or stop it: what it has done is kept",
-            ) from None
+            )
 
     def clear(self) -> None:
         """Forget everything. To be called before the partial file is touched that the journal speaks of."""
@@ -145,8 +136,7 @@ class Journal:
         Raises:
             ResumeRefused: it was made under another identity; the message says what differs.
         """
-        assert self.state.identity is not None, "start() a journal that has no first line"
-        differences = describe_differences(self.state.identity, identity)
+        differences = describe_differences(self.state.identity or {}, identity)
         if differences:
             raise ResumeRefused(
                 f"{self.path} belongs to an unfinished conversion that differs: {'; '.join(differences)}",

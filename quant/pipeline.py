@@ -2,7 +2,7 @@
 
     worker threads     each: one slice as f32, encoded, written at its final offset (quant/slice_encoder.py)
     calling thread     every 2 s or 256 MiB: sync the file, then record in the journal what was finished before
-    at the end         read the file back (quant/readback.py), write the digests, give it its name (quant/partial_output.py)
+    at the end         read the file back (quant/readback.py), then give it its name (quant/partial_output.py)
 
 A slice is recorded only after its bytes are on the disk, so a journal never promises what a power failure took.
 """
@@ -10,7 +10,7 @@ A slice is recorded only after its bytes are on the disk, so a journal never pro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,20 +95,19 @@ def run_plan(
         if output.is_published:
             return ConversionOutcome(0, plan.n_weights, 0.0, 0.0)
         started = time.monotonic()
-        _convert(plan, output, lib, files, n_threads, on_progress)
+        _convert(plan, output, lib, n_threads, files=files, on_progress=on_progress)
         converted = time.monotonic()
         output.publish(_digests(plan, output, names.partial, n_threads, on_progress))
-        return ConversionOutcome(
-            plan.n_weights - resumed, resumed, converted - started, time.monotonic() - converted
-        )
+        return ConversionOutcome(plan.n_weights - resumed, resumed, converted - started, time.monotonic() - converted)
 
 
 def _convert(
     plan: ConversionPlan,
     output: PartialOutput,
     lib: LibGgml,
-    files: DurableFiles,
     n_threads: int,
+    *,
+    files: DurableFiles,
     on_progress: OnProgress,
 ) -> None:
     done = output.journal.state.done
@@ -116,7 +115,7 @@ def _convert(
     n_resumed = plan.n_weights - sum(plan.slices[number].n_weights for number in todo)
     recorder = _Recorder(plan, output, files)
     with TensorReader() as reader, SourceCache(work.source.info.path for work in plan.slices) as cache:
-        encoder = SliceEncoder(plan, output.fd, lib, files, reader, cache, n_ahead=n_threads)
+        encoder = SliceEncoder(plan, output.fd, lib, files=files, reader=reader, cache=cache, n_ahead=n_threads)
         workers = SliceWorkers(todo, encoder, n_threads)
         try:
             workers.start()
@@ -163,9 +162,7 @@ class _Recorder:
         self._last_sync = time.monotonic()
 
 
-def _digests(
-    plan: ConversionPlan, output: PartialOutput, path: Path, n_threads: int, on_progress: OnProgress
-) -> bytes:
+def _digests(plan: ConversionPlan, output: PartialOutput, path: Path, n_threads: int, on_progress: OnProgress) -> bytes:
     """Read everything back; return the contents of the digests file."""
     check = TensorCheck(plan, output.fd, output.journal.state.done, path)
     header = check.check_header()
@@ -184,7 +181,7 @@ def _digests(
 
 @contextmanager
 def _explained(names: OutputNames, total_bytes: int, files: DurableFiles) -> Iterator[None]:
-    """Turn errors of the operating system into ours; those that name a file (no such folder, no permission) say enough."""
+    """Turn errors of the operating system into ours; those that name a file (no permission …) say enough."""
     try:
         yield
     except OSError as error:

@@ -41,6 +41,7 @@ class SliceEncoder:
         plan: ConversionPlan,
         fd: int,
         lib: LibGgml,
+        *,
         files: DurableFiles,
         reader: TensorReader,
         cache: SourceCache,
@@ -88,12 +89,12 @@ class SliceEncoder:
         magnitudes = np.where(np.isfinite(rows), np.abs(rows), np.inf)
         row, column = np.unravel_index(int(magnitudes.argmax()), rows.shape)
         place, info = self._plan.layout.placed[work.tensor], work.source.info
+        where = f"row {work.source.first_row + int(row)}, column {column}"
+        is_finite = bool(np.isfinite(rows[row, column]))
         return BadWeights(
-            f"{info.path.name}: tensor {info.name} holds {rows[row, column]} at row {work.source.first_row + int(row)}, "
-            f"column {column}, which {place.name} cannot store as {place.type.name}",
-            "the checkpoint is damaged: download it again"
-            if not np.isfinite(rows[row, column])
-            else "choose --type bf16 or f32, which have the range",
+            f"{info.path.name}: tensor {info.name} holds {rows[row, column]} at {where}, "
+            f"which {place.name} cannot store as {place.type.name}",
+            "--type bf16 and f32 have the range" if is_finite else "the checkpoint is damaged: download it again",
         )
 
     def _advise(self, number: int, work: WorkSlice) -> None:

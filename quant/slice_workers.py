@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 MAX_UNSYNCED_BYTES = 512 << 20
-"""Workers wait while more than this is written but not synced: a slow disk must not fill the memory with dirty pages."""
+"""Workers wait while more than this is written but not synced: a slow disk must not fill memory with dirty pages."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Recognize a checkpoint again: sizes, times and headers of its weight files, contents of the files beside them.
 
-Weights themselves are not hashed: reading 470 GB to learn whether a resumed conversion may go on would cost as much as a
-good part of the conversion. Whoever rewrites weights in place with equal headers and sets the clock back is not caught.
+Weights themselves are not hashed: reading 470 GB to learn whether a conversion may go on would cost as much as a good
+part of it. Whoever rewrites weights in place under an equal header and sets the clock back is not caught.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ def fingerprint_checkpoint(folder: Path, weight_files: Sequence[Path]) -> dict[s
         weight_files: its safetensors files, with headers that were validated.
     """
     shards = {f"source file {path.name}": _describe_shard(path) for path in weight_files}
-    small = {
-        f"source file {name}": hashlib.sha256((folder / name).read_bytes()).hexdigest()[:_HASH_CHARS]
-        for name in _SMALL_FILES
-        if (folder / name).is_file()
-    }
+    small = {f"source file {name}": _digest_file(folder / name) for name in _SMALL_FILES if (folder / name).is_file()}
     return shards | small
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_HASH_CHARS]
 
 
 def _describe_shard(path: Path) -> str:

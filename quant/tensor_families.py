@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_BLOCK = re.compile(r"^blk\.\d+\.")
+_NUMBER = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +27,12 @@ class FamilyTotal:
 
 
 def family_of(tensor_name: str) -> str:
-    """Return a GGUF tensor's name without its layer and suffix: blk.17.ffn_up_exps.weight → ffn_up_exps."""
-    parts = tensor_name.split(".")
-    if parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit():
-        parts = parts[2:]
-    return ".".join(parts).removesuffix(".weight")
+    """Return a tensor's name without its layer, numbers and suffix.
+
+    blk.17.ffn_up_exps.weight → ffn_up_exps; model.layers.17.mlp.experts.5.up_proj.weight →
+    model.layers.*.mlp.experts.*.up_proj
+    """
+    return _NUMBER.sub(".*.", _BLOCK.sub("", tensor_name)).removesuffix(".weight")
 
 
 def total_by_family(tensors: Iterable[tuple[str, str, int, int]]) -> tuple[FamilyTotal, ...]:

@@ -1,14 +1,15 @@
 """Cut the tensors of a conversion into units of work: consecutive rows with a fixed place in the output file.
 
-A slice's rows lie in one tensor of the source, so one positioned read fetches them and one positioned write stores them.
-Slices depend on nothing but shapes and types: any number of workers may do them in any order, and a later run may do
-those that an earlier one left. Pure; reads nothing.
+A slice's rows lie in one tensor of the source, so one positioned read fetches them and one positioned write stores
+them. Slices depend on nothing but shapes and types: any number of workers may do them in any order, and a later run may
+do those that an earlier one left. Pure; reads nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from quant.gguf_write import PlacedTensor
 from quant.tensor_names import SourceRows, TargetTensor
@@ -58,12 +59,13 @@ def _slices_of(index: int, target: TargetTensor, place: PlacedTensor, max_weight
         for part in _split_rows(rows, max(1, max_weights // n_columns)):
             yield WorkSlice(index, part, offset, part.n_rows * row_bytes)
             offset += part.n_rows * row_bytes
-    assert offset == place.offset_bytes + place.n_bytes, f"the sources of {target.name} are not its rows"
+    if offset != place.offset_bytes + place.n_bytes:
+        raise ValueError(f"the sources of {target.name} do not add up to its rows")
 
 
 def _split_rows(rows: SourceRows, max_rows: int) -> Iterator[SourceRows]:
     """Split into parts of nearly equal size."""
     n_parts = -(-rows.n_rows // max_rows)
     cuts = [rows.n_rows * i // n_parts for i in range(n_parts + 1)]
-    for first, after in zip(cuts, cuts[1:], strict=False):
+    for first, after in pairwise(cuts):
         yield SourceRows(rows.info, rows.first_row + first, after - first)

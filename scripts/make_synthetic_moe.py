@@ -5,8 +5,9 @@
     scripts/make_synthetic_moe.py --shape 235b --layers 2 OUT       12.3 GB
 
 An ordinary Hugging Face folder: config, tokenizer and chat template (of the bundled demo, with --vocab rows), BF16
-safetensors in shards. Weights are streamed to disk one matrix at a time; the same seed gives the same bytes. The rows of
-each router have spread norms, so that routing is skewed as in trained models: a few experts take much of the traffic.
+safetensors in shards. Weights are streamed to disk one matrix at a time; the same seed gives the same bytes. The rows
+of each router have spread norms, so that routing is skewed as in trained models: a few experts take much of the
+traffic.
 """
 
 from __future__ import annotations
@@ -192,7 +193,9 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=151936, help="rows of the embeddings (default: 151936)")
     parser.add_argument("--shard-gb", type=float, default=4.0, help="size of a shard in GB (default: 4)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokenizer", type=Path, default=REPOSITORY / "qwenctl" / "demo", help="folder to take it from")
+    parser.add_argument(
+        "--tokenizer", type=Path, default=REPOSITORY / "qwenctl" / "demo", help="folder to take it from"
+    )
     options = parser.parse_args()
     if not (options.tokenizer / "tokenizer.json").is_file():
         parser.error(f"{options.tokenizer} has no tokenizer.json; name a folder with --tokenizer")

@@ -1,0 +1,126 @@
+"""Convert a Hugging Face checkpoint to a GGUF file: where it goes, on how many threads, and what it cost.
+
+The work is quant's; this service adds the names of outputs and the figures that a command prints.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from quant.conversion_plan import ConversionPlan, plan_conversion
+from quant.libggml import load_libggml
+from quant.pipeline import ConversionProgress, run_plan
+from quant.recipe import find_output_type
+from qwenctl.errors import InvalidRequest
+from qwenctl.settings import Settings
+
+SUFFIX = ".gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionResult:
+    """A finished conversion, in figures."""
+
+    path: Path
+    output_type: str
+    n_bytes: int
+    n_weights: int
+    bits_per_weight: float
+    n_weights_resumed: int  # of n_weights, those that an earlier run had done
+    seconds: float  # all of this run: planning, encoding, reading back
+    weights_per_s: float  # of the encoding
+    n_threads: int
+    peak_rss_bytes: int  # of the process, whatever else it did
+
+
+def resolve_output(out: str, settings: Settings) -> Path:
+    """Return the file that OUT means: a path that ends in .gguf, or a bare name, which goes to the models folder.
+
+    Raises:
+        InvalidRequest: a folder, a path without the suffix, or in a folder that does not exist.
+    """
+    given = Path(out).expanduser()
+    if given.is_dir():
+        raise InvalidRequest(f"{out} is a folder", f"name a file in it: {given / 'model.gguf'}")
+    if given.suffix != SUFFIX:
+        if given.name != out:
+            raise InvalidRequest(f"{out} does not end in {SUFFIX}", f"write {out}{SUFFIX}")
+        settings.models_dir.mkdir(parents=True, exist_ok=True)
+        return settings.models_dir / (out + SUFFIX)
+    if not given.parent.is_dir():
+        raise InvalidRequest(f"the folder {given.parent} does not exist", f"mkdir -p {given.parent}")
+    return given
+
+
+def plan(source: Path, output_type: str) -> ConversionPlan:
+    """Return what `convert` will do.
+
+    Raises:
+        InvalidRequest: the source is a GGUF file.
+        QuantError: what is wrong with the checkpoint or the type.
+    """
+    if source.suffix == SUFFIX and source.is_file():
+        raise InvalidRequest(f"{source} is a GGUF file already", f"qwenctl quantize {source} OUT{SUFFIX} --type …")
+    return plan_conversion(source, find_output_type(output_type))
+
+
+def convert(
+    source: Path,
+    out: Path,
+    output_type: str,
+    *,
+    n_threads: int | None = None,
+    force: bool = False,
+    restart: bool = False,
+    on_progress: Callable[[ConversionProgress], None] = lambda _: None,
+) -> ConversionResult:
+    """Convert the checkpoint in the folder `source` to the file `out`, or go on where an earlier run was stopped.
+
+    Args:
+        source: a folder with config.json, tokenizer.json and safetensors.
+        out: as `resolve_output` returns it.
+        output_type: a name in quant.recipe.OUTPUT_TYPES, in any case.
+        n_threads: None: as many as this process may use.
+        force: replace an existing file.
+        restart: forget what an earlier run has done.
+        on_progress: called about ten times a second.
+
+    Raises:
+        InvalidRequest: see `plan`.
+        QuantError: see `quant.pipeline.run_plan` and `quant.conversion_plan.plan_conversion`.
+    """
+    started = time.monotonic()
+    planned = plan(source, output_type)
+    n_threads = n_threads or usable_cores()
+    outcome = run_plan(planned, out, load_libggml(), n_threads, force=force, restart=restart, on_progress=on_progress)
+    return ConversionResult(
+        path=out,
+        output_type=planned.output.name,
+        n_bytes=planned.total_bytes,
+        n_weights=planned.n_weights,
+        bits_per_weight=planned.bits_per_weight,
+        n_weights_resumed=outcome.n_weights_resumed,
+        seconds=time.monotonic() - started,
+        weights_per_s=outcome.n_weights / outcome.convert_s if outcome.convert_s else 0.0,
+        n_threads=n_threads,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_rss_bytes() -> int:
+    """Return the largest resident size that this process has had."""
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): kilobytes, but bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
