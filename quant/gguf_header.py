@@ -146,20 +146,19 @@ class _Cursor:
     def strings(self, count: int, what: str) -> list[str]:
         """Return `count` strings: the one loop that runs 300,000 times a file, so it works on locals."""
         data, at, unpack, size = self.data, self.position, struct.Struct("<Q").unpack_from, len(self.data)
-        values = []
+        raw: list[bytes] = []
         for _ in range(count):
             start = at + 8
             if start > size:
                 self.position = at
                 self.need(8, f"length of {what}")
-            (length,) = unpack(data, at)
-            at = start + length
+            at = start + unpack(data, at)[0]
             if at > size:
                 self.position = start
-                self.need(length, what)
-            values.append(data[start:at].decode("utf-8", "surrogateescape"))
+                self.need(at - start, what)
+            raw.append(data[start:at])
         self.position = at
-        return values
+        return _decoded(raw)
 
     def numbers(self, value_type: GgufValueType, count: int, what: str) -> NDArray[np.generic]:
         dtype = np.dtype(NUMBER_FORMATS[value_type])
@@ -167,6 +166,12 @@ class _Cursor:
         if value_type is GgufValueType.BOOL and raw.strip(b"\0\1"):
             self.refuse(f"{what}: a BOOL is neither 0 nor 1")
         return np.frombuffer(raw, dtype)
+
+
+def _decoded(raw: list[bytes]) -> list[str]:
+    """Decode all strings in one call, which takes a fifth of the time, unless one of them holds the separator."""
+    values = b"\0".join(raw).decode("utf-8", "surrogateescape").split("\0")
+    return values if len(values) == len(raw) else [value.decode("utf-8", "surrogateescape") for value in raw]
 
 
 def _fixed_part(cursor: _Cursor) -> tuple[int, int, int]:

@@ -25,7 +25,7 @@ from quant.gguf_header import MAX_HEADER_BYTES, GgufHeader, GgufValue, NeedMoreB
 from quant.shown import shown
 from quant.tensor_info import TensorInfo
 
-_FIRST_READ_BYTES = 8 << 20
+_FIRST_READ_BYTES = 16 << 20
 _SPLIT_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 _SAME_IN_ALL = ("general.architecture", "general.file_type")
