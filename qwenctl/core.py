@@ -143,3 +143,5 @@ class ModelInfo:
     n_ctx: int  # as opened, in tokens, shared by all sequences
     chat_template: str | None
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)  # from general.sampling.* in the file
+    bos_token: str = ""  # how the vocabulary writes its begin and end tokens, for chat templates; "": it has none
+    eos_token: str = ""

@@ -1,5 +1,10 @@
 """Small chat templates with the behaviour of real families, for tests."""
 
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
 CHATML = """\
 {%- for message in messages %}
     {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
@@ -9,55 +14,14 @@ CHATML = """\
 {%- endif %}
 """
 
-# Qwen3's rules: reasoning only after the last question; an empty think block when switched off; Hermes-style tools.
-QWEN3 = """\
-{%- if tools %}
-    {{- '<|im_start|>system\\n' }}
-    {%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{%- endif %}
-    {{- '<tools>' }}
-    {%- for tool in tools %}{{- '\\n' }}{{- tool | tojson }}{%- endfor %}
-    {{- '\\n</tools><|im_end|>\\n' }}
-{%- elif messages[0].role == 'system' %}
-    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
-{%- endif %}
-{%- set ns = namespace(last_question=-1) %}
-{%- for message in messages %}
-    {%- if message.role == 'user' and not message.content.startswith('<tool_response>') %}
-        {%- set ns.last_question = loop.index0 %}
-    {%- endif %}
-{%- endfor %}
-{%- for message in messages %}
-    {%- if message.role == 'user' or (message.role == 'system' and not loop.first) %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
-    {%- elif message.role == 'assistant' %}
-        {{- '<|im_start|>assistant\\n' }}
-        {%- if loop.index0 > ns.last_question and message.reasoning_content %}
-            {{- '<think>\\n' + message.reasoning_content.strip('\\n') + '\\n</think>\\n\\n' }}
-        {%- endif %}
-        {{- message.content.lstrip('\\n') }}
-        {%- for call in message.tool_calls or [] %}
-            {{- '\\n<tool_call>\\n' }}{{- call.function | tojson }}{{- '\\n</tool_call>' }}
-        {%- endfor %}
-        {{- '<|im_end|>\\n' }}
-    {%- elif message.role == 'tool' %}
-        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-    {%- if enable_thinking is defined and enable_thinking is false %}
-        {{- '<think>\\n\\n</think>\\n\\n' }}
-    {%- endif %}
-{%- endif %}
-"""
+# The demo's, which renders what Qwen3's own renders: reasoning only after the last question, an empty think block when
+# switched off, Hermes-style tools.
+_DEMO = Path(__file__).resolve().parent.parent / "qwenctl" / "demo" / "tokenizer_config.json"
+QWEN3: str = json.loads(_DEMO.read_text(encoding="utf-8"))["chat_template"]
 
 # Thinking-2507: every prompt ends inside a think block.
-THINKING_2507 = QWEN3.replace(
-    "    {%- if enable_thinking is defined and enable_thinking is false %}\n"
-    "        {{- '<think>\\n\\n</think>\\n\\n' }}\n"
-    "    {%- endif %}\n",
-    "    {{- '<think>\\n' }}\n",
-)
+_BEFORE_SWITCH, _SWITCH, _AFTER_SWITCH = QWEN3.rpartition("{%- if enable_thinking")
+THINKING_2507 = _BEFORE_SWITCH + "{{- '<think>\\n' -}}" + _AFTER_SWITCH.partition("{%- endif -%}")[2]
 
 # A template that repeats whatever reasoning it is given, also of earlier turns.
 KEEPS_REASONING = """\

@@ -73,6 +73,8 @@ class ScriptedEngine:
             n_ctx=self.n_ctx,
             chat_template=self.chat_template,
             sampling_defaults=self.sampling_defaults,
+            bos_token="<s>",
+            eos_token="</s>",
         )
 
     @property

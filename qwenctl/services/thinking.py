@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Literal
 
@@ -127,6 +127,30 @@ def soft_switch(messages: Sequence[Message]) -> bool | None:
         if found:
             return not found[-1]
     return None
+
+
+def without_earlier_reasoning(messages: Sequence[Message], *, template_strips: bool) -> list[Message]:
+    """Return `messages` as the template should get them, reasoning in its own field wherever it was part of the text.
+
+    What was thought before the last question is of no use to the model. Templates like Qwen3's leave it out by
+    themselves (`template_strips`) and know better where a turn with tool calls begins; from others we must keep it.
+    """
+    last_question = max((index for index, message in enumerate(messages) if _is_question(message)), default=-1)
+    cleaned = []
+    for index, message in enumerate(messages):
+        reasoning, content = message.reasoning, message.content
+        if message.role == "assistant" and reasoning is None:
+            reasoning, content = split_reasoning(content)
+        if index < last_question and not template_strips:
+            reasoning = None
+        cleaned.append(replace(message, content=content, reasoning=reasoning))
+    return cleaned
+
+
+def _is_question(message: Message) -> bool:
+    """Whether a person wrote it: Qwen3 takes tool results in a user's name for no question."""
+    text = message.content
+    return message.role == "user" and not (text.startswith("<tool_response>") and text.endswith("</tool_response>"))
 
 
 def _length_of_begun_tag(text: str) -> int:

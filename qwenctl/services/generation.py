@@ -1,0 +1,261 @@
+"""From messages to a reply: template, thinking, sampling and engine put together in one place, for every command.
+
+    prepare    messages → (cut) → prompt text → tokens, sampling, limits        PreparedPrompt
+    reply      PreparedPrompt → engine → reasoning and answer as they come      Reply
+
+A model without a chat template completes the plain text of the messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Protocol
+
+from qwenctl.core import GenerationEvent, GenerationRequest, Message, ModelInfo
+from qwenctl.errors import InvalidRequest, PromptTooLong
+from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, ends_inside_thinking
+from qwenctl.services.prompt_cut import PromptCut, cut_messages
+from qwenctl.services.reply import ReplyAssembler, ReplyEvent
+from qwenctl.services.sampling_defaults import MAX_TOKENS, MAX_TOKENS_THINKING, SamplingChoice, choose_sampling
+from qwenctl.services.thinking import soft_switch, without_earlier_reasoning
+
+_ROOM_FOR_ANSWER = 1024  # tokens that a cut prompt leaves, where the context is large enough
+
+
+class TextEngine(Protocol):
+    """What this layer needs of services/engine.py."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do something."""
+
+    def tokenize(self, text: str, *, parse_special: bool = True) -> tuple[int, ...]:
+        """Return the tokens of `text`."""
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue `request`."""
+
+    def step(self) -> list[GenerationEvent]:
+        """Compute once for all requests that can run."""
+
+    def cancel(self, request_id: str) -> None:
+        """End a request early; it still gets its last event."""
+
+    def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
+        """Submit `request` and step until it is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """What a user may say about a reply. None and missing keys: the model's own default."""
+
+    thinking: bool | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # fields of SamplingParams
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    truncate: bool = False  # cut a prompt that is too long instead of refusing it
+    tools: tuple[Mapping[str, Any], ...] = ()
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPrompt:
+    """A request for the engine, and what was decided on the way."""
+
+    request: GenerationRequest
+    text: str  # as the template rendered it
+    thinking: bool  # whether the model is expected to think
+    starts_inside: bool  # `text` ends inside a think block
+    sampling: SamplingChoice
+    truncated: PromptCut | None
+    notes: tuple[str, ...]  # one line each, for the user: what was ignored, cut or advised against
+
+
+class Reply:
+    """A reply in the making: iterate over its events. Closed or interrupted, it keeps what came so far."""
+
+    def __init__(self, engine: TextEngine, prepared: PreparedPrompt) -> None:
+        self.prepared = prepared
+        self._engine = engine
+        self._assembler = ReplyAssembler(starts_inside=prepared.starts_inside)
+        self._events = self._run()
+
+    def __iter__(self) -> Iterator[ReplyEvent]:
+        return self._events
+
+    def __next__(self) -> ReplyEvent:
+        return next(self._events)
+
+    @property
+    def reasoning(self) -> str | None:
+        """The reasoning so far."""
+        return self._assembler.reasoning
+
+    @property
+    def answer(self) -> str:
+        """The answer so far."""
+        return self._assembler.answer
+
+    def cancel(self) -> None:
+        """Ask the engine to stop: the iteration ends soon, with a `ReplyDone` whose reason says so."""
+        self._engine.cancel(self.prepared.request.request_id)
+
+    def close(self) -> None:
+        """Stop at once, without a `ReplyDone`."""
+        self._events.close()
+
+    def _run(self) -> Generator[ReplyEvent, None, None]:
+        events = self._engine.generate(self.prepared.request)
+        try:
+            for event in events:
+                yield from self._assembler.take(event)
+        finally:
+            if isinstance(events, Generator):
+                events.close()  # now, not when it is collected: the engine ends the request then
+
+
+class ChatModel:
+    """An opened model that is talked to in messages.
+
+    Args:
+        engine: the opened model. Stays the caller's: `close` ends the template's process only.
+        template: another chat template than the model's own.
+    """
+
+    def __init__(self, engine: TextEngine, template: ChatTemplate | None = None) -> None:
+        self.engine = engine
+        info = engine.info
+        if template is None and info.chat_template:
+            template = ChatTemplate(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
+        self.template = template
+        self._ids = count(1)
+
+    @property
+    def capabilities(self) -> TemplateCapabilities:
+        """What the chat template can do; nothing without one.
+
+        Raises:
+            TemplateFailed: it cannot even render a greeting.
+        """
+        return self.template.capabilities if self.template else TemplateCapabilities()
+
+    def prepare(
+        self, messages: Sequence[Message], options: ChatOptions | None = None, *, request_id: str | None = None
+    ) -> PreparedPrompt:
+        """Return the request for the next reply.
+
+        Raises:
+            InvalidRequest: no messages, text that is no Unicode, or options out of range.
+            TemplateFailed: the chat template could not render the messages.
+            PromptTooLong: more tokens than the context holds, and `truncate` was not asked for or did not help.
+        """
+        options = options or ChatOptions()
+        _check_text(messages)
+        prompt = _Prompt(self, messages, options)
+        sampling = choose_sampling(
+            self.engine.info.architecture,
+            thinking=prompt.thinking,
+            usual_mode=prompt.thinking == self._thinks_by_default,
+            from_file=self.engine.info.sampling_defaults,
+            options=options.sampling,
+        )
+        text, tokens, cut = prompt.fitted(self.engine.info.n_ctx)
+        room = self.engine.info.n_ctx - len(tokens)
+        wanted = options.max_tokens or (MAX_TOKENS_THINKING if prompt.thinking else MAX_TOKENS)
+        request = GenerationRequest(
+            request_id or f"reply-{next(self._ids)}", tokens, sampling.params, min(wanted, room), options.stop
+        )
+        notes = (*prompt.notes, *sampling.notes, *([cut.sentence] if cut else []))
+        starts_inside = self.template is not None and ends_inside_thinking(text)
+        return PreparedPrompt(request, text, prompt.thinking, starts_inside, sampling, cut, notes)
+
+    def reply(self, prepared: PreparedPrompt) -> Reply:
+        """Start generating. Nothing is computed before the first event is asked for."""
+        return Reply(self.engine, prepared)
+
+    def stream(self, messages: Sequence[Message], options: ChatOptions | None = None) -> Reply:
+        """Prepare and start a reply; raises what `prepare` raises."""
+        return self.reply(self.prepare(messages, options))
+
+    def close(self) -> None:
+        """End the template's process."""
+        if self.template:
+            self.template.close()
+
+    @property
+    def _thinks_by_default(self) -> bool:
+        return self.capabilities.thinks_by_default
+
+
+class _Prompt:
+    """The messages of one request on their way to tokens."""
+
+    def __init__(self, model: ChatModel, messages: Sequence[Message], options: ChatOptions) -> None:
+        self._model = model
+        self._options = options
+        self._switch, self.thinking, self.notes = _mode(model.capabilities, messages, options)
+        strips = model.template is None or model.capabilities.strips_reasoning
+        self._messages: Sequence[Message] = without_earlier_reasoning(messages, template_strips=strips)
+        if model.template is None:
+            self.notes += ("the model has no chat template: it goes on with the text of the prompt as it is",)
+
+    def fitted(self, n_ctx: int) -> tuple[str, tuple[int, ...], PromptCut | None]:
+        """Return text and tokens, cut if need be and allowed."""
+        text = self._render(self._messages)
+        tokens = self._model.engine.tokenize(text, parse_special=True)
+        if len(tokens) < n_ctx:  # there is room for one more
+            return text, tokens, None
+        if not self._options.truncate:
+            raise PromptTooLong(len(tokens), n_ctx)
+        answer = min(self._options.max_tokens or _ROOM_FOR_ANSWER, max(1, n_ctx // 4))
+        result = cut_messages(self._messages, len(tokens), n_ctx - answer, self._count)
+        if result is None:
+            raise PromptTooLong(len(tokens), n_ctx)
+        remaining, cut = result
+        text = self._render(remaining)
+        return text, self._model.engine.tokenize(text, parse_special=True), cut
+
+    def _count(self, messages: Sequence[Message]) -> int:
+        return len(self._model.engine.tokenize(self._render(messages), parse_special=True))
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        if self._model.template is None:
+            return "\n\n".join(message.content for message in messages)
+        return self._model.template.render(
+            messages,
+            enable_thinking=self._switch,
+            tools=self._options.tools,
+            variables=self._options.template_variables,
+        )
+
+
+def _mode(
+    capabilities: TemplateCapabilities, messages: Sequence[Message], options: ChatOptions
+) -> tuple[bool | None, bool, tuple[str, ...]]:
+    """Return `enable_thinking` for the template, whether the model will think, and what to tell the user."""
+    wanted = options.thinking
+    if capabilities.thinking == "none":
+        ignored = wanted is True
+        return None, False, ("the model does not think: --think is ignored",) if ignored else ()
+    if capabilities.thinking == "always":
+        ignored = wanted is False
+        return None, True, ("the model always thinks: --no-think is ignored",) if ignored else ()
+    thinking = capabilities.thinks_by_default if wanted is None else wanted
+    return wanted, thinking and soft_switch(messages) is not False, ()
+
+
+def _check_text(messages: Sequence[Message]) -> None:
+    if not messages:
+        raise InvalidRequest("there is no message to answer")
+    for number, message in enumerate(messages, 1):
+        try:
+            message.content.encode()
+        except UnicodeEncodeError as error:
+            what = f"character {error.start + 1} of message {number} is half of a surrogate pair"
+            raise InvalidRequest(f"{what}, which is no text") from error
