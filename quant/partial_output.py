@@ -153,24 +153,15 @@ class PartialOutput:
             raise NotEnoughDisk(folder, needed, free)
 
     def publish(self, companion: bytes) -> None:
-        """Give the file, all of whose slices are done, its final name, and put its companion beside it.
-
-        An older output never stands beside the new companion, nor the new one beside an older companion: killed in
-        between, the output stands alone until the next run has put the companion there.
-        """
+        """Give the file, all of whose slices are done, its final name, and put its companion beside it."""
         self._files.write_whole(self._names.companion_partial, companion)
         self._files.sync_data(self.fd)
         self.journal.record_ready(os.fstat(self.fd).st_ino)
-        self._files.remove(self._names.companion)
-        self._files.rename(self._names.partial, self._names.final)
+        rename_to_final(self._names, self._files)
         self._finish_publishing()
 
     def _finish_publishing(self) -> None:
-        folder = self._names.final.parent
-        self._files.sync_folder(folder)
-        if self._names.companion_partial.exists():
-            self._files.rename(self._names.companion_partial, self._names.companion)
-            self._files.sync_folder(folder)
+        rename_companion(self._names, self._files)
         self.journal.clear()
         self.journal.remove()
 
@@ -188,6 +179,24 @@ class PartialOutput:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def rename_to_final(names: OutputNames, files: DurableFiles) -> None:
+    """Give a complete and synced partial file its final name; `rename_companion` comes next.
+
+    An older output never stands beside the new companion, nor the new one beside an older companion: killed in
+    between, the output stands alone.
+    """
+    files.remove(names.companion)
+    files.rename(names.partial, names.final)
+    files.sync_folder(names.final.parent)
+
+
+def rename_companion(names: OutputNames, files: DurableFiles) -> None:
+    """Give the companion its final name, if it is still waiting for it."""
+    if names.companion_partial.exists():
+        files.rename(names.companion_partial, names.companion)
+    files.sync_folder(names.final.parent)
 
 
 def _with_suffix(path: Path, suffix: str) -> Path:

@@ -9,6 +9,7 @@ A slice is recorded only after its bytes are on the disk, so a journal never pro
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -176,7 +177,8 @@ def _digests(plan: ConversionPlan, output: PartialOutput, path: Path, n_threads:
         workers.raise_error()
     finally:
         workers.stop()
-    return b""
+    document = {"header": header, "tensors": {place.name: check.digests[place.name] for place in plan.layout.placed}}
+    return json.dumps(document, indent=0).encode()
 
 
 @contextmanager

@@ -32,6 +32,11 @@ def format_memory(n_bytes: float) -> str:
     return _format(n_bytes, 1024.0, ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
 
 
+def format_count(count: float) -> str:
+    """Return a number of weights as models are named: 30.5 B, 752.4 M, 12."""
+    return _format(count, 1000.0, ("", "K", "M", "B", "T")).strip()
+
+
 def _format(n_bytes: float, step: float, names: tuple[str, ...]) -> str:
     value, position = float(n_bytes), 0
     while abs(value) >= step and position < len(names) - 1:

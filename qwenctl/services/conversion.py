@@ -5,9 +5,6 @@ The work is quant's; this service adds the names of outputs and the figures that
 
 from __future__ import annotations
 
-import os
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ from quant.libggml import load_libggml
 from quant.pipeline import ConversionProgress, run_plan
 from quant.recipe import find_output_type
 from qwenctl.errors import InvalidRequest
+from qwenctl.services.machine_limits import peak_rss_bytes, usable_cores
 from qwenctl.settings import Settings
 
 SUFFIX = ".gguf"
@@ -33,7 +31,7 @@ class ConversionResult:
     n_weights: int
     bits_per_weight: float
     n_weights_resumed: int  # of n_weights, those that an earlier run had done
-    seconds: float  # all of this run: planning, encoding, reading back
+    seconds: float  # all of this run: encoding, reading back, publishing
     weights_per_s: float  # of the encoding
     n_threads: int
     peak_rss_bytes: int  # of the process, whatever else it did
@@ -80,23 +78,38 @@ def convert(
     restart: bool = False,
     on_progress: Callable[[ConversionProgress], None] = lambda _: None,
 ) -> ConversionResult:
-    """Convert the checkpoint in the folder `source` to the file `out`, or go on where an earlier run was stopped.
+    """Convert the checkpoint in the folder `source` to the file `out`: `plan`, then `write_plan`.
+
+    Raises: as these two.
+    """
+    planned = plan(source, output_type)
+    return write_plan(planned, out, n_threads=n_threads, force=force, restart=restart, on_progress=on_progress)
+
+
+def write_plan(
+    planned: ConversionPlan,
+    out: Path,
+    *,
+    n_threads: int | None = None,
+    force: bool = False,
+    restart: bool = False,
+    on_progress: Callable[[ConversionProgress], None] = lambda _: None,
+) -> ConversionResult:
+    """Write the plan's file, or go on where an earlier run was stopped.
 
     Args:
-        source: a folder with config.json, tokenizer.json and safetensors.
-        out: as `resolve_output` returns it.
-        output_type: a name in quant.recipe.OUTPUT_TYPES, in any case.
+        planned: what to do.
+        out: where to, as `resolve_output` returns it.
         n_threads: None: as many as this process may use.
         force: replace an existing file.
         restart: forget what an earlier run has done.
         on_progress: called about ten times a second.
 
     Raises:
-        InvalidRequest: see `plan`.
-        QuantError: see `quant.pipeline.run_plan` and `quant.conversion_plan.plan_conversion`.
+        QuantError: see `quant.pipeline.run_plan`.
+        KeyboardInterrupt: what is done is kept.
     """
     started = time.monotonic()
-    planned = plan(source, output_type)
     n_threads = n_threads or usable_cores()
     outcome = run_plan(planned, out, load_libggml(), n_threads, force=force, restart=restart, on_progress=on_progress)
     return ConversionResult(
@@ -111,16 +124,3 @@ def convert(
         n_threads=n_threads,
         peak_rss_bytes=peak_rss_bytes(),
     )
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def peak_rss_bytes() -> int:
-    """Return the largest resident size that this process has had."""
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): kilobytes, but bytes on macOS
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
