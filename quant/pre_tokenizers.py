@@ -14,26 +14,28 @@ from quant.shown import shown
 
 
 @dataclass(frozen=True, slots=True)
-class _PreTokenizer:
+class PreTokenizer:
+    """One that llama.cpp has: its name there and its pattern in tokenizer.json."""
+
     name: str
     pattern: str
     ignore_merges: bool  # llama.cpp ties this to the name: whole words of the vocabulary are taken before merges apply
 
 
-_KNOWN = (
-    _PreTokenizer(
+PRE_TOKENIZERS = (
+    PreTokenizer(
         "qwen2",
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ignore_merges=False,
     ),
-    _PreTokenizer(
+    PreTokenizer(
         "qwen35",
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
         r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ignore_merges=False,
     ),
-    _PreTokenizer(
+    PreTokenizer(
         "llama-bpe",
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -49,13 +51,15 @@ def pre_tokenizer_name(tokenizer: JsonFields, *, ignore_merges: bool) -> str:
         CheckpointError: one that llama.cpp does not have, or not with this `ignore_merges`; the pattern is named.
     """
     pattern = _split_pattern(tokenizer)
-    for known in _KNOWN:
+    for known in PRE_TOKENIZERS:
         if (known.pattern, known.ignore_merges) == (pattern, ignore_merges):
             return known.name
-    detail = f" with ignore_merges {str(ignore_merges).lower()}" if any(k.pattern == pattern for k in _KNOWN) else ""
+    detail = (
+        f" with ignore_merges {str(ignore_merges).lower()}" if any(k.pattern == pattern for k in PRE_TOKENIZERS) else ""
+    )
     raise CheckpointError(
         f"{tokenizer.path}: the pre-tokenizer {shown(pattern)}{detail} is not known",
-        f"known are those of {', '.join(known.name for known in _KNOWN)}",
+        f"known are those of {', '.join(known.name for known in PRE_TOKENIZERS)}",
     )
 
 
