@@ -1,5 +1,6 @@
-"""GGUF files as small as llama.cpp accepts, and the raw bytes to build every kind of broken one. Own encoder: nothing is
-checked here, and nothing of the packages under test is used.
+"""GGUF files as small as llama.cpp accepts, and the raw bytes to build every kind of broken one.
+
+The encoder is the tests' own: it checks nothing, and uses nothing of the packages under test.
 
 `TinyGguf.of("qwen3moe")` is a random model that loads and decodes; change its `pairs`, `tensors` or `raw` parts, then
 write it. Values are (type number, value); an array is (ARRAY, (element type number, list)).
