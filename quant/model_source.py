@@ -68,7 +68,7 @@ def describe_source(
     return ModelSource(
         name=first("model_name", "name") or _title(label),
         size_label=_size_label(label, config, targets),
-        organization=first("organization") or (repo_id.split("/")[0] if repo_id else None),
+        organization=first("organization") or (_title(repo_id.split("/")[0]) if repo_id else None),
         repo_url=first("repo_url") or (_HUB + repo_id if repo_id else None),
         license=",".join(card["license"]) if "license" in card else None,
         license_name=first("license_name"),
@@ -102,7 +102,7 @@ def _base_model(text: str) -> BaseModel:
     if not _REPO_ID.fullmatch(repo_id):
         return BaseModel(_title(text.rsplit("/", 1)[-1]), repo_url=text if text.startswith("https://") else None)
     organization, name = repo_id.split("/")
-    return BaseModel(_title(name), organization, _HUB + repo_id)
+    return BaseModel(_title(name), _title(organization), _HUB + repo_id)
 
 
 def _size_label(label: str, config: HfConfig, targets: Iterable[TargetTensor]) -> str:

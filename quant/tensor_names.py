@@ -138,7 +138,7 @@ class _Search:
             ("of the wrong shape", list(self.misshapen.values())),
             ("not known", extra),
         )
-        texts = [f"{len(names)} tensors are {what}: {_some(names)}" for what, names in problems if names]
+        texts = [f"{len(names)} {what}: {_some(names)}" for what, names in problems if names]
         if texts:
             raise CheckpointError(
                 f"the tensors do not fit config.json ({self.config.architecture.hf_name}): {'; '.join(texts)}",
