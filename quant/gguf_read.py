@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from quant.errors import GgufError
 from quant.gguf_format import GgufValueType, padded
 from quant.gguf_header import MAX_HEADER_BYTES, GgufHeader, GgufValue, NeedMoreBytesError, parse_header
@@ -27,7 +29,11 @@ from quant.tensor_info import TensorInfo
 
 _FIRST_READ_BYTES = 16 << 20
 _SPLIT_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
-_SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
+_SPLIT_KEYS = {
+    "split.no": GgufValueType.UINT16,  # llama.cpp aborts on any other type in the second file and later ones
+    "split.count": GgufValueType.UINT16,
+    "split.tensors.count": GgufValueType.INT32,
+}
 _SAME_IN_ALL = ("general.architecture", "general.file_type")
 
 
@@ -72,8 +78,8 @@ def read_gguf(path: Path) -> GgufFile:
             if name in tensors:
                 raise GgufError(part.path, f"tensor {shown(name)} is in {tensors[name].path.name} as well")
             tensors[name] = info
-    if len(parts) > 1 and first.header.metadata.get("split.tensors.count") != len(tensors):
-        stated = shown(first.header.metadata.get("split.tensors.count"))
+    if len(parts) > 1 and _split_value(first, "split.tensors.count") != len(tensors):
+        stated = _split_value(first, "split.tensors.count")
         raise GgufError(path, f"split.tensors.count is {stated}, the {len(parts)} files hold {len(tensors)} tensors")
     return GgufFile(
         paths=tuple(part.path for part in parts),
@@ -138,18 +144,15 @@ def _place(path: Path, header: GgufHeader, data_offset: int, file_bytes: int) ->
 
 def _other_parts(first: _Part) -> list[_Part]:
     """Return the other files of a split set, each held against the first."""
-    count = _split_number(first, "split.count", 1)
-    if count == 1:
+    count = _split_value(first, "split.count", default=0)
+    if count <= 1:  # 0 in files that were split and merged again
         return []
     match = _SPLIT_NAME.fullmatch(first.path.name)
     if match is None or int(match["count"]) != count:
         raise GgufError(first.path, f"one of {count} split files, but not named …-00001-of-{count:05d}.gguf")
-    if _split_number(first, "split.no", 0) != 0 or match["number"] != "00001":
-        raise GgufError(
-            first.path,
-            "not the first file of its split set",
-            f"name {match['prefix']}-00001-of-{count:05d}.gguf instead",
-        )
+    if _split_value(first, "split.no") != 0 or match["number"] != "00001":
+        hint = f"name {match['prefix']}-00001-of-{count:05d}.gguf instead"
+        raise GgufError(first.path, "not the first file of its split set", hint)
     paths = [first.path.with_name(f"{match['prefix']}-{n:05d}-of-{count:05d}.gguf") for n in range(2, count + 1)]
     missing = [path.name for path in paths if not path.exists()]
     if missing:
@@ -161,22 +164,20 @@ def _other_parts(first: _Part) -> list[_Part]:
 
 
 def _check_sibling(first: _Part, part: _Part, number: int, count: int) -> None:
-    for key, expected in zip(_SPLIT_KEYS, (number, count, first.header.metadata.get(_SPLIT_KEYS[2])), strict=True):
-        if not _same(part.header.metadata.get(key), expected):
-            raise GgufError(part.path, f"{key} is {shown(part.header.metadata.get(key))} instead of {shown(expected)}")
+    expected = {"split.no": number, "split.count": count}
+    expected["split.tensors.count"] = _split_value(first, "split.tensors.count")
+    for key, value in expected.items():
+        if _split_value(part, key) != value:
+            raise GgufError(part.path, f"{key} is {_split_value(part, key)} instead of {value}")
     for key in _SAME_IN_ALL:
         mine, theirs = part.header.metadata.get(key), first.header.metadata.get(key)
-        if mine is not None and not _same(mine, theirs):
+        if mine is not None and (isinstance(mine, np.ndarray) or isinstance(theirs, np.ndarray) or mine != theirs):
             raise GgufError(part.path, f"{key} is {shown(mine)}, in {first.path.name} it is {shown(theirs)}")
 
 
-def _same(one: GgufValue | None, other: GgufValue | None) -> bool:
-    """Compare scalars; arrays, which numpy compares element by element, are never the same."""
-    return isinstance(one, (int, str)) and isinstance(other, (int, str)) and one == other
-
-
-def _split_number(part: _Part, key: str, default: int) -> int:
+def _split_value(part: _Part, key: str, default: int | None = None) -> int:
     value = part.header.metadata.get(key, default)
-    if type(value) is not int or not default <= value < 1 << 16:
-        raise GgufError(part.path, f"{key} is {shown(value)}, not a number from {default} to 65535")
+    value_type = part.header.value_types.get(key, _SPLIT_KEYS[key])
+    if not isinstance(value, int) or value_type is not _SPLIT_KEYS[key]:
+        raise GgufError(part.path, f"{key} must be one {_SPLIT_KEYS[key].name}, not {shown(value)}")
     return value
