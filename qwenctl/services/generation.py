@@ -156,7 +156,8 @@ class ChatModel:
             PromptTooLong: more tokens than the context holds, and `truncate` was not asked for or did not help.
         """
         options = options or ChatOptions()
-        _check_text(messages)
+        if not messages:
+            raise InvalidRequest("there is no message to answer")
         prompt = _Prompt(self, messages, options)
         sampling = choose_sampling(
             self.engine.info.architecture,
@@ -226,13 +227,14 @@ class _Prompt:
 
     def _render(self, messages: Sequence[Message]) -> str:
         if self._model.template is None:
-            return "\n\n".join(message.content for message in messages)
-        return self._model.template.render(
+            return _check_text("\n\n".join(message.content for message in messages))
+        text = self._model.template.render(
             messages,
             enable_thinking=self._switch,
             tools=self._options.tools,
             variables=self._options.template_variables,
         )
+        return _check_text(text)
 
 
 def _mode(
@@ -250,12 +252,10 @@ def _mode(
     return wanted, thinking and soft_switch(messages) is not False, ()
 
 
-def _check_text(messages: Sequence[Message]) -> None:
-    if not messages:
-        raise InvalidRequest("there is no message to answer")
-    for number, message in enumerate(messages, 1):
-        try:
-            message.content.encode()
-        except UnicodeEncodeError as error:
-            what = f"character {error.start + 1} of message {number} is half of a surrogate pair"
-            raise InvalidRequest(f"{what}, which is no text") from error
+def _check_text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 20) : error.start]
+        raise InvalidRequest(f"half of a surrogate pair, which is no text, follows {near!r} in the prompt") from error
+    return text

@@ -129,8 +129,8 @@ class _Worker:
         try:
             contexts = json.loads(body.decode("utf-8", "surrogatepass"))["contexts"]
             results = [self._result(context, self._output_chars + 4 * len(body)) for context in contexts]
-        except MemoryError:
-            results = [{"error": "memory", "message": ""}]
+        except Exception as error:
+            results = [_describe(error)]
         _unlimit()
         return {"results": results}
 

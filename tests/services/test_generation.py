@@ -221,7 +221,7 @@ def test_refused_input(opened: Any) -> None:
     model = opened()
     with pytest.raises(InvalidRequest, match="no message"):
         model.prepare([])
-    with pytest.raises(InvalidRequest, match="character 2 of message 1 is half of a surrogate pair"):
+    with pytest.raises(InvalidRequest, match="half of a surrogate pair"):
         model.prepare([Message("user", "a\ud800")])
     with pytest.raises(InvalidRequest, match="top_p must lie between"):
         model.prepare(HELLO, ChatOptions(sampling={"top_p": 7.0}))

@@ -1,0 +1,108 @@
+"""The lines of a batch's output: OpenAI's batch form, with a member of our own by which a later run knows them again.
+
+    {"id": "batch_req_…", "custom_id": …, "response": {…, "body": chat completion} or null, "error": null or {…},
+     "qwenctl": {"request_sha256": …, "settings": …, …}}
+
+Knows no files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qwenctl.services.generation import PreparedPrompt
+from qwenctl.services.reply import ReplyDone
+
+_BEGIN = b'{"id": "batch_req_'
+
+
+@dataclass(frozen=True, slots=True)
+class RecordKey:
+    """Which line of the input a record answers, and under which settings (a digest of model and options)."""
+
+    custom_id: str
+    request_sha256: str
+    settings: str
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierRecord:
+    """What a later run needs to know of a record."""
+
+    key: RecordKey
+    is_error: bool
+
+
+def answer_record(
+    key: RecordKey, prepared: PreparedPrompt, done: ReplyDone, *, model: str, created_s: int
+) -> dict[str, Any]:
+    """Return the record of a finished reply; `created_s` is Unix time."""
+    name = _name(key)
+    message = {
+        "role": "assistant",
+        "content": done.answer,
+        "reasoning_content": done.reasoning,  # both names are in use among clients
+        "reasoning": done.reasoning,
+    }
+    usage = {
+        "prompt_tokens": done.usage.n_prompt_tokens,
+        "completion_tokens": done.usage.n_generated_tokens,
+        "total_tokens": done.usage.n_prompt_tokens + done.usage.n_generated_tokens,
+        "prompt_tokens_details": {"cached_tokens": done.usage.n_cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": done.n_reasoning_tokens},
+    }
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": done.reason.value}
+    body = {"id": f"chatcmpl-{name}", "object": "chat.completion", "created": created_s, "model": model}
+    body |= {"choices": [choice], "usage": usage}
+    response = {"status_code": 200, "request_id": f"req_{name}", "body": body}
+    notes = {"notes": list(prepared.notes)} if prepared.notes else {}
+    return _record(key, response, None, {"seed": done.timing.seed, "thinking": prepared.thinking, **notes})
+
+
+def error_record(key: RecordKey, *, code: str, message: str, line: int) -> dict[str, Any]:
+    """Return the record of an input line that could not be answered."""
+    return _record(key, None, {"code": code, "message": message, "line": line}, {})
+
+
+def encode_record(record: Mapping[str, Any]) -> bytes:
+    """Return `record` as one line."""
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def decode_record(line: bytes) -> EarlierRecord | None:
+    """Return what a complete line of an earlier run says; None when it is not one of ours."""
+    try:
+        record = json.loads(line)
+        ours = record["qwenctl"]
+        key = RecordKey(record["custom_id"], ours["request_sha256"], ours["settings"])
+        is_error = record["error"] is not None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    texts = (key.custom_id, key.request_sha256, key.settings)
+    return EarlierRecord(key, is_error) if all(isinstance(text, str) for text in texts) else None
+
+
+def is_torn_record(fragment: bytes) -> bool:
+    """Whether bytes without a line break at the end of a file can be what is left of a record.
+
+    A killed process leaves a record's beginning, a power failure may leave zeros.
+    """
+    return fragment.startswith(_BEGIN) or _BEGIN.startswith(fragment) or not fragment.strip(b"\0")
+
+
+def _record(key: RecordKey, response: Any, error: Any, more: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": f"batch_req_{_name(key)}",  # first: `is_torn_record` knows a record by its beginning
+        "custom_id": key.custom_id,
+        "response": response,
+        "error": error,
+        "qwenctl": {"request_sha256": key.request_sha256, "settings": key.settings, **more},
+    }
+
+
+def _name(key: RecordKey) -> str:
+    return hashlib.sha256(f"{key.custom_id}\n{key.request_sha256}".encode()).hexdigest()[:24]
