@@ -130,11 +130,11 @@ class Journal:
         header = {"journal": _VERSION, "identity": dict(identity)}
         self._write(_format_line(header) + _format_line({"process": os.getpid()}))
 
-    def resume(self, identity: Mapping[str, str]) -> None:
-        """Go on with this journal, after its torn end was cut off.
+    def refuse_other(self, identity: Mapping[str, str]) -> None:
+        """Raise if this journal was made under another identity.
 
         Raises:
-            ResumeRefused: it was made under another identity; the message says what differs.
+            ResumeRefused: the message says what differs.
         """
         differences = describe_differences(self.state.identity or {}, identity)
         if differences:
@@ -142,6 +142,9 @@ class Journal:
                 f"{self.path} belongs to an unfinished conversion that differs: {'; '.join(differences)}",
                 "--restart discards the unfinished conversion and starts over",
             )
+
+    def resume(self) -> None:
+        """Go on with this journal, after its torn end was cut off."""
         self._files.truncate(self._fd, self.state.n_sound_bytes)
         self._write(_format_line({"process": os.getpid()}))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,11 +33,12 @@ class OutputNames:
 
     final: Path
     companion: Path
+    partial_suffix: str = ".partial"
 
     @property
     def partial(self) -> Path:
         """The growing file."""
-        return _with_suffix(self.final, ".partial")
+        return _with_suffix(self.final, self.partial_suffix)
 
     @property
     def journal(self) -> Path:
@@ -46,7 +48,7 @@ class OutputNames:
     @property
     def companion_partial(self) -> Path:
         """The companion before it gets its name."""
-        return _with_suffix(self.companion, ".partial")
+        return _with_suffix(self.companion, self.partial_suffix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,39 +102,40 @@ class PartialOutput:
         try:
             self._begin(force=force, restart=restart)
         except BaseException:
-            if not had_journal:
-                self.journal.remove()
-            self.close()
+            try:
+                if not had_journal:  # what was not there before is not left behind
+                    self._forget_journal()
+            finally:
+                self.close()
             raise
 
     def _begin(self, *, force: bool, restart: bool) -> None:
-        state = self.journal.state
         if self._was_renamed():
-            same = state.identity == self._contents.identity
-            self._finish_publishing()
-            self.is_published = same and not restart
+            rename_companion(self._names, self._files)
+            self.is_published = self.journal.state.identity == self._contents.identity and not restart
             if self.is_published:
+                self.journal.remove()
                 return
+            self.journal.clear()
         if self._names.final.exists() and not force:
             raise _exists(self._names.final)
-        size = self._names.partial.stat().st_size if self._names.partial.exists() else -1
-        if state.identity is not None and size == self._contents.total_bytes and not restart:
-            self._go_on()
-        else:
+        self._check_space()
+        if self.journal.state.identity is None or restart or not self._names.partial.exists():
             self._start_over()
+            return
+        self.journal.refuse_other(self._contents.identity)
+        if self._names.partial.stat().st_size != self._contents.total_bytes:
+            self._start_over()
+            return
+        self.journal.resume()
+        self.fd = self._files.open(self._names.partial)
 
     def _was_renamed(self) -> bool:
         """Tell whether the file whose completion the journal records has its final name already."""
         final, inode = self._names.final, self.journal.state.ready_inode
         return inode is not None and final.exists() and final.stat().st_ino == inode
 
-    def _go_on(self) -> None:
-        self.journal.resume(self._contents.identity)
-        self._check_space(held_bytes=getattr(self._names.partial.stat(), "st_blocks", 0) * 512)
-        self.fd = self._files.open(self._names.partial)
-
     def _start_over(self) -> None:
-        self._check_space(held_bytes=0)
         self.journal.clear()  # first: what it says is about a file that is going to be removed
         self._files.remove(self._names.partial)
         self.fd = self._files.open(self._names.partial)
@@ -142,15 +145,22 @@ class PartialOutput:
             self._files.sync_data(self.fd)
             self.journal.start(self._contents.identity)
         except BaseException:
-            self._names.partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._names.partial.unlink(missing_ok=True)
             raise
 
-    def _check_space(self, held_bytes: int) -> None:
-        folder = self._names.final.parent
+    def _check_space(self) -> None:
+        """Refuse if the file does not fit; the blocks of an earlier partial file will be used or freed."""
+        folder, partial = self._names.final.parent, self._names.partial
+        held_bytes = getattr(partial.stat(), "st_blocks", 0) * 512 if partial.exists() else 0
         free = self._files.free_bytes(folder)
         needed = max(0, self._contents.total_bytes - held_bytes) + DISK_RESERVE_BYTES
         if free < needed:
             raise NotEnoughDisk(folder, needed, free)
+
+    def _forget_journal(self) -> None:
+        with suppress(OSError):  # the error before this one is to be reported
+            self.journal.remove()
 
     def publish(self, companion: bytes) -> None:
         """Give the file, all of whose slices are done, its final name, and put its companion beside it."""
@@ -158,11 +168,7 @@ class PartialOutput:
         self._files.sync_data(self.fd)
         self.journal.record_ready(os.fstat(self.fd).st_ino)
         rename_to_final(self._names, self._files)
-        self._finish_publishing()
-
-    def _finish_publishing(self) -> None:
         rename_companion(self._names, self._files)
-        self.journal.clear()
         self.journal.remove()
 
     def close(self) -> None:

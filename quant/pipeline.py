@@ -9,14 +9,14 @@ A slice is recorded only after its bytes are on the disk, so a journal never pro
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quant.conversion_plan import ConversionPlan
+from quant.digests import Digests, digest_path, layout_digests
 from quant.durable_files import DurableFiles, is_disk_full
 from quant.errors import NotEnoughDisk, WriteFailed
 from quant.libggml import LibGgml
@@ -85,8 +85,9 @@ def run_plan(
         KeyboardInterrupt: after the journal was brought up to date.
     """
     files = files or DurableFiles()
-    names = OutputNames(out, out.with_name(out.name + ".digests.json"))
-    identity = {**plan.identity, "libggml": f"{lib.version} {lib.commit}"}
+    names = OutputNames(out, digest_path(out))
+    library = f"ggml {lib.version} ({lib.commit})"
+    identity = {**plan.identity, "library": library}
     contents = OutputContents(identity, plan.layout.header, plan.total_bytes)
     with (
         _explained(names, plan.total_bytes, files),
@@ -98,7 +99,8 @@ def run_plan(
         started = time.monotonic()
         _convert(plan, output, lib, n_threads, files=files, on_progress=on_progress)
         converted = time.monotonic()
-        output.publish(_digests(plan, output, names.partial, n_threads, on_progress))
+        digests = _read_back(plan, output, names.partial, n_threads, on_progress)
+        output.publish(replace(digests, tool=library).to_json())
         return ConversionOutcome(plan.n_weights - resumed, resumed, converted - started, time.monotonic() - converted)
 
 
@@ -163,8 +165,9 @@ class _Recorder:
         self._last_sync = time.monotonic()
 
 
-def _digests(plan: ConversionPlan, output: PartialOutput, path: Path, n_threads: int, on_progress: OnProgress) -> bytes:
-    """Read everything back; return the contents of the digests file."""
+def _read_back(
+    plan: ConversionPlan, output: PartialOutput, path: Path, n_threads: int, on_progress: OnProgress
+) -> Digests:
     check = TensorCheck(plan, output.fd, output.journal.state.done, path)
     header = check.check_header()
     workers = SliceWorkers(range(len(plan.layout.placed)), check, n_threads)
@@ -177,8 +180,7 @@ def _digests(plan: ConversionPlan, output: PartialOutput, path: Path, n_threads:
         workers.raise_error()
     finally:
         workers.stop()
-    document = {"header": header, "tensors": {place.name: check.digests[place.name] for place in plan.layout.placed}}
-    return json.dumps(document, indent=0).encode()
+    return layout_digests(plan.layout, header, check.digests)
 
 
 @contextmanager
