@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq --no-input
 # Built without a look at this Makefile's job slots: the set-up script counts cores and memory itself.
 MAKEFLAGS += --no-print-directory
 export PIP_ROOT_USER_ACTION := ignore

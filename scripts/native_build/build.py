@@ -100,12 +100,12 @@ def build_wheel(
         BuildFailedError: pip failed, for the reason in the log.
     """
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SDIST_SHA256}\n")
+    requirements.write_text(requirement_line())
     command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-input", "--disable-pip-version-check"]
     # pip's own cache knows nothing of CMAKE_ARGS and would hand out a wheel with other flags.
     command += ["--no-cache-dir", "--no-deps", "--no-binary", "llama-cpp-python", "--require-hashes"]
     command += ["--build-constraint", str(constraints), "--requirement", str(requirements)]
-    command += ["--config-settings", f"wheel.exclude={';'.join(EXCLUDED_FROM_WHEEL)}", "--wheel-dir", str(folder)]
+    command += ["--wheel-dir", str(folder)]
     environment = recipe.environment(environ, compiler, n_jobs)
     status = StatusLine()
     try:
@@ -124,6 +124,12 @@ def build_wheel(
         lines, hint = diagnose(log.read_text(encoding="utf-8", errors="replace"))
         raise BuildFailedError("\n".join(lines), hint, log)
     return wheels[0]
+
+
+def requirement_line() -> str:
+    """Return what pip is to build. Settings given on the command line would not reach a requirement from a file."""
+    exclude = f'--config-settings "wheel.exclude={";".join(EXCLUDED_FROM_WHEEL)}"'
+    return f"llama-cpp-python=={VERSION} --hash=sha256:{SDIST_SHA256} {exclude}\n"
 
 
 def _watch(process: subprocess.Popen[bytes], log: Path, status: StatusLine) -> int:

@@ -181,5 +181,5 @@ def _file_facts() -> dict[str, list[int]]:
 
 
 def _pip(*arguments: str) -> None:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments, "--quiet"]
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "-qq", *arguments]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
