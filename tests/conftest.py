@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from quant.conversion_plan import plan_conversion
+from quant.libggml import load_libggml
+from quant.pipeline import run_plan
+from quant.recipe import OUTPUT_TYPES
 from tests.tiny_checkpoint import TinyModel, write_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,12 +97,9 @@ def demo_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_gguf(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the demo as a Q4_K_M GGUF, converted once a session by our own command."""
+    """Return the demo as a Q4_K_M GGUF, converted once a session."""
     target = tmp_path_factory.mktemp("demo") / "demo-q4_k_m.gguf"
-    command = [sys.executable, "-m", "qwenctl", "convert", str(demo_folder), str(target), "--type", "q4_k_m"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if run.returncode:
-        pytest.fail(f"{' '.join(command)} exited {run.returncode}:\n{run.stderr}", pytrace=False)
+    run_plan(plan_conversion(demo_folder, OUTPUT_TYPES["q4_k_m"]), target, load_libggml(), n_threads=2)
     return target
 
 
