@@ -1,9 +1,10 @@
-"""Ctrl-C as a question, not an exception: asked between two steps, so that nothing is torn in the middle of one."""
+"""Ctrl-C as a request, not an exception: what is being computed ends in order, and nothing is torn in the middle."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -14,13 +15,17 @@ except ImportError:  # Windows
 
 
 class InterruptWatch:
-    """While it is open, the first Ctrl-C sets `requested`; a second one raises KeyboardInterrupt as usual.
+    """While it is open, the first Ctrl-C calls `on_first`; the next one raises KeyboardInterrupt as usual.
 
     A terminal is kept from echoing what is typed meanwhile: it would stand in the middle of the answer.
+
+    Args:
+        on_first: runs between two bytecodes of the main thread, so it may do no more than set a mark.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_first: Callable[[], None]) -> None:
         self.requested = False
+        self._on_first = on_first
         self._former_handler: Any = None
         self._terminal: list[Any] | None = None
 
@@ -40,6 +45,7 @@ class InterruptWatch:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        self._on_first()
 
 
 def _echo_off() -> list[Any] | None:

@@ -18,7 +18,8 @@ from rich.text import Text
 
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_blocks import Block, BlockSplitter, CodeClose, CodeLine, CodeOpen, Prose
-from qwenctl.cli.terminal_text import TerminalSize, Write, render_lines, without_controls
+from qwenctl.cli.terminal_safety import without_controls
+from qwenctl.cli.terminal_text import TerminalSize, Write, render_lines
 
 # Raw HTML and link definitions are shown as they were written: rich would drop them, and with them what was said.
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"]).disable("reference")

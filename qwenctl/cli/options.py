@@ -63,6 +63,18 @@ def output_options(function: F) -> F:
     return cast("F", command)
 
 
+def quiet_option(function: F) -> F:
+    """Add `-q/--quiet` alone; call the command with `output` and `settings` instead. For what has no JSON form."""
+
+    @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress on standard error.")
+    @wraps(function)
+    def command(*, quiet: bool, **kwargs: Any) -> Any:
+        settings: Settings = click.get_current_context().obj
+        return function(output=Output(quiet=quiet, plain=settings.plain), settings=settings, **kwargs)
+
+    return cast("F", command)
+
+
 def output_type_option(names: Iterable[str], default: str = "q4_k_m") -> Callable[[F], F]:
     """Return `--type`, one of `names` (quant.recipe's table) in either case."""
     names = tuple(names)

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from qwenctl.cli.errors import OutputClosed, error_lines, one_line
 from qwenctl.cli.progress import LineProgress, NoProgress, Progress, RichProgress
+from qwenctl.cli.terminal_safety import without_controls
 from qwenctl.errors import QwenctlError
 
 _DIM, _BOLD, _YELLOW, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[33m", "\x1b[0m"
@@ -60,6 +61,10 @@ class Output:
         except OSError as error:
             raise QwenctlError(f"cannot write to standard output: {error.strerror}") from error
 
+    def stream(self, text: str) -> None:
+        """Write a piece of text that a model made. A terminal is spared its control characters."""
+        self.write(without_controls(text) if self._stdout.isatty() else text)
+
     def line(self, text: str = "") -> None:
         """Write one line."""
         self.write(text + "\n")
@@ -104,8 +109,13 @@ class Output:
         """Write what went wrong with one of several things; errors that end the program are raised instead."""
         self._write_stderr(error_lines(message, hint, styled=self.styles_stderr))
 
+    def report(self, text: str) -> None:
+        """Write a line that was asked for, such as a line of `--stats`, also with `-q`."""
+        self._write_stderr((without_controls(text) if self._stderr.isatty() else text) + "\n")
+
     def aside(self, text: str) -> None:
         """Write a piece of streaming text beside the data, dimmed on a terminal: what a model thinks."""
+        text = without_controls(text) if self._stderr.isatty() else text
         self._write_stderr(f"{_DIM}{text}{_RESET}" if self.styles_stderr else text)
 
     def progress(self, label: str, total: int, *, format_amount: Callable[[float], str] = "{:.0f}".format) -> Progress:

@@ -22,8 +22,12 @@ class Progress(ABC):
     """Amounts done of an amount known beforehand. A context manager; leaving it takes the bar away."""
 
     @abstractmethod
-    def update(self, done: float, remark: str = "") -> None:
-        """Say how much is done in all, and in a few words what is being done or how fast."""
+    def update(self, done: float, remark: str = "", *, total: float | None = None) -> None:
+        """Say how much is done in all, and in a few words what is being done or how fast.
+
+        Args:
+            total: the amount at the end, where it is known better than at the beginning.
+        """
 
     def __enter__(self) -> Self:
         return self
@@ -37,7 +41,7 @@ class Progress(ABC):
 class NoProgress(Progress):
     """Shows nothing."""
 
-    def update(self, done: float, remark: str = "") -> None:
+    def update(self, done: float, remark: str = "", *, total: float | None = None) -> None:
         """Drop it."""
 
 
@@ -54,18 +58,23 @@ class LineProgress(Progress):
     ) -> None:
         self._write, self._label, self._total, self._format = write, label, total, format_amount
         self._clock = clock
-        self._started_s = self._written_s = clock()
+        self._written_s = clock()
+        self._first: tuple[float, float] | None = None  # (seconds, amount) of the first update: what was done before
 
-    def update(self, done: float, remark: str = "") -> None:
+    def update(self, done: float, remark: str = "", *, total: float | None = None) -> None:
         """Write a line if the last one is old enough."""
         now_s = self._clock()
+        self._total = self._total if total is None else total
+        self._first = self._first or (now_s, done)
         if now_s - self._written_s < LINE_EVERY_S:
             return
         self._written_s = now_s
         share = done / self._total if self._total else 1.0
         parts = [f"{share:4.0%}", f"{self._format(done)} of {self._format(self._total)}"]
-        if 0 < share < 1:
-            parts.append(f"{format_seconds((now_s - self._started_s) * (1 - share) / share)} left")
+        first_s, first_done = self._first
+        if first_done < done < self._total:
+            seconds_left = (now_s - first_s) * (self._total - done) / (done - first_done)
+            parts.append(f"{format_seconds(seconds_left)} left")
         if remark:
             parts.append(remark)
         self._write(f"{self._label} {' · '.join(parts)}\n")
@@ -99,7 +108,10 @@ class RichProgress(Progress):
     ) -> None:
         self._bar.stop()
 
-    def update(self, done: float, remark: str = "") -> None:
+    def update(self, done: float, remark: str = "", *, total: float | None = None) -> None:
         """Redraw at rich's own rate, ten times a second at most."""
+        self._total = self._total if total is None else total
         amount = f"{self._format(done)} of {self._format(self._total)}"
-        self._bar.update(self._task, completed=done, amount=amount, remark=remark.replace("[", r"\["))
+        self._bar.update(
+            self._task, completed=done, total=self._total, amount=amount, remark=remark.replace("[", r"\[")
+        )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from qwenctl.errors import InvalidRequest
-from qwenctl.services.model_store import find_model, looks_like_path, model_not_found
+from qwenctl.services.model_store import is_model, looks_like_path, model_not_found
 from qwenctl.settings import Settings
 
 STDIN = "-"
@@ -35,7 +35,7 @@ def tell_apart(first: str | None, second: str | None, settings: Settings) -> Ask
         return Asked(first, second)
     if first == STDIN:
         return Asked(None, STDIN)
-    if find_model(first, settings) is not None:
+    if is_model(first, settings):
         return Asked(first, None)
     if looks_like_path(first):
         raise model_not_found(first, settings)

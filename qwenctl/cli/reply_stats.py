@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from qwenctl.core import ModelInfo, Timing, Usage
+from qwenctl.core import FinishReason, ModelInfo, Timing, Usage
+from qwenctl.services.reply import ReplyDone
 from qwenctl.services.sampling_defaults import SamplingChoice
 from qwenctl.units import format_seconds
 
-_ORIGINS = {"default": "default", "mode": "for this model and mode", "file": "model file", "option": "option"}
+_ORIGINS = {"mode": "for this mode", "file": "from the model file", "option": "as asked", "chance": "by chance"}
 
 
 def tokens_per_second(n_tokens: int, seconds: float) -> float | None:
@@ -29,6 +30,34 @@ def prefill_rate(usage: Usage, timing: Timing) -> float | None:
 def decode_rate(usage: Usage, timing: Timing) -> float | None:
     """Return the tokens generated a second after the first one."""
     return tokens_per_second(usage.n_generated_tokens - 1, timing.decode_s)
+
+
+def mode_name(thinking: bool) -> str:
+    """Return how a mode is called."""
+    return "thinking" if thinking else "no thinking"
+
+
+def finish_note(done: ReplyDone, limit: int | None, asked: int | None, n_ctx: int) -> str | None:
+    """Return a line if an answer is incomplete, None if the model ended it.
+
+    Args:
+        limit: the most tokens that the request allowed.
+        asked: those that the user asked for.
+        n_ctx: tokens of context.
+    """
+    if done.reason is FinishReason.CANCELLED:
+        return "stopped; what there is was kept"
+    if done.reason is not FinishReason.LENGTH:
+        return None
+    n_tokens = done.usage.n_generated_tokens
+    if done.usage.n_prompt_tokens + n_tokens >= n_ctx:
+        why = f"the context of {n_ctx} tokens is full (--ctx makes it larger)"
+    elif asked is not None or limit is None:
+        why = f"{n_tokens} tokens were allowed (--max-tokens)"
+    else:
+        why = f"{n_tokens} tokens is the usual limit (--max-tokens sets another)"
+    where = "" if done.closed else " while the model was still thinking"
+    return f"the answer ends here{where}: {why}"
 
 
 def stats_lines(info: ModelInfo, mode: str, sampling: SamplingChoice, usage: Usage, timing: Timing) -> list[str]:
@@ -75,9 +104,11 @@ def sampling_values(sampling: SamplingChoice, timing: Timing) -> dict[str, dict[
 
 
 def _sampling_pairs(sampling: SamplingChoice, timing: Timing) -> list[tuple[str, str]]:
+    """Return one pair for each origin. Defaults that switch something off go without saying."""
     by_origin: dict[str, list[str]] = {}
     for name, entry in sampling_values(sampling, timing).items():
-        by_origin.setdefault(_ORIGINS.get(entry["from"], entry["from"]), []).append(f"{name} {entry['value']:g}")
+        if entry["from"] != "default":
+            by_origin.setdefault(_ORIGINS[entry["from"]], []).append(f"{name} {entry['value']:g}")
     return [("sampling", f"{', '.join(values)} ({origin})") for origin, values in by_origin.items()]
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import click
 
 from qwenctl.cli.options import TokenCount
+from qwenctl.services.generation import ChatOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 _UNIT = click.FloatRange(0.0, 1.0)
@@ -42,6 +43,10 @@ class ReplyOptions(NamedTuple):
     truncate: bool
     stop: tuple[str, ...]
     sampling: Mapping[str, Any]  # fields of core.SamplingParams
+
+    def chat_options(self) -> ChatOptions:
+        """Return the same for `ChatModel`."""
+        return ChatOptions(self.thinking, self.sampling, self.max_tokens, self.stop, self.truncate)
 
 
 def reply_options(function: F) -> F:

@@ -1,7 +1,4 @@
-"""Text on its way to a terminal: without what could control it, and as lines with styles.
-
-Knows rich; nothing of Markdown and chats.
-"""
+"""Styled lines for a terminal, drawn by rich. Knows nothing of Markdown and chats."""
 
 from __future__ import annotations
 
@@ -16,17 +13,6 @@ TerminalSize = Callable[[], tuple[int, int]]  # columns, lines
 Write = Callable[[str], None]  # writes and flushes
 
 _NARROWEST = 20
-
-
-def without_controls(text: str) -> str:
-    """Return `text` without the control characters that could move the cursor or reprogram the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(char for char in text.expandtabs(4) if char == "\n" or not _is_control(ord(char)))
-
-
-def _is_control(code: int) -> bool:
-    return code < 0x20 or 0x7F <= code < 0xA0
 
 
 def render_lines(renderable: RenderableType, columns: int) -> list[str]:

@@ -1,14 +1,17 @@
 """Which models are here, and which file a name means.
 
-Knows folders and file names; opens a GGUF header only to list it. Converting and loading are other services' work.
+MODEL is a GGUF file, the name of a converted model in the models folder, or nothing for the bundled demo. Knows folders
+and file names; opening and loading are other services' work.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
 from qwenctl.errors import ModelNotFound
+from qwenctl.services.demo_model import DEMO_NAME, demo_model
 from qwenctl.settings import Settings
 
 _SUFFIX = ".gguf"
@@ -30,6 +33,26 @@ def find_model(name: str, settings: Settings) -> Path | None:
     return kept if kept.is_file() else None
 
 
+def is_model(name: str, settings: Settings) -> bool:
+    """Tell whether `name` means a model that is here."""
+    return name == DEMO_NAME or find_model(name, settings) is not None
+
+
+def resolve_model(name: str | None, settings: Settings, notify: Callable[[str], None] = lambda _: None) -> Path:
+    """Return the GGUF file that MODEL means. Converts the demo when it is asked for the first time, and says so.
+
+    Raises:
+        ModelNotFound: no file and no model of that name; a checkpoint that is not converted.
+        QwenctlError, QuantError: the demo could not be converted.
+    """
+    found = None if name is None else find_model(name, settings)
+    if found is not None:
+        return found
+    if name is None or name == DEMO_NAME:
+        return demo_model(settings, notify)
+    raise model_not_found(name, settings)
+
+
 def looks_like_path(text: str) -> bool:
     """Tell whether somebody who typed `text` most likely meant a file, not a prompt."""
     if any(char.isspace() for char in text):
@@ -43,13 +66,14 @@ def model_not_found(name: str, settings: Settings) -> ModelNotFound:
     """Return the error for a name that means nothing here, with the step that helps."""
     given = Path(name).expanduser()
     if given.is_dir() and (given / "config.json").is_file():
-        hint = f"qwenctl convert {name} {given.name or 'model'}.gguf"
-        return ModelNotFound(f"{name} is a Hugging Face checkpoint, not a GGUF file", f"convert it first: {hint}")
+        hint = f"qwenctl convert {name} {given.resolve().name}"
+        return ModelNotFound(f"{name} is a Hugging Face checkpoint, not a GGUF file", f"convert it: {hint}")
     if given.suffix == ".safetensors" and given.is_file():
-        hint = f"qwenctl convert {given.parent} {given.parent.resolve().name}.gguf"
+        hint = f"qwenctl convert {given.parent} {given.parent.resolve().name}"
         return ModelNotFound(f"{name} is part of a Hugging Face checkpoint, not a GGUF file", f"convert it: {hint}")
     known = [path.stem for path in list_models(settings)]
     near = get_close_matches(name.removesuffix(_SUFFIX), known, 1)
     if near:
         return ModelNotFound(f"no model {name}", f"did you mean {near[0]}?")
-    return ModelNotFound(f"no model {name}: neither a GGUF file nor a name in {settings.models_dir}", "qwenctl models")
+    message = f"no model {name}: neither a GGUF file nor a name in {settings.models_dir}"
+    return ModelNotFound(message, "qwenctl models lists what is there")

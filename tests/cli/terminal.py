@@ -11,20 +11,32 @@ import pty
 import select
 import signal
 import struct
+import sys
 import termios
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import pyte
 
-DEADLINE_S = 60.0
+DEADLINE_S = 20.0
 
 
 class Terminal:
-    """A child process with a screen of `columns` × `rows`. Use as a context manager: leaving it kills the child."""
+    """A child process with a screen of `columns` × `rows`. Use as a context manager: leaving it kills the child.
+
+    Args:
+        program: a command line; or a function, which runs in a fork of this process and spares it all imports.
+    """
 
     def __init__(
-        self, command: Sequence[str], *, columns: int = 80, rows: int = 24, env: dict[str, str] | None = None
+        self,
+        program: Sequence[str] | Callable[[], None],
+        *,
+        columns: int = 80,
+        rows: int = 24,
+        env: dict[str, str] | None = None,
     ) -> None:
         self.screen = pyte.HistoryScreen(columns, rows, history=5000, ratio=0.5)
         self._stream = pyte.ByteStream(self.screen)
@@ -33,8 +45,12 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-            environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-            os.execvpe(command[0], list(command), environ | (env or {}))
+            for name in ("COLUMNS", "LINES"):
+                os.environ.pop(name, None)
+            os.environ.update(env or {})
+            if callable(program):
+                _run_in_fork(program)
+            os.execvp(program[0], list(program))
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def __enter__(self) -> Terminal:
@@ -50,6 +66,11 @@ class Terminal:
         """Type `text`; \\r is the Enter key, \\x03 Ctrl-C, \\x04 Ctrl-D."""
         os.write(self._fd, text.encode())
 
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size; the kernel tells the child."""
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.screen.resize(rows, columns)
+
     def wait_for(self, wanted: str | Callable[[str], bool]) -> str:
         """Read until `wanted` is on the screen or in its history; return both as text."""
         test = wanted if callable(wanted) else lambda text: wanted in text
@@ -64,13 +85,18 @@ class Terminal:
         end_s = time.monotonic() + DEADLINE_S
         while self._read(end_s - time.monotonic()):
             pass
-        while time.monotonic() < end_s:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.exit_code = os.waitstatus_to_exitcode(status)
-                return self.exit_code
+        while self.is_running():
+            if time.monotonic() > end_s:
+                raise AssertionError(f"does not end; the terminal shows\n{self.text}")
             time.sleep(0.01)
-        raise AssertionError(f"does not end; the terminal shows\n{self.text}")
+        return self.exit_code
+
+    def is_running(self) -> bool:
+        """Whether the child lives; collects its exit code."""
+        if self.exit_code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.exit_code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.exit_code is None
 
     @property
     def text(self) -> str:
@@ -95,3 +121,21 @@ class Terminal:
         self.raw += data
         self._stream.feed(data)
         return bool(data)
+
+
+def _run_in_fork(function: Callable[[], None]) -> NoReturn:
+    """Run `function` on the terminal and end the process, whatever the test runner had planned for it."""
+    code = 1
+    try:
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        function()
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_blocks import BlockSplitter, CodeClose, CodeLine, CodeOpen, Prose
 from qwenctl.cli.markdown_stream import MarkdownStream
-from qwenctl.cli.terminal_text import without_controls
+from qwenctl.cli.terminal_safety import without_controls
 
 ANSWER = """# Title
 

@@ -130,7 +130,7 @@ def test_what_is_said_of_a_model_that_is_not_there(store, tmp_path):
     for given in (checkpoint, checkpoint / "model.safetensors"):
         error = model_not_found(str(given), store)
         assert "Hugging Face checkpoint" in error.message
-        assert f"qwenctl convert {checkpoint} Qwen3-0.6B.gguf" in error.hint
+        assert error.hint == f"convert it: qwenctl convert {checkpoint} Qwen3-0.6B"
     with pytest.raises(ModelNotFound, match="Hugging Face"):
         tell_apart(str(checkpoint), None, store)
 

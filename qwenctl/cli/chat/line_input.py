@@ -11,12 +11,14 @@ from pathlib import Path
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
-from prompt_toolkit.formatted_text import HTML
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output.color_depth import ColorDepth
+from prompt_toolkit.styles import Style
 
 from qwenctl.cli.chat.screen import join_block
+
+_STYLE = Style.from_dict({"prompt": "ansigreen bold", "bottom-toolbar": "noreverse dim"})
 
 
 class LineInput:
@@ -29,8 +31,9 @@ class LineInput:
 
     def __init__(self, commands: Sequence[str], history_file: Path | None) -> None:
         self._session: PromptSession[str] = PromptSession(
-            message=HTML("<ansigreen><b>&gt; </b></ansigreen>"),
+            message=[("class:prompt", "> ")],
             multiline=True,
+            reserve_space_for_menu=4,
             prompt_continuation="  ",
             key_bindings=_key_bindings(),
             history=open_history(history_file),
@@ -38,6 +41,7 @@ class LineInput:
             complete_while_typing=False,
             enable_open_in_editor=True,  # Ctrl-X Ctrl-E
             color_depth=ColorDepth.DEPTH_4_BIT,
+            style=_STYLE,
         )
 
     def read(self, status: str) -> str | None:
@@ -48,9 +52,7 @@ class LineInput:
         """
         while True:
             try:
-                text = self._session.prompt(
-                    bottom_toolbar=HTML("<style fg='ansibrightblack'>{}</style>").format(status)
-                )
+                text = self._session.prompt(bottom_toolbar=[("class:bottom-toolbar.text", status)])
             except EOFError:
                 return None
             except KeyboardInterrupt:

@@ -11,7 +11,6 @@ import time
 
 from qwenctl.cli.chat.screen import Meter, Screen, join_block
 from qwenctl.cli.output import Output
-from qwenctl.cli.terminal_text import without_controls
 from qwenctl.units import format_seconds
 
 
@@ -23,7 +22,7 @@ class PlainScreen(Screen):
     """
 
     def __init__(self, output: Output, *, interactive: bool) -> None:
-        self._output, self._interactive = output, interactive
+        self._output, self.interactive = output, interactive
         self._last_char = "\n"
         self._thinking_since_s: float | None = None
         self._n_thought_tokens = 0
@@ -32,7 +31,7 @@ class PlainScreen(Screen):
         """Read lines until they make a turn; blank ones are passed over."""
         lines: list[str] = []
         while True:
-            if self._interactive:
+            if self.interactive:
                 self._output.aside("... " if lines else f"[{meter}]\n> ")
             line = sys.stdin.readline()
             if not line:
@@ -60,7 +59,7 @@ class PlainScreen(Screen):
         """Write it as it comes."""
         self._fold()
         if text:
-            self._output.write(without_controls(text) if self._interactive else text)
+            self._output.stream(text)
             self._last_char = text[-1]
 
     def end_reply(self) -> None:
@@ -72,6 +71,10 @@ class PlainScreen(Screen):
     def note(self, text: str) -> None:
         """Write to standard error; `-q` drops it."""
         self._output.note(text)
+
+    def show(self, text: str) -> None:
+        """Write to standard error, also with `-q`."""
+        self._output.report(text)
 
     def error(self, message: str, hint: str | None = None) -> None:
         """Write to standard error, also with `-q`."""

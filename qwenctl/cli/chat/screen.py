@@ -30,6 +30,9 @@ class Screen(ABC):
     For each answer: `begin_reply`, any number of `reasoning`, any number of `answer`, `end_reply`.
     """
 
+    interactive: bool
+    """Whether somebody sits there who can stop an answer and type on."""
+
     @abstractmethod
     def read_turn(self, meter: Meter) -> str | None:
         r"""Return what was typed (one turn, line breaks as \n), or None at its end.
@@ -56,7 +59,11 @@ class Screen(ABC):
 
     @abstractmethod
     def note(self, text: str) -> None:
-        """Show lines that are not part of the conversation."""
+        """Show a remark that is not part of the conversation."""
+
+    @abstractmethod
+    def show(self, text: str) -> None:
+        """Show lines that were asked for."""
 
     @abstractmethod
     def error(self, message: str, hint: str | None = None) -> None:

@@ -17,7 +17,8 @@ from qwenctl.cli.chat.screen import Meter, Screen
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_stream import MarkdownStream
 from qwenctl.cli.output import Output
-from qwenctl.cli.terminal_text import render_lines, without_controls
+from qwenctl.cli.terminal_safety import without_controls
+from qwenctl.cli.terminal_text import render_lines
 from qwenctl.units import format_seconds
 
 _N_REASONING_LINES = 3
@@ -26,6 +27,8 @@ _REASONING_KEPT_CHARS = 2000  # of the latest: more than fits into those lines o
 
 class TerminalScreen(Screen):
     """Shows one answer at a time: a status while the model reads and thinks, then the answer."""
+
+    interactive = True
 
     def __init__(self, output: Output, line_input: LineInput) -> None:
         self._output, self._input = output, line_input
@@ -73,8 +76,11 @@ class TerminalScreen(Screen):
 
     def note(self, text: str) -> None:
         """Write dimmed lines."""
-        for line in text.split("\n"):
-            self._output.write("".join(part + "\n" for part in self._dim(line)) or "\n")
+        self._output.write("".join(line + "\n" for line in self._dim(without_controls(text))))
+
+    def show(self, text: str) -> None:
+        """Write lines as they are; the terminal wraps what is too long."""
+        self._output.stream(text + "\n")
 
     def error(self, message: str, hint: str | None = None) -> None:
         """Write to standard error."""

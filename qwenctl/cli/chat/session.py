@@ -1,0 +1,126 @@
+"""One chat: a conversation, the model that answers, the screen that shows it.
+
+Knows nothing of slash commands and of where text comes from.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+from qwenctl.cli.chat.screen import Meter, Screen
+from qwenctl.cli.interrupt import InterruptWatch
+from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines
+from qwenctl.core import FinishReason
+from qwenctl.errors import QwenctlError
+from qwenctl.services.conversation import Conversation
+from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
+from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
+
+
+class ChatSession:
+    """The state of a chat and what can be done to it.
+
+    Args:
+        options: how answers are generated; `thinking` is the conversation's.
+    """
+
+    def __init__(self, model: ChatModel, screen: Screen, options: ChatOptions, conversation: Conversation) -> None:
+        self.model, self.screen, self.conversation = model, screen, conversation
+        self.n_failed = 0  # questions without an answer
+        self._options = options
+        self._last: tuple[PreparedPrompt, ReplyDone] | None = None
+        self._n_context_tokens: int | None = None
+        self._noted: set[str] = set()
+
+    @property
+    def meter(self) -> Meter:
+        """What the input line shows."""
+        capabilities, thinking = self.model.capabilities, self.conversation.thinking
+        if capabilities.thinking == "hybrid":
+            mode = mode_name(capabilities.thinks_by_default if thinking is None else thinking)
+        else:
+            mode = mode_name(True) if capabilities.thinking == "always" else ""
+        info = self.model.engine.info
+        return Meter(info.name, mode, self._n_context_tokens, info.n_ctx)
+
+    @property
+    def reasoning(self) -> str | None:
+        """What the model thought before its last answer."""
+        answered = [exchange for exchange in self.conversation.exchanges if exchange.answer is not None]
+        return answered[-1].reasoning if answered else None
+
+    @property
+    def stats(self) -> list[str]:
+        """Figures of the last answer, or of the model before there is one."""
+        if self._last is None:
+            return [str(self.meter)]
+        prepared, done = self._last
+        mode = mode_name(prepared.thinking)
+        return stats_lines(self.model.engine.info, mode, prepared.sampling, done.usage, done.timing)
+
+    def ask(self, text: str) -> None:
+        """Add a question and let the model answer it. A question that cannot be answered is not kept."""
+        self._answer(self.conversation.add_user(text))
+
+    def regenerate(self) -> None:
+        """Let the model answer the last question anew. If that fails, the old answer stays.
+
+        Raises:
+            InvalidRequest: there is no answer.
+        """
+        self._answer(self.conversation.regenerate())
+
+    def change(self, conversation: Conversation) -> None:
+        """Go on with a changed conversation; nothing is generated."""
+        if conversation.exchanges != self.conversation.exchanges:
+            self._n_context_tokens = None
+        self.conversation = conversation
+
+    def _answer(self, conversation: Conversation) -> None:
+        options = replace(self._options, thinking=conversation.thinking)
+        try:
+            prepared = self.model.prepare(conversation.messages, options)
+            self._note_once(prepared.notes)
+            reply = self.model.reply(prepared)
+            done = self._show(reply)
+        except QwenctlError as error:
+            self.n_failed += 1
+            self.screen.error(error.message, error.hint)
+            return
+        if done.reason is FinishReason.ERROR:
+            self.n_failed += 1
+            self.screen.error(done.error or "the model stopped with an error")
+            return
+        partial = done.reason is FinishReason.CANCELLED
+        self.conversation = conversation.add_assistant(done.answer, done.reasoning, partial=partial)
+        self._last = prepared, done
+        self._n_context_tokens = done.usage.n_prompt_tokens + done.usage.n_generated_tokens
+        if note := finish_note(done, prepared.request.max_tokens, options.max_tokens, self.model.engine.info.n_ctx):
+            self.screen.note(note)
+
+    def _show(self, reply: Reply) -> ReplyDone:
+        """Show a reply as it comes; the first Ctrl-C ends it early."""
+        n_reasoning_tokens = 0
+        self.screen.begin_reply()
+        try:
+            with InterruptWatch(reply.cancel) if self.screen.interactive else nullcontext():
+                for event in reply:
+                    if isinstance(event, ReplyDone):
+                        return event
+                    if isinstance(event, ReasoningDelta):
+                        n_reasoning_tokens += 1
+                        self.screen.reasoning(event.text, n_reasoning_tokens)
+                    elif isinstance(event, AnswerDelta):
+                        self.screen.answer(event.text)
+        finally:
+            reply.close()
+            self.screen.end_reply()
+        raise AssertionError("a reply ends with ReplyDone")
+
+    def _note_once(self, notes: tuple[str, ...]) -> None:
+        """Show what has to be said about a prompt; the same sentence once a chat."""
+        for note in notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self.screen.note(note)

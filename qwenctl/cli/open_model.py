@@ -1,0 +1,27 @@
+"""From MODEL on the command line to a model that can be talked to, the same for `run`, `chat` and `batch`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from qwenctl.cli.output import Output
+from qwenctl.services.engine import Engine, EngineOptions
+from qwenctl.services.generation import ChatModel
+from qwenctl.services.load_trial import try_load
+from qwenctl.services.model_store import resolve_model
+from qwenctl.settings import Settings
+
+
+@contextmanager
+def open_model(name: str | None, options: EngineOptions, settings: Settings, output: Output) -> Iterator[ChatModel]:
+    """Find MODEL, load it (in a child process first, if it is new here), and close it at the end.
+
+    Raises:
+        ModelNotFound: no such model.
+        ModelLoadFailed: llama.cpp refused it.
+    """
+    path = resolve_model(name, settings, output.note)
+    try_load(path, settings)
+    with Engine.open(path, options) as engine, closing(ChatModel(engine)) as model:
+        yield model

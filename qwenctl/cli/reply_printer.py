@@ -1,0 +1,54 @@
+"""Print a reply as it comes: the answer on standard output, the reasoning dimmed on standard error."""
+
+from __future__ import annotations
+
+from qwenctl.cli.output import Output
+from qwenctl.services.generation import Reply
+from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
+
+
+class ReplyPrinter:
+    """Prints one reply. With `--json` it prints nothing: the document is written when the reply is complete."""
+
+    def __init__(self, output: Output, *, show_reasoning: bool) -> None:
+        self._output, self._show_reasoning = output, show_reasoning
+        self._last_char = "\n"  # of the answer
+        self._in_reasoning = False
+
+    def print(self, reply: Reply) -> ReplyDone:
+        """Print `reply` to its end and return its last event. An answer that does not end its line gets a line break.
+
+        Raises:
+            KeyboardInterrupt: the reply was interrupted; what had come is printed.
+        """
+        try:
+            for event in reply:
+                if isinstance(event, ReasoningDelta):
+                    self._reasoning(event.text)
+                elif isinstance(event, AnswerDelta):
+                    self._answer(event.text)
+                else:
+                    return event
+        finally:
+            reply.close()
+            self._end_reasoning()
+            if self._last_char != "\n":
+                self._output.line()
+        raise AssertionError("a reply ends with ReplyDone")
+
+    def _reasoning(self, text: str) -> None:
+        if self._show_reasoning:
+            self._in_reasoning = True
+            self._output.aside(text)
+
+    def _answer(self, text: str) -> None:
+        self._end_reasoning()
+        if not self._output.json_mode and text:
+            self._output.stream(text)
+            self._last_char = text[-1]
+
+    def _end_reasoning(self) -> None:
+        """Set the reasoning off from the answer, with which it may share a terminal."""
+        if self._in_reasoning:
+            self._in_reasoning = False
+            self._output.aside("\n\n")

@@ -1,0 +1,39 @@
+"""A chat on whatever terminal this runs on, with a model that says what a script tells it to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from qwenctl.cli.chat.line_input import LineInput
+from qwenctl.cli.chat.loop import run_chat
+from qwenctl.cli.chat.plain_screen import PlainScreen
+from qwenctl.cli.chat.session import ChatSession
+from qwenctl.cli.chat.slash_commands import COMMANDS
+from qwenctl.cli.chat.terminal_screen import TerminalScreen
+from qwenctl.cli.output import Output
+from qwenctl.services.conversation import Conversation
+from qwenctl.services.generation import ChatModel, ChatOptions
+from tests.chat_templates import QWEN3
+from tests.scripted_engine import ScriptedEngine
+
+
+def scripted_chat(kind: str, record: Path, history: Path | None, script: dict[str, Any]) -> None:
+    """Chat until the user leaves; then write the prompts that the model got to `record`.
+
+    Args:
+        kind: "terminal" or "plain".
+        script: arguments of `ScriptedEngine`.
+    """
+    output = Output(plain=kind == "plain")
+    names = [name for command in COMMANDS for name in command.names]
+    if kind == "plain":
+        screen = PlainScreen(output, interactive=True)
+    else:
+        screen = TerminalScreen(output, LineInput(names, history))
+    with ScriptedEngine(chat_template=QWEN3, **script) as engine:
+        model = ChatModel(engine)
+        run_chat(ChatSession(model, screen, ChatOptions(), Conversation()))
+        model.close()
+        record.write_text(json.dumps(engine.prompts), encoding="utf-8")

@@ -1,0 +1,270 @@
+"""The chat on a pseudo-terminal, with a model that says what it is told. What counts is what the screen shows."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import time
+from functools import partial
+
+import pytest
+
+from tests.cli.scripted_chat import scripted_chat
+from tests.cli.terminal import Terminal
+
+ENTER, CTRL_C, CTRL_D, ALT_ENTER, CTRL_J, TAB, UP = "\r", "\x03", "\x04", "\x1b\r", "\n", "\t", "\x1b[A"
+METER = re.compile(r"tokens( of context| \(\d+%\)\]?)$")
+PLAIN_PROMPT = re.compile(r"^>$", re.MULTILINE)
+
+
+def words(text):
+    return [word + " " for word in text.split(" ")]
+
+
+@pytest.fixture
+def chat(tmp_path):
+    """Return `chat(*replies, **script)`: a chat on a terminal whose model gives `replies`, each a list of pieces."""
+    opened = []
+
+    def start(*replies, kind="terminal", history=None, rows=30, columns=80, **script):
+        record = tmp_path / "prompts.json"
+        script["replies"] = replies
+        terminal = Terminal(
+            partial(scripted_chat, kind, record, history, script), rows=rows, columns=columns
+        ).__enter__()
+        opened.append(terminal)
+        terminal.prompts = lambda: json.loads(record.read_text())
+        wait_ready(terminal, kind)
+        return terminal
+
+    yield start
+    for terminal in opened:
+        terminal.__exit__()
+
+
+def wait_ready(terminal, kind="terminal"):
+    """Wait for an input line: the meter is the last thing on the screen. What is typed before may get lost."""
+    terminal.wait_for(METER.search if kind == "terminal" else PLAIN_PROMPT.search)
+
+
+def take_turn(terminal, text, expected):
+    """Type a turn, wait for what it brings, and for the next input line."""
+    terminal.send(text + ENTER)
+    terminal.wait_for(expected)
+    wait_ready(terminal)
+
+
+def lines_of(terminal):
+    return [line for line in terminal.text.split("\n") if line.strip()]
+
+
+def test_reasoning_is_folded_and_markdown_is_drawn(chat):
+    thoughts = ["<think>\n", *words("The user greets me. I greet back."), "\n</think>\n\n"]
+    answer = words("Here is **bold** and 中文:\n\n- one\n- two\n\n```python\nprint('hi')\n```\n\nDone.")
+    terminal = chat([*thoughts, *answer])
+    take_turn(terminal, "Hello there", "Done.")
+    shown = lines_of(terminal)
+    assert shown[0] == "> Hello there"
+    assert shown[1].startswith("▸ thought for ")
+    assert shown[1].endswith("tokens) · /reasoning shows it")
+    assert shown[2:9] == ["Here is bold and 中文:", " • one", " • two", "```python", "print('hi')", "```", "Done."]
+    assert "greets me" not in terminal.text  # folded
+    assert b"\x1b[1mbold" in terminal.raw
+    take_turn(terminal, "/reasoning", "The user greets me. I greet back.")
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+
+
+def test_thinking_shows_how_far_it_is(chat):
+    terminal = chat(["<think>\n", *words("slow thoughts " * 200)], seconds_per_step=0.02)
+    terminal.send("Hello" + ENTER)
+    terminal.wait_for("thinking… 9 tokens")
+    assert "slow thoughts" in terminal.text
+    terminal.send(CTRL_C)
+    terminal.wait_for("stopped; what there is was kept")
+    assert "thought for" in terminal.text
+    assert "^C" not in terminal.text
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_turn(chat):
+    terminal = chat(words("never ending " * 500), ["Short."], seconds_per_step=0.01)
+    terminal.send("Go on for ever" + ENTER)
+    terminal.wait_for("never ending never ending")
+    terminal.send(CTRL_C)
+    terminal.wait_for("stopped; what there is was kept")
+    wait_ready(terminal)
+    take_turn(terminal, "And now?", "Short.")
+    terminal.send("/exit" + ENTER)
+    assert terminal.wait_exit() == 0
+    assert "Go on for ever" in terminal.prompts()[1]
+    assert "never ending never ending" in terminal.prompts()[1]
+
+
+def test_ctrl_c_twice_ends_the_program(chat):
+    terminal = chat(words("never ending " * 500), seconds_per_step=3.0)
+    terminal.send("Go on" + ENTER)
+    terminal.wait_for("reading the prompt")
+    while terminal.is_running():  # two that come at once are one
+        terminal.send(CTRL_C)
+        time.sleep(0.1)
+    assert terminal.wait_exit() == 130
+
+
+def test_ctrl_c_at_the_prompt_says_how_to_leave(chat):
+    terminal = chat()
+    terminal.send("half a question")
+    terminal.wait_for("half a question")
+    terminal.send(CTRL_C)
+    terminal.wait_for(lambda text: text.count(">") == 2)
+    wait_ready(terminal)
+    assert "ends the chat" not in terminal.text
+    terminal.send(CTRL_C)
+    terminal.wait_for("Ctrl-D or /exit ends the chat")
+    wait_ready(terminal)
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+
+
+def test_undo_regenerate_and_system(chat):
+    terminal = chat(["First."], ["Second."], ["Third."], ["Fourth."])
+    take_turn(terminal, "/system Be brief.", "system prompt: Be brief.")
+    for question, answer in (("one", "First."), ("two", "Second.")):
+        take_turn(terminal, question, answer)
+    take_turn(terminal, "/regen", "Third.")
+    take_turn(terminal, "/undo", "taken back: two")
+    take_turn(terminal, "three", "Fourth.")
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    first, second, again, after_undo = terminal.prompts()
+    assert "Be brief." in first
+    assert again == second
+    assert "First." in after_undo
+    assert "two" not in after_undo
+
+
+def test_save_and_load(chat, tmp_path):
+    path = tmp_path / "talk.json"
+    terminal = chat(["<think>\n", "hm", "\n</think>\n\n", "An answer."], ["Later."])
+    take_turn(terminal, "a question", "An answer.")
+    take_turn(terminal, f"/save {path}", "saved 1 exchange")
+    take_turn(terminal, "/clear", "a new conversation")
+    take_turn(terminal, f"/load {path}", "loaded 1 exchange")
+    take_turn(terminal, "and then?", "Later.")
+    take_turn(terminal, "/load /no/such/file", "error: cannot read /no/such/file")
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert "An answer." in terminal.prompts()[1]
+    assert "hm" not in terminal.prompts()[1]  # earlier reasoning is not shown to the model again
+
+
+def test_think_and_no_think(chat):
+    terminal = chat(["One."], ["Two."])
+    take_turn(terminal, "/no_think", "the model answers without thinking")
+    terminal.wait_for("no thinking ·")
+    take_turn(terminal, "first", "One.")
+    take_turn(terminal, "/think", "the model thinks before it answers")
+    take_turn(terminal, "second", "Two.")
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    first, second = terminal.prompts()
+    assert first.endswith("<think>\n\n</think>\n\n")
+    assert second.endswith("<|im_start|>assistant\n")
+
+
+def test_unknown_commands_get_the_nearest_one(chat):
+    terminal = chat()
+    take_turn(terminal, "/undoo", "hint: did you mean /undo?")
+    take_turn(terminal, "/xyzzy", "hint: /help lists them")
+    take_turn(terminal, "/undo", "error: nothing has been said that could be undone")
+    take_turn(terminal, "/save", "error: /save needs the name of a file")
+    take_turn(terminal, "/help", "/system [TEXT]")
+    take_turn(terminal, "/stats", lambda text: text.count("scripted · thinking") == 2)
+
+
+def test_several_lines(chat):
+    terminal = chat(["Yes."], ["Again."], ["Pasted."])
+    terminal.send("one" + ALT_ENTER + "two" + CTRL_J + "three")
+    terminal.wait_for("  three")
+    terminal.send(ENTER)
+    terminal.wait_for("Yes.")
+    wait_ready(terminal)
+    terminal.send('"""' + ENTER + "a" + ENTER + "b" + ENTER + '"""')
+    terminal.wait_for('  b\n  """')
+    terminal.send(ENTER)
+    terminal.wait_for("Again.")
+    wait_ready(terminal)
+    terminal.send("\x1b[200~pasted\nlines\n\x1b[201~")
+    terminal.wait_for("  lines")
+    terminal.send(ENTER)
+    terminal.wait_for("Pasted.")
+    wait_ready(terminal)
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert "user\none\ntwo\nthree<|im_end|>" in terminal.prompts()[0]
+    assert "user\na\nb<|im_end|>" in terminal.prompts()[1]
+    assert "user\npasted\nlines<|im_end|>" in terminal.prompts()[2]
+
+
+def test_commands_are_completed_and_history_is_kept(chat, tmp_path):
+    history = tmp_path / "data" / "chat_history"
+    terminal = chat(["Fine."], history=history)
+    take_turn(terminal, "remember me", "Fine.")
+    terminal.send("/reas" + TAB)
+    terminal.wait_for("> /reasoning")
+    terminal.send(CTRL_C)
+    terminal.wait_for(lambda text: text.count(">") == 3)
+    wait_ready(terminal)
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert "remember me" in history.read_text()
+    assert stat.S_IMODE(history.stat().st_mode) == 0o600
+    again = chat(["Fine."], history=history)
+    again.send(UP)
+    again.wait_for("> remember me")
+
+
+def test_an_answer_taller_than_the_screen_scrolls(chat):
+    items = "".join(f"- item {number}\n" for number in range(60))
+    terminal = chat([*words(items), "\nThe end."], rows=12)
+    take_turn(terminal, "list", "The end.")
+    shown = lines_of(terminal)
+    assert [line for line in shown if "item" in line] == [f" • item {number}" for number in range(60)]
+
+
+def test_a_terminal_made_narrower_while_an_answer_runs(chat):
+    terminal = chat(words("some words to wrap " * 30), columns=80, seconds_per_step=0.005)
+    terminal.send("go" + ENTER)
+    terminal.wait_for("wrap some")
+    terminal.resize(40, 30)
+    terminal.wait_for("of 4096 tokens")
+    assert terminal.text.count("wrap") >= 30
+
+
+def test_a_model_cannot_control_the_terminal(chat):
+    terminal = chat(["<think>\x1b]0;owned\x07", "</think>", "\x1b[2J\x1b[31mred\n", "\x9b31m"])
+    take_turn(terminal, "attack", "red")
+    assert b"\x1b]0;" not in terminal.raw
+    assert b"\x1b[31mred" not in terminal.raw
+    take_turn(terminal, "/reasoning", "]0;owned")
+    assert b"\x1b]0;" not in terminal.raw
+
+
+def test_a_prompt_too_long_is_refused_and_not_kept(chat):
+    terminal = chat(["Short."], n_ctx=300)
+    take_turn(terminal, "x" * 400, "but the context holds 300")
+    take_turn(terminal, "y", "Short.")
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert "xxx" not in terminal.prompts()[0]
+
+
+def test_a_plain_terminal_gets_no_escapes(chat):
+    terminal = chat(["<think>\n", "hm", "\n</think>\n\n", "Some **bold** text."], kind="plain")
+    terminal.send("Hello\n")
+    terminal.wait_for("Some **bold** text.")
+    terminal.wait_for(lambda text: text.count("[scripted") == 2 and text.endswith(">"))
+    assert "thought for" in terminal.text
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert b"\x1b" not in terminal.raw
