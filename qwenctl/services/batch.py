@@ -126,18 +126,18 @@ def check_earlier_results(lines: BatchInput, output: BatchOutput, settings: str)
         return
     if output.settings != {settings}:
         raise InvalidRequest(f"{output.path} was written by another model or with other options", _START_ANEW)
-    found = FingerprintTable()
+    found, n_matching = FingerprintTable(), 0
     for line in lines.lines():
         request = parse_line(line)
         name = fingerprint(request.custom_id.encode())
         if name in found:  # a duplicate: not what was answered under this name
-            found.put(fingerprint(default_id(line.number, request.sha256).encode()), 0)
-            continue
+            name = fingerprint(default_id(line.number, request.sha256).encode())
         found.put(name, 0)
+        n_matching += name in output.answered
         if output.answered.get(name) not in (None, fingerprint(request.sha256.encode())):
             what = f"line {line.number} of {lines.path} ({request.custom_id!r}) was changed"
             raise InvalidRequest(f"{what} since {output.path} answered it", _START_ANEW)
-    for record in output.records():
+    for record in output.records() if n_matching < len(output.answered) else ():
         custom_id = record.key.custom_id
         if _DEFAULT_ID.fullmatch(custom_id) and fingerprint(custom_id.encode()) not in found:
             what = f"{output.path} answers {custom_id!r}"
