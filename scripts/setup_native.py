@@ -51,9 +51,10 @@ def main() -> int:
     user_cmake_args = environ.get("CMAKE_ARGS", str(stamp.get("user_cmake_args", "")))
     compiler = find_compiler(environ)
     if compiler is None:
-        if str(stamp.get("key", "")).startswith(f"{VERSION}-"):
+        named = " ".join(f"{name}={environ[name]}" for name in ("CC", "CXX") if environ.get(name))
+        if not named and str(stamp.get("key", "")).startswith(f"{VERSION}-"):
             return 0  # installed and tried, and nothing here could build another
-        say(f"error: llama-cpp-python {VERSION} is compiled for this machine, and there is no C++ compiler")
+        say(f"error: llama-cpp-python {VERSION} is compiled here, but there is no compiler {named}".rstrip())
         say(f"what to do: {COMPILER_HINT}")
         return 1
     cache = WheelCache.of_user(environ)

@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -87,8 +88,8 @@ def _completed(cc: str, cxx: str) -> tuple[str, str]:
     """Fill in the other half where only one of CC and CXX was set: gcc-13 goes with g++-13."""
     if cc != cxx:
         return cc, cxx
-    folder, _, name = cc.rpartition("/")
-    prefix = f"{folder}/" if folder else ""
+    name = re.split(r"[/ ]", cc)[-1]  # "ccache /usr/bin/gcc-13" has both a launcher and a folder
+    prefix = cc.removesuffix(name)
     c_name = name.replace("clang++", "clang").replace("g++", "gcc").replace("c++", "cc")
     cxx_name = re.sub(r"^(.*-)?(clang|gcc|cc)(?!\+)(?!lang)", _plus_plus, c_name, count=1)
     return prefix + c_name, prefix + cxx_name
@@ -99,9 +100,10 @@ def _plus_plus(match: re.Match[str]) -> str:
 
 
 def _ask_compiler(cc: str, cxx: str) -> Compiler | None:
-    if not shutil.which(cc) or not shutil.which(cxx):
+    commands = shlex.split(cc), shlex.split(cxx)
+    if not all(command and shutil.which(command[0]) for command in commands):
         return None
-    answer = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=False)
+    answer = subprocess.run([*commands[1], "--version"], capture_output=True, text=True, check=False)
     if answer.returncode != 0 or not answer.stdout:
         return None
     line = answer.stdout.splitlines()[0].strip()

@@ -50,6 +50,7 @@ def test_compiler_versions(line: str, family: str, major: int) -> None:
         ("clang", "clang", "clang++"),
         ("x86_64-linux-gnu-gcc", "x86_64-linux-gnu-gcc", "x86_64-linux-gnu-g++"),
         ("cc", "cc", "c++"),
+        ("ccache /usr/bin/gcc", "ccache /usr/bin/gcc", "ccache /usr/bin/g++"),
     ],
 )
 def test_the_other_half_of_a_compiler(given: str, cc: str, cxx: str) -> None:
