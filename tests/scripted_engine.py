@@ -1,7 +1,7 @@
 """An engine that says what a test tells it to: the double of services/engine.py for the layers above it.
 
 One character is one token, so token counts can be read off the text. Each reply is a list of pieces of text, one piece
-a generated token; an exception in the list ends that request with an error event. Nothing is loaded or computed.
+a generated token; an exception in the list ends that request with an error. Nothing is loaded or computed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qwenctl.core import (
     Timing,
     Usage,
 )
-from qwenctl.errors import PromptTooLong
+from qwenctl.errors import GenerationFailed, PromptTooLong
 
 Script = Sequence[str | Exception]
 
@@ -82,7 +82,7 @@ class ScriptedEngine:
         """The text of every prompt that was submitted."""
         return [self.detokenize(request.prompt_tokens) for request in self.history]
 
-    def tokenize(self, text: str, *, parse_special: bool = True) -> tuple[int, ...]:
+    def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool = False) -> tuple[int, ...]:
         return tuple(map(ord, text))
 
     def detokenize(self, tokens: Sequence[int]) -> str:
@@ -120,10 +120,11 @@ class ScriptedEngine:
         try:
             while True:
                 for event in self.step():
-                    if event.request_id == request.request_id:
-                        yield event
-                        if isinstance(event, Finished):
-                            return
+                    if isinstance(event, Finished) and event.reason is FinishReason.ERROR:
+                        raise GenerationFailed(event.error or "")
+                    yield event
+                    if isinstance(event, Finished):
+                        return
         finally:
             self._active = [one for one in self._active if one.request.request_id != request.request_id]
 

@@ -35,8 +35,8 @@ class TextEngine(Protocol):
     def has_work(self) -> bool:
         """Whether `step` would do something."""
 
-    def tokenize(self, text: str, *, parse_special: bool = True) -> tuple[int, ...]:
-        """Return the tokens of `text`."""
+    def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool = False) -> tuple[int, ...]:
+        """Return the tokens of `text`; `add_special`: with the model's begin token, if it wants one."""
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue `request`."""
@@ -48,7 +48,7 @@ class TextEngine(Protocol):
         """End a request early; it still gets its last event."""
 
     def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
-        """Submit `request` and step until it is finished."""
+        """Submit `request` and step until it is finished; raises GenerationFailed where a step reports an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,11 @@ class PreparedPrompt:
 
 
 class Reply:
-    """A reply in the making: iterate over its events. Closed or interrupted, it keeps what came so far."""
+    """A reply in the making: iterate over its events. Closed, interrupted or failed, it keeps what came so far.
+
+    Raises:
+        GenerationFailed: while iterating.
+    """
 
     def __init__(self, engine: TextEngine, prepared: PreparedPrompt) -> None:
         self.prepared = prepared
@@ -209,7 +213,7 @@ class _Prompt:
     def fitted(self, n_ctx: int) -> tuple[str, tuple[int, ...], PromptCut | None]:
         """Return text and tokens, cut if need be and allowed."""
         text = self._render(self._messages)
-        tokens = self._model.engine.tokenize(text, parse_special=True)
+        tokens = self._tokenize(text)
         if len(tokens) < n_ctx:  # there is room for one more
             return text, tokens, None
         if not self._options.truncate:
@@ -220,10 +224,14 @@ class _Prompt:
             raise PromptTooLong(len(tokens), n_ctx)
         remaining, cut = result
         text = self._render(remaining)
-        return text, self._model.engine.tokenize(text, parse_special=True), cut
+        return text, self._tokenize(text), cut
 
     def _count(self, messages: Sequence[Message]) -> int:
-        return len(self._model.engine.tokenize(self._render(messages), parse_special=True))
+        return len(self._tokenize(self._render(messages)))
+
+    def _tokenize(self, text: str) -> tuple[int, ...]:
+        """A template writes the begin token itself; plain text gets it from the tokenizer."""
+        return self._model.engine.tokenize(text, parse_special=True, add_special=self._model.template is None)
 
     def _render(self, messages: Sequence[Message]) -> str:
         if self._model.template is None:

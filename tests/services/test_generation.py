@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from qwenctl.core import FinishReason, Message
-from qwenctl.errors import InvalidRequest, PromptTooLong, TemplateFailed
+from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong, TemplateFailed
 from qwenctl.services.chat_template import ChatTemplate
 from qwenctl.services.generation import ChatModel, ChatOptions
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
@@ -205,9 +205,11 @@ def test_cancelling_ends_the_reply_with_what_came(opened: Any) -> None:
     assert (events[-1].reason, events[-1].reasoning, events[-1].closed) == (FinishReason.CANCELLED, "hm", False)
 
 
-def test_an_engine_error_is_the_last_event(opened: Any) -> None:
-    done = list(opened(["Hi", RuntimeError("decode failed")]).stream(HELLO))[-1]
-    assert (done.reason, done.error, done.answer) == (FinishReason.ERROR, "decode failed", "Hi")
+def test_an_engine_that_fails_raises_and_leaves_what_came(opened: Any) -> None:
+    reply = opened(["Hi", RuntimeError("decode failed")]).stream(HELLO)
+    with pytest.raises(GenerationFailed, match="decode failed"):
+        list(reply)
+    assert reply.answer == "Hi"
 
 
 def test_the_models_own_template_is_used_with_its_special_tokens() -> None:
