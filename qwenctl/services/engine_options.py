@@ -1,0 +1,58 @@
+"""How a model is to be opened: context, parallelism, threads. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qwenctl.errors import InvalidRequest
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
+MAX_PARALLEL = 192  # of llama.cpp's 256 sequences; the others are for prefixes that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What a user may decide about an opened model.
+
+    The KV cache comes in two layouts:
+
+    - Without `n_cells`, each of the `n_parallel` sequences has `n_ctx` cells of its own. Attention then costs what each
+      sequence's own length costs, and its text does not depend on what else runs. Memory: n_parallel × n_ctx cells.
+    - With `n_cells`, all share that many, and take what they need: prefixes are shared without a copy, and prompts are
+      computed together. When cells run out, the newest request waits and is computed again later. On a CPU every token
+      is held against the cells of all sequences, so this is slower when many are long.
+
+    Raises:
+        InvalidRequest: a value is out of range; the message names it.
+    """
+
+    n_ctx: int | None = (
+        None  # tokens a sequence may hold, prompt and answer; None: what the model was trained for, ≤ 8192
+    )
+    n_parallel: int = 1  # sequences computed at the same time
+    n_cells: int | None = None
+    n_threads: int | None = None  # None: one a physical core that this process may use
+    n_batch: int = 2048  # most tokens of a prompt between two looks at what else is to be done
+    n_ubatch: int = 512  # most tokens computed at once
+    cache_type_k: CacheType = "f16"
+    cache_type_v: CacheType = "f16"
+    flash_attention: bool | None = None  # None: see native_model.py
+    n_gpu_layers: int | None = None  # None: all, if there is a GPU
+    repack: bool = True  # let llama.cpp rearrange weights for the CPU's matrix instructions
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("n_ctx", 1, 1 << 24),
+            ("n_parallel", 1, MAX_PARALLEL),
+            ("n_cells", 1, 1 << 28),
+            ("n_threads", 1, 512),
+            ("n_batch", 1, 1 << 20),
+            ("n_ubatch", 1, 1 << 20),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InvalidRequest(f"{name} must lie between {low} and {high}, not {value}")
+        if self.n_ctx is not None and self.n_cells is not None and self.n_cells < self.n_ctx:
+            raise InvalidRequest(f"n_cells ({self.n_cells}) must not be smaller than n_ctx ({self.n_ctx})")

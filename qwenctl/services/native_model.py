@@ -1,0 +1,183 @@
+"""The native handles of an opened model: weights, KV cache, abort flag. All calls on them, and no decisions.
+
+Flash attention, unless asked for or against: on with a GPU or a quantized V cache; on a CPU off as long as the matrix
+of attention scores stays small, because ggml's CPU kernel for it takes one head of one token at a time and is slower
+than two matrix products, and because its results depend on how many tokens are computed together (it splits the cells
+among threads for a single token from 512 cells on, and works in tiles from 64 tokens on: ggml-cpu/ops.cpp).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from qwenctl.core import ModelInfo
+from qwenctl.errors import ModelLoadFailed
+from qwenctl.services.cpu_threads import default_n_threads
+from qwenctl.services.decode_batch import DecodeBatch
+from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.model_facts import metadata_text, model_info
+from qwenctl.services.native_log import native_log
+from qwenctl.services.vocabulary import NORMALIZER_KEY, Vocabulary, normalises_nfc
+
+DEFAULT_N_CTX = 8192
+_MOST_SCORES_BYTES = 512 << 20  # of the attention scores of a micro-batch, f32, all heads
+
+_GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
+_PREFIXES_KEPT = 16  # finished sequences whose cells stay in a shared cache, besides the running ones
+
+
+class NativeModel:
+    """llama_model and llama_context, freed together by `close`.
+
+    Raises:
+        ModelLoadFailed: llama.cpp refuses the file or cannot make the context; with its own reason.
+    """
+
+    def __init__(self, path: Path, options: EngineOptions) -> None:
+        self.path = path
+        self._handles = ExitStack()
+        self._abort_flag = ctypes.create_string_buffer(2)
+        os.environ["GGML_NO_BACKTRACE"] = "1"  # on an abort ggml would start a debugger on this process
+        try:
+            self._open(options)
+        except BaseException:
+            self._handles.close()
+            raise
+
+    def _open(self, options: EngineOptions) -> None:
+        self._model = self._load(options)
+        self._handles.callback(llama_cpp.llama_model_free, self._model)
+        handle = llama_cpp.llama_model_get_vocab(self._model)
+        normalizer = metadata_text(self._model, NORMALIZER_KEY)
+        nfc = normalises_nfc(normalizer, metadata_text(self._model, "tokenizer.ggml.pre"))
+        self.vocabulary = Vocabulary(handle, nfc=nfc)
+        n_ctx_train = int(llama_cpp.llama_model_n_ctx_train(self._model))
+        self.n_ctx = options.n_ctx or min(n_ctx_train, options.n_cells or DEFAULT_N_CTX, DEFAULT_N_CTX)
+        self.shares_cells = options.n_cells is not None
+        # Recurrent layers keep one state a sequence: nothing to share, no way back. Sliding windows forget.
+        recurrent = llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model)
+        self.remembers_all = not recurrent and llama_cpp.llama_model_n_swa(self._model) == 0
+        kept = _PREFIXES_KEPT if self.shares_cells and self.remembers_all else 0
+        self.n_slots = options.n_parallel + kept
+        self.n_cells = options.n_cells or self.n_ctx * options.n_parallel
+        self.context = self._make_context(options)
+        self._handles.callback(llama_cpp.llama_free, self.context)
+        self._memory = llama_cpp.llama_get_memory(self.context)
+        self.n_batch = int(llama_cpp.llama_n_batch(self.context))
+        self.n_ubatch = int(llama_cpp.llama_n_ubatch(self.context))
+        self.batch = DecodeBatch(self.n_batch)
+        self.info: ModelInfo = model_info(self.path, self._model, self.vocabulary, self.n_ctx)
+
+    def decode(self) -> int:
+        """Compute `batch`. Returns llama_decode's answer: 0 done, 1 no room in the cache, 2 aborted, < 0 failed."""
+        return int(llama_cpp.llama_decode(self.context, self.batch.native))
+
+    def abort(self) -> None:
+        """Make a running `decode` return 2 soon (CPU backend). From any thread."""
+        self._abort_flag[0] = b"\1"
+
+    def rearm(self) -> None:
+        """Forget an `abort`."""
+        self._abort_flag[0] = b"\0"
+
+    def truncate(self, slot: int, n_kept: int) -> bool:
+        """Remove a slot's tokens from position `n_kept` on. False: this memory cannot do that; nothing was removed."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, slot, n_kept, -1))
+
+    def copy(self, source: int, target: int, n_tokens: int) -> None:
+        """Give `target`, which holds nothing, the first `n_tokens` of `source`."""
+        if self.shares_cells:
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens)
+        else:  # between streams llama.cpp copies all or aborts the process
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            self.truncate(target, n_tokens)
+
+    def forget(self) -> None:
+        """Empty the whole cache."""
+        llama_cpp.llama_memory_clear(self._memory, False)
+
+    def close(self) -> None:
+        """Free everything."""
+        self._handles.close()
+
+    def _load(self, options: EngineOptions) -> Any:
+        log = native_log()
+        n_lines = log.n_lines
+        llama_cpp.llama_backend_init()
+        params = llama_cpp.llama_model_default_params()
+        params.use_extra_bufts = options.repack
+        if options.n_gpu_layers is not None or llama_cpp.llama_supports_gpu_offload():
+            params.n_gpu_layers = -1 if options.n_gpu_layers is None else options.n_gpu_layers
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
+        if not model:
+            raise ModelLoadFailed(f"{self.path}: {_reason(log.errors_since(n_lines))}", "run `qwenctl verify` on it")
+        return model
+
+    def _make_context(self, options: EngineOptions) -> Any:
+        log = native_log()
+        n_lines = log.n_lines
+        n_threads = options.n_threads or default_n_threads()
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = self.n_cells if self.shares_cells else _padded(self.n_ctx) * options.n_parallel
+        params.n_batch = max(options.n_batch, options.n_parallel)
+        params.n_ubatch = options.n_ubatch
+        params.n_seq_max = self.n_slots
+        params.n_outputs_max = self.n_slots
+        params.n_threads = params.n_threads_batch = n_threads
+        params.kv_unified = self.shares_cells
+        params.type_k, params.type_v = _GGML_TYPES[options.cache_type_k], _GGML_TYPES[options.cache_type_v]
+        params.flash_attn_type = self._flash_attention(options)
+        params.no_perf = True
+        params.abort_callback = llama_cpp.ggml_abort_callback(_strlen_address())
+        params.abort_callback_data = ctypes.addressof(self._abort_flag)
+        context = llama_cpp.llama_init_from_model(self._model, params)
+        if not context:
+            reason = _reason(log.errors_since(n_lines))
+            what = f"no context of {params.n_ctx} tokens: {reason}"
+            raise ModelLoadFailed(f"{self.path}: {what}", "try a smaller --ctx or --parallel")
+        return context
+
+    def _flash_attention(self, options: EngineOptions) -> int:
+        auto, off, on = -1, 0, 1  # enum llama_flash_attn_type
+        if options.flash_attention is not None:
+            return on if options.flash_attention else off
+        n_heads = int(llama_cpp.llama_model_n_head(self._model))
+        n_seen = self.n_cells if self.shares_cells else self.n_ctx
+        small = 4 * n_heads * min(options.n_ubatch, options.n_batch) * n_seen <= _MOST_SCORES_BYTES
+        cpu_only = not _has_gpu()
+        return off if small and cpu_only and options.cache_type_v in ("f16", "f32", "bf16") else auto
+
+
+def _strlen_address() -> int:
+    """Return the address of a C function that says whether the abort flag is set, without Python's lock.
+
+    ggml asks before every node of its graph, a thousand times a token. strlen answers 0 for the text "" and 1 for
+    "\\1"; the caller looks at the lowest byte of the answer, as for any bool.
+    """
+    library = ctypes.CDLL("msvcrt") if sys.platform == "win32" else ctypes.CDLL(None)
+    return ctypes.cast(library.strlen, ctypes.c_void_p).value or 0
+
+
+def _has_gpu() -> bool:
+    """Return whether llama.cpp sees a device of type GPU or IGPU (enum ggml_backend_dev_type); RPC servers count."""
+    by_type = getattr(llama_cpp.llama_cpp._lib, "ggml_backend_dev_by_type", None)
+    if by_type is None:
+        return bool(llama_cpp.llama_supports_gpu_offload())
+    by_type.restype, by_type.argtypes = ctypes.c_void_p, [ctypes.c_int]
+    return any(by_type(kind) for kind in (1, 2))
+
+
+def _padded(n_ctx: int) -> int:
+    """llama.cpp rounds a stream's cells up to a multiple of 256."""
+    return -(-n_ctx // 256) * 256
+
+
+def _reason(errors: list[str]) -> str:
+    return errors[0] if errors else "llama.cpp gives no reason"

@@ -1,0 +1,185 @@
+"""How one sequence's next token is chosen from its logits: llama.cpp's samplers, and the shortest way to use them.
+
+The order is llama.cpp's default (common/sampling.cpp): suppressed tokens, penalties, top-k, top-p, min-p, temperature,
+then a draw; temperature 0 takes the most probable token. The penalties see the prompt's tokens too, as there.
+
+    greedy, nothing else     argmax over the logits in place
+    no grammar               llama_sampler_sample: one native call
+    grammar                  sample without it; is the token allowed? if not, apply the grammar to the whole vocabulary
+                             and sample again. Checking one token takes microseconds, the vocabulary milliseconds.
+
+llama.cpp throws across ctypes, which ends the process, when a grammar is made to accept a token it does not allow: so
+nothing is accepted unchecked. Logits that are not finite make llama.cpp's draw meaningless: they are an error here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import secrets
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from qwenctl.core import SamplingParams
+from qwenctl.errors import GenerationFailed, InvalidRequest
+from qwenctl.services.grammar_check import check_grammar
+from qwenctl.services.native_log import native_log
+from qwenctl.services.vocabulary import Vocabulary
+
+# llama_token_data
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+class SamplerChain:
+    """The sampler of one request.
+
+    Args:
+        vocabulary: of the model that computes the logits.
+        params: the user's wishes.
+        prompt: what the penalties look back on first.
+        n_ctx: the length that `penalty_last_n` -1 stands for.
+
+    Raises:
+        InvalidRequest: the grammar is refused, by us or by llama.cpp.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, params: SamplingParams, prompt: Sequence[int], n_ctx: int) -> None:
+        self.seed = secrets.randbelow(0xFFFF_FFFF) if params.seed is None else params.seed
+        self._n_vocab = vocabulary.n_tokens
+        self._handles = ExitStack()
+        self._candidates: npt.NDArray[np.void] | None = None
+        self._grammar = self._open_grammar(vocabulary, params.grammar) if params.grammar is not None else None
+        self._chain = self._open_chain(vocabulary, params, prompt, n_ctx)
+
+    def sample(self, context: Any, index: int) -> int:
+        """Return the next token after the batch's token `index`, and remember it.
+
+        Raises:
+            GenerationFailed: the logits are not finite, or the grammar allows no token.
+        """
+        logits = self._logits(context, index)
+        if self._chain is None:
+            token = int(logits.argmax())
+            if not math.isfinite(logits[token]):
+                raise GenerationFailed(f"llama.cpp computed {logits[token]} as a logit")
+            return token
+        highest = float(logits.max())  # NaN if any is
+        if not math.isfinite(highest):
+            raise GenerationFailed(f"llama.cpp computed {highest} as a logit")
+        if self._grammar is None:
+            return int(llama_cpp.llama_sampler_sample(self._chain, context, index))
+        return self._sample_with_grammar(logits)
+
+    def close(self) -> None:
+        """Free the native samplers."""
+        self._handles.close()
+
+    def _logits(self, context: Any, index: int) -> npt.NDArray[np.float32]:
+        """Return llama.cpp's own array, f32 (n_vocab,), valid until the next decode."""
+        pointer = llama_cpp.llama_get_logits_ith(context, index)
+        if not pointer:
+            raise GenerationFailed(f"llama.cpp has no logits for token {index} of the batch")
+        address = ctypes.addressof(pointer.contents)
+        floats = memoryview((ctypes.c_float * self._n_vocab).from_address(address))
+        return np.frombuffer(floats, np.float32)
+
+    def _sample_with_grammar(self, logits: npt.NDArray[np.float32]) -> int:
+        token, _ = self._apply(logits, (self._chain,))
+        if not self._allowed(token):
+            token, logit = self._apply(logits, (self._grammar, self._chain))
+            if logit == -math.inf or not self._allowed(token):
+                raise GenerationFailed(
+                    "the grammar allows no token of this model here",
+                    "make sure that every branch of the grammar can be completed",
+                )
+        llama_cpp.llama_sampler_accept(self._grammar, token)
+        llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _apply(self, logits: npt.NDArray[np.float32], samplers: Sequence[Any]) -> tuple[int, float]:
+        """Return the token that `samplers` select, and its logit after them."""
+        if self._candidates is None:
+            self._candidates = np.zeros(self._n_vocab, _CANDIDATE)
+        candidates = self._candidates
+        candidates["id"] = np.arange(self._n_vocab, dtype=np.int32)  # sorting changes the order
+        candidates["logit"] = logits
+        array = _candidate_array(candidates)
+        for sampler in samplers:
+            llama_cpp.llama_sampler_apply(sampler, ctypes.byref(array))
+        selected = array.data[array.selected]
+        return int(selected.id), float(selected.logit)
+
+    def _allowed(self, token: int) -> bool:
+        single = np.zeros(1, _CANDIDATE)
+        single["id"], single["logit"] = token, 1.0
+        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(_candidate_array(single)))
+        return bool(single["logit"][0] != -np.inf)
+
+    def _open_grammar(self, vocabulary: Vocabulary, grammar: str) -> Any:
+        check_grammar(grammar)
+        log = native_log()
+        n_lines = log.n_lines
+        sampler = llama_cpp.llama_sampler_init_grammar(vocabulary.handle, grammar.encode("utf-8", "replace"), b"root")
+        if not sampler:
+            reasons = [line.text for line in log.lines if line.number >= n_lines and line.text.strip()]
+            reason = reasons[0].removeprefix("parse: ").strip() if reasons else "no reason given"
+            raise InvalidRequest(f"llama.cpp refuses the grammar: {reason}", "GBNF, with a rule called root")
+        self._handles.callback(llama_cpp.llama_sampler_free, sampler)
+        return sampler
+
+    def _open_chain(self, vocabulary: Vocabulary, params: SamplingParams, prompt: Sequence[int], n_ctx: int) -> Any:
+        """Return the chain, or None where an argmax does."""
+        suppressed = _suppressed_tokens(vocabulary)
+        last_n = n_ctx if params.penalty_last_n < 0 else min(params.penalty_last_n, n_ctx)
+        penalties = (params.repeat_penalty, params.frequency_penalty, params.presence_penalty)
+        penalises = last_n > 0 and penalties != (1.0, 0.0, 0.0)
+        if params.temperature == 0 and not penalises and not suppressed and self._grammar is None:
+            return None
+        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        self._handles.callback(llama_cpp.llama_sampler_free, chain)
+        members = []
+        if suppressed:
+            biases = (llama_cpp.llama_logit_bias * len(suppressed))(*((token, -math.inf) for token in suppressed))
+            members.append(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(suppressed), biases))
+        if penalises:
+            members.append(llama_cpp.llama_sampler_init_penalties(self._n_vocab, last_n, *penalties))
+        for sampler in (*members, *_drawing(params, self.seed)):
+            llama_cpp.llama_sampler_chain_add(chain, sampler)
+        if penalises:
+            for token in prompt[-last_n:]:
+                llama_cpp.llama_sampler_accept(chain, token)
+        return chain
+
+
+def _drawing(params: SamplingParams, seed: int) -> list[Any]:
+    if params.temperature == 0:
+        return [llama_cpp.llama_sampler_init_greedy()]
+    samplers = []
+    if params.top_k > 0:
+        samplers.append(llama_cpp.llama_sampler_init_top_k(params.top_k))
+    if params.top_p < 1:
+        samplers.append(llama_cpp.llama_sampler_init_top_p(params.top_p, 1))
+    if params.min_p > 0:
+        samplers.append(llama_cpp.llama_sampler_init_min_p(params.min_p, 1))
+    return [
+        *samplers,
+        llama_cpp.llama_sampler_init_temp(params.temperature),
+        llama_cpp.llama_sampler_init_dist(seed),
+    ]
+
+
+def _suppressed_tokens(vocabulary: Vocabulary) -> list[int]:
+    """Return the tokens that the model's file wants never to be generated (tokenizer.ggml.suppress_tokens)."""
+    n_tokens = ctypes.c_int32(0)
+    pointer = llama_cpp.llama_vocab_get_suppress_tokens(vocabulary.handle, ctypes.byref(n_tokens))
+    return [int(pointer[index]) for index in range(n_tokens.value)]
+
+
+def _candidate_array(candidates: npt.NDArray[np.void]) -> Any:
+    data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(llama_cpp.llama_token_data))
+    return llama_cpp.llama_token_data_array(data=data, size=len(candidates), selected=-1, sorted=False)

@@ -1,0 +1,121 @@
+"""Which tokens of which sequences are computed next. Pure: sequences in, batches out; knows no llama.cpp.
+
+A step first continues every sequence that is generating (one token each), then spends what is left of its budget on
+prompts, oldest first, in chunks. While somebody generates, the budget is one micro-batch, so that a long prompt delays
+the others by little; otherwise it is a whole batch.
+
+    shared cache     one batch: generating tokens, then chunks, together at most n_batch tokens
+    own streams      a batch with the generating tokens, then a batch for each chunk: a chunk's size depends on its own
+                     sequence only, so that its numbers do not depend on what else runs. llama.cpp would compute them
+                     apart in any case: within a micro-batch it wants the same number of tokens from each stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Pending(NamedTuple):
+    """A sequence as the plan sees it."""
+
+    slot: int
+    n_cached: int  # tokens in the KV cache
+    n_known: int  # tokens known: prompt and generated; always more than are cached
+
+
+class Chunk(NamedTuple):
+    """Tokens `first` … `first + n_tokens - 1` of the sequence in `slot`."""
+
+    slot: int
+    first: int
+    n_tokens: int
+    wants_logits: bool  # of its last token: the sequence's next token is to be sampled
+
+
+Batch = tuple[Chunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """What a step may compute. `n_batch` must not be smaller than the number of sequences."""
+
+    n_batch: int
+    n_ubatch: int
+    shared_cache: bool
+
+
+class StepPlan(NamedTuple):
+    """What to compute."""
+
+    batches: tuple[Batch, ...]
+    held_back: tuple[int, ...]  # slots to give up for now, newest first: their cells are needed by older sequences
+
+    @property
+    def n_tokens(self) -> int:
+        """KV cells that the step takes."""
+        return sum(chunk.n_tokens for batch in self.batches for chunk in batch)
+
+
+def plan_step(sequences: Sequence[Pending], limits: StepLimits, free_cells: int | None = None) -> StepPlan:
+    """Plan the next step.
+
+    Args:
+        sequences: oldest first.
+        limits: of the context.
+        free_cells: KV cells that may be taken; None: as many as are wanted. With one sequence left, at least one.
+    """
+    room = limits.n_batch * len(sequences) if free_cells is None else free_cells
+    kept, held_back = _fitting(sequences, room)
+    generating = [one for one in kept if one.n_known - one.n_cached == 1]
+    prompts = [one for one in kept if one.n_known - one.n_cached > 1]
+    decode = tuple(Chunk(one.slot, one.n_cached, 1, True) for one in generating)
+    room -= len(decode)
+    budget = limits.n_ubatch if decode else limits.n_batch
+    batches: list[Batch] = [decode]
+    if limits.shared_cache:
+        budget = max(1, budget - len(decode))
+        batches[0] += _shared_chunks(prompts, min(budget, limits.n_batch - len(decode), room))
+    else:
+        batches += ((chunk,) for chunk in _own_chunks(prompts, limits, budget))
+    return StepPlan(tuple(batch for batch in batches if batch), held_back)
+
+
+def _fitting(sequences: Sequence[Pending], room: int) -> tuple[Sequence[Pending], tuple[int, ...]]:
+    """Return the sequences that can go on with `room` cells, and the slots of the newest ones that cannot.
+
+    Each generating sequence needs a cell; when there are prompts too, the oldest of them needs one to get on.
+    """
+    kept = list(sequences)
+    held_back: list[int] = []
+    while len(kept) > 1:
+        n_generating = sum(one.n_known - one.n_cached == 1 for one in kept)
+        if n_generating + (n_generating < len(kept)) <= room:
+            break
+        held_back.append(kept.pop().slot)
+    return kept, tuple(held_back)
+
+
+def _shared_chunks(prompts: Sequence[Pending], budget: int) -> Batch:
+    chunks: list[Chunk] = []
+    for one in prompts:
+        n_tokens = min(one.n_known - one.n_cached, budget)
+        if n_tokens <= 0:
+            break
+        chunks.append(Chunk(one.slot, one.n_cached, n_tokens, one.n_cached + n_tokens == one.n_known))
+        budget -= n_tokens
+    return tuple(chunks)
+
+
+def _own_chunks(prompts: Sequence[Pending], limits: StepLimits, budget: int) -> Batch:
+    """Chunks end where a micro-batch of their own sequence would; the last one may overdraw the budget."""
+    chunks: list[Chunk] = []
+    for one in prompts:
+        first = one.n_cached
+        while first < one.n_known and budget > 0:
+            n_tokens = min(one.n_known - first, limits.n_ubatch)
+            chunks.append(Chunk(one.slot, first, n_tokens, first + n_tokens == one.n_known))
+            first += n_tokens
+            budget -= n_tokens
+    return tuple(chunks)
