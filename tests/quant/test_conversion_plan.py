@@ -22,7 +22,7 @@ def plan_of(folder: Path, output_type: str = "q4_k_m") -> ConversionPlan:
 
 @pytest.mark.parametrize("fixture", ALL)
 def test_the_file_is_what_was_planned(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    plan = plan_of(request.getfixturevalue(fixture))
+    plan = plan_of(request.getfixturevalue(fixture), "q8_0")
     run(plan, tmp_path / "m.gguf", n_threads=2)
     gguf = read_gguf(tmp_path / "m.gguf")
     assert gguf.alignment == ALIGNMENT_BYTES
