@@ -140,7 +140,7 @@ def _widen_f16(stored: NDArray[np.float16], out: NDArray[np.float32]) -> None:
 
 
 def _unsupported(info: TensorInfo) -> UnsupportedTensor:
-    hint = "use the model's BF16 release" if info.dtype.startswith(("F8", "F6", "F4", "I", "U")) else None
+    hint = "use the model's BF16 release" if info.dtype.startswith(("F8_", "F6_", "F4", "I", "U")) else None
     return UnsupportedTensor(
         f"{info.path}: tensor {info.name} is stored as {info.dtype}; F32, F16 and BF16 can be read as weights", hint
     )
