@@ -2,7 +2,7 @@
 #
 # PYTHON=python3.12 make setup                   another Python (3.11 or newer)
 # CC=clang-19 CXX=clang++-19 make setup          another compiler
-# CMAKE_ARGS=-DGGML_CUDA=ON make setup           a GPU build; remembered until CMAKE_ARGS is given again
+# CMAKE_ARGS=-DGGML_CUDA=ON make setup           a GPU build; such choices are remembered until one is given again
 
 PYTHON ?= python3
 PYTEST_ARGS ?=

@@ -3,9 +3,9 @@
     .venv/bin/python scripts/setup_native.py
 
 Does nothing when the right build is already there. Compiled wheels are kept in ~/.cache/qwenctl/wheels (XDG_CACHE_HOME
-is honoured), keyed by version, flags, compiler and CPU, so only the first clone on a machine compiles. CC, CXX, CFLAGS,
-CXXFLAGS and CMAKE_ARGS are honoured; CMAKE_ARGS (-DGGML_CUDA=ON, -DGGML_VULKAN=ON …) is remembered in .venv until it is
-set anew, to the empty string even. QWENCTL_BUILD_JOBS sets the number of compilers at once.
+is honoured), keyed by version, flags, compiler and CPU, so only the first clone on a machine compiles. CMAKE_ARGS
+(-DGGML_CUDA=ON, -DGGML_VULKAN=ON …), CC, CXX, CFLAGS, CXXFLAGS and LDFLAGS are honoured, and remembered in .venv until
+one of them is set again, to the empty string even. QWENCTL_BUILD_JOBS sets the number of compilers at once.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from native_build.install import (
 from native_build.machine import Compiler, available_bytes, compile_jobs, find_compiler, read_cpu
 from native_build.recipe import VERSION, Recipe, recipes
 
+CHOICES = ("CMAKE_ARGS", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")  # what a user decides about the build
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 
 
@@ -46,24 +47,25 @@ def main() -> int:
             "run this with the virtual environment's Python: .venv/bin/python scripts/setup_native.py (or `make setup`)"
         )
         return 2
-    environ = dict(os.environ)
     stamp = read_stamp()
-    user_cmake_args = environ.get("CMAKE_ARGS", str(stamp.get("user_cmake_args", "")))
+    given = {name: os.environ[name] for name in CHOICES if name in os.environ}
+    choices = given or stamp.get("choices", {})
+    environ = {name: value for name, value in os.environ.items() if name not in CHOICES} | choices
     compiler = find_compiler(environ)
     if compiler is None:
-        named = " ".join(f"{name}={environ[name]}" for name in ("CC", "CXX") if environ.get(name))
-        if not named and str(stamp.get("key", "")).startswith(f"{VERSION}-"):
+        if not given and stamp.get("key", "").startswith(f"{VERSION}-"):
             return 0  # installed and tried, and nothing here could build another
+        named = " ".join(f"{name}={environ[name]}" for name in ("CC", "CXX") if environ.get(name))
         say(f"error: llama-cpp-python {VERSION} is compiled here, but there is no compiler {named}".rstrip())
         say(f"what to do: {COMPILER_HINT}")
         return 1
     cache = WheelCache.of_user(environ)
     try:
-        wanted = recipes(read_cpu(), compiler, user_cmake_args, environ)
+        wanted = recipes(read_cpu(), compiler, environ)
         if stamp.get("key") in [recipe.key for recipe in wanted]:
             return 0
         with one_at_a_time(cache.folder):
-            return set_up(wanted, compiler, cache, user_cmake_args, environ)
+            return set_up(wanted, compiler, cache, choices, environ)
     except ValueError as error:
         say(f"error: {error} (in CMAKE_ARGS or QWENCTL_BUILD_JOBS)")
     except BuildFailedError as error:
@@ -73,7 +75,7 @@ def main() -> int:
 
 
 def set_up(
-    wanted: list[Recipe], compiler: Compiler, cache: WheelCache, user_cmake_args: str, environ: dict[str, str]
+    wanted: list[Recipe], compiler: Compiler, cache: WheelCache, choices: dict[str, str], environ: dict[str, str]
 ) -> int:
     """Install the first of the recipes whose library can be trusted."""
     for recipe in wanted:
@@ -82,7 +84,7 @@ def set_up(
             continue
         try:
             wheel = cache.find(recipe) or build_and_try(recipe, compiler, cache, environ)
-            findings = install(wheel, recipe, user_cmake_args)
+            findings = install(wheel, recipe, choices)
         except UntrustedLibraryError as error:
             say(f"the library that {compiler.version_line} made failed its smoke test: {error}")
             if error.lasting:

@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .recipe import Recipe
 
@@ -120,7 +121,7 @@ def lib_folder() -> Path:
     return Path(sysconfig.get_path("platlib")) / "llama_cpp" / "lib"
 
 
-def install(wheel: Path, recipe: Recipe, user_cmake_args: str) -> dict[str, object]:
+def install(wheel: Path, recipe: Recipe, choices: Mapping[str, str]) -> dict[str, object]:
     """Install a wheel into this virtual environment, smoke-test it there, and write the stamp.
 
     Raises:
@@ -134,7 +135,7 @@ def install(wheel: Path, recipe: Recipe, user_cmake_args: str) -> dict[str, obje
     except UntrustedLibraryError:
         uninstall()
         raise
-    stamp = {"key": recipe.key, "user_cmake_args": user_cmake_args, "files": _file_facts(), "smoke_test": findings}
+    stamp = {"key": recipe.key, "choices": dict(choices), "files": _file_facts(), "smoke_test": findings}
     STAMP.write_text(json.dumps(stamp, indent=2) + "\n")
     return findings
 
@@ -145,11 +146,11 @@ def uninstall() -> None:
     _pip("uninstall", "--yes", "llama-cpp-python")
 
 
-def read_stamp() -> dict[str, object]:
+def read_stamp() -> dict[str, Any]:
     """Return the stamp if what it describes is still what is installed, else nothing."""
     try:
         stamp = json.loads(STAMP.read_text())
-        return stamp if stamp["files"] == _file_facts() else {}
+        return dict(stamp) if stamp["files"] == _file_facts() else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

@@ -76,14 +76,14 @@ class Recipe:
         return environment
 
 
-def recipes(cpu: Cpu, compiler: Compiler, user_cmake_args: str, environ: Mapping[str, str]) -> list[Recipe]:
+def recipes(cpu: Cpu, compiler: Compiler, environ: Mapping[str, str]) -> list[Recipe]:
     """Return what to try, best first: as the machine offers, then without AMX where it has AMX.
 
     Raises:
-        ValueError: `user_cmake_args` has an unclosed quote.
+        ValueError: CMAKE_ARGS has an unclosed quote.
     """
-    user_args = tuple(shlex.split(user_cmake_args))
-    uses_amx = cpu.has_amx and not any(flag in user_cmake_args for flag in WITHOUT_AMX)
+    user_args = tuple(shlex.split(environ.get("CMAKE_ARGS", "")))
+    uses_amx = cpu.has_amx and not any(flag in arg for flag in WITHOUT_AMX for arg in user_args)
     flag_sets: list[tuple[tuple[str, ...], bool]] = [(amx_flags(compiler) if uses_amx else (), uses_amx)]
     if uses_amx:
         flag_sets.append((WITHOUT_AMX, False))

@@ -58,23 +58,23 @@ def test_the_other_half_of_a_compiler(given: str, cc: str, cxx: str) -> None:
 
 
 def test_old_gcc_keeps_tile_stores_and_falls_back_to_no_amx() -> None:
-    first, second = recipes(WITH_AMX, GCC_12, "", {})
+    first, second = recipes(WITH_AMX, GCC_12, {})
     assert (first.compiler_flags, first.uses_amx) == (KEEP_TILE_STORES, True)
     assert (second.compiler_flags, second.uses_amx) == (WITHOUT_AMX, False)
 
 
 @pytest.mark.parametrize("compiler", [GCC_13, CLANG_19])
 def test_newer_compilers_need_nothing(compiler: Compiler) -> None:
-    assert recipes(WITH_AMX, compiler, "", {})[0].compiler_flags == ()
+    assert recipes(WITH_AMX, compiler, {})[0].compiler_flags == ()
 
 
 def test_a_cpu_without_amx_has_one_recipe() -> None:
-    assert [recipe.compiler_flags for recipe in recipes(PLAIN, GCC_12, "", {})] == [()]
+    assert [recipe.compiler_flags for recipe in recipes(PLAIN, GCC_12, {})] == [()]
 
 
 def test_users_arguments_come_last_and_keep_their_spaces() -> None:
     user = "-DGGML_CUDA=ON '-DCMAKE_CXX_FLAGS=-O2 -g' -DCMAKE_CUDA_ARCHITECTURES=86;89"
-    recipe = recipes(WITH_AMX, GCC_12, user, {})[0]
+    recipe = recipes(WITH_AMX, GCC_12, {"CMAKE_ARGS": user})[0]
     environment = recipe.environment({"CXXFLAGS": "-pipe"}, GCC_12, 2)
     assert shlex.split(environment["CMAKE_ARGS"])[-3:] == [
         "-DGGML_CUDA=ON",
@@ -87,17 +87,17 @@ def test_users_arguments_come_last_and_keep_their_spaces() -> None:
 
 def test_the_key_follows_all_that_decides_the_wheel() -> None:
     keys = {
-        recipes(cpu, compiler, user, environ)[0].key
-        for cpu, compiler, user, environ in (
-            (PLAIN, GCC_12, "", {}),
-            (PLAIN, GCC_13, "", {}),
-            (PLAIN, GCC_12, "-DGGML_VULKAN=ON", {}),
-            (PLAIN, GCC_12, "", {"CFLAGS": "-O1"}),
-            (replace(PLAIN, features=frozenset({"avx2", "avx512f"})), GCC_12, "", {}),
+        recipes(cpu, compiler, environ)[0].key
+        for cpu, compiler, environ in (
+            (PLAIN, GCC_12, {}),
+            (PLAIN, GCC_13, {}),
+            (PLAIN, GCC_12, {"CMAKE_ARGS": "-DGGML_VULKAN=ON"}),
+            (PLAIN, GCC_12, {"CFLAGS": "-O1"}),
+            (replace(PLAIN, features=frozenset({"avx2", "avx512f"})), GCC_12, {}),
         )
     }
     assert len(keys) == 5
-    assert recipes(PLAIN, GCC_12, "", {"PATH": "elsewhere"})[0].key in keys
+    assert recipes(PLAIN, GCC_12, {"PATH": "elsewhere"})[0].key in keys
 
 
 def test_cpu_of_cpuinfo() -> None:
@@ -165,7 +165,7 @@ def test_equal_libraries_become_one_file(tmp_path: Path) -> None:
 
 def test_the_cache_forgets_a_wheel_it_distrusts(tmp_path: Path) -> None:
     cache = install.WheelCache.of_user({"XDG_CACHE_HOME": str(tmp_path / "cache")})
-    recipe = recipes(PLAIN, GCC_12, "", {})[0]
+    recipe = recipes(PLAIN, GCC_12, {})[0]
     wheel = tmp_path / "llama_cpp_python-0-py3-none-any.whl"
     wheel.write_bytes(b"wheel")
     assert cache.find(recipe) is None
