@@ -81,7 +81,6 @@ def test_too_long_for_the_real_context(smollm2: ChatModel) -> None:
     cut = smollm2.prepare(long, ChatOptions(truncate=True, max_tokens=2))
     assert cut.truncated is not None
     assert 400 < cut.truncated.n_tokens_after == len(cut.request.prompt_tokens) <= 512 - 2
-    assert isinstance(list(smollm2.reply(cut))[-1], ReplyDone)
 
 
 def test_a_batch_says_what_single_requests_say(smollm2: ChatModel, tmp_path: Path) -> None:
