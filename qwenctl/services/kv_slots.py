@@ -66,13 +66,13 @@ class SlotTable:
         )
         source, n_copied = self._best_source(prompt)
         if n_copied > n_kept:
-            return Placement(self._cheapest(idle, but=source).index, source.index, n_copied)
-        if n_kept and not self._worth_copying(kept, n_kept, idle):
-            return Placement(kept.index, kept.index, n_kept)
-        target = self._cheapest(idle, but=kept)
-        if n_kept:
-            return Placement(target.index, kept.index, n_kept)
-        return Placement(target.index, target.index, 0)
+            return Placement(self._cheapest(idle).index, source.index, n_copied)
+        if not n_kept:
+            target = self._cheapest(idle)
+            return Placement(target.index, target.index, 0)
+        if self._worth_copying(kept, n_kept, idle):
+            return Placement(self._cheapest(idle, but=kept).index, kept.index, n_kept)
+        return Placement(kept.index, kept.index, n_kept)
 
     def will_share_more(self, prompt: Sequence[int], placement: Placement, at_least: int) -> bool:
         """Return whether waiting pays: a running slot is computing `at_least` more tokens of this prompt."""
@@ -124,7 +124,7 @@ class SlotTable:
         return self._rules.copies and has_empty and mostly_lost and n_kept >= self._rules.min_copied_tokens
 
     @staticmethod
-    def _cheapest(idle: list[Slot], but: Slot) -> Slot:
+    def _cheapest(idle: list[Slot], but: Slot | None = None) -> Slot:
         """Return the slot whose loss matters least: an empty one (lowest index first), else the least recently used."""
         others = [slot for slot in idle if slot is not but] or idle
         return min(others, key=lambda slot: (bool(slot.tokens), slot.last_used if slot.tokens else slot.index))

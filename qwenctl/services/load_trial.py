@@ -31,7 +31,7 @@ _HINT = "the file may be damaged or made for another version: run `qwenctl verif
 
 # "/build/src/llama-vocab.cpp:2544: GGML_ASSERT(id_to_token.size() == token_to_id.size()) failed"
 _ASSERTION = re.compile(r"^(?:.*/)?([\w.+-]+:\d+: .*)$")
-_FUNCTION = re.compile(r"^(?:[a-z_0-9~:]+(?:\(\))?: +)+(?:error loading model: +)?")
+_FUNCTIONS = re.compile(r"^(?:(?:[a-z_0-9~:]+(?:\(\))?|error loading model): +)+")
 
 
 def try_load(path: Path, settings: Settings, *, time_limit_s: float = TIME_LIMIT_S) -> None:
@@ -83,7 +83,7 @@ def _reason(log: str, status: int) -> str:
         ]
         said = assertions[-1:] or lines[-1:]
         return f"{crash}: {said[0][:300]}" if said else crash
-    return f"llama.cpp refuses it: {_FUNCTION.sub('', lines[0])[:300]}" if lines else f"the load trial exited {status}"
+    return f"llama.cpp refuses it: {_FUNCTIONS.sub('', lines[0])[:300]}" if lines else f"the load trial exited {status}"
 
 
 def _signal_name(number: int) -> str:

@@ -20,7 +20,7 @@ ERROR, WARNING, CONTINUED = 4, 3, 5  # enum ggml_log_level, as llama.cpp 0c1e570
 _N_LINES = 400
 
 # "llama_model_load: error loading model: …" → the part that says something.
-_PREFIX = re.compile(r"^(?:[a-z_0-9~:]+(?:\(\))?: +)+(?:error loading model: +)?")
+_PREFIX = re.compile(r"^(?:(?:[a-z_0-9~:]+(?:\(\))?|error loading model): +)+")
 
 
 class LogLine(NamedTuple):

@@ -114,7 +114,7 @@ def _own_chunks(prompts: Sequence[Pending], limits: StepLimits, budget: int) -> 
     for one in prompts:
         first = one.n_cached
         while first < one.n_known and budget > 0:
-            n_tokens = min(one.n_known - first, limits.n_ubatch)
+            n_tokens = min(one.n_known - first, limits.n_ubatch, limits.n_batch)
             chunks.append(Chunk(one.slot, first, n_tokens, first + n_tokens == one.n_known))
             first += n_tokens
             budget -= n_tokens

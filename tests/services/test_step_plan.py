@@ -1,0 +1,111 @@
+"""What a step computes: bounds, fairness, progress."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenctl.services.step_plan import Chunk, Pending, StepLimits, StepPlan, plan_step
+
+_LIMITS = st.builds(StepLimits, st.integers(16, 64), st.integers(1, 32), st.booleans())
+_SEQUENCES = st.lists(
+    st.tuples(st.integers(0, 50), st.one_of(st.just(1), st.integers(2, 200))), min_size=1, max_size=12
+).map(lambda rows: [Pending(slot, cached, cached + more) for slot, (cached, more) in enumerate(rows)])
+
+
+def _chunks(plan: StepPlan) -> list[Chunk]:
+    return [chunk for batch in plan.batches for chunk in batch]
+
+
+def _generating(sequences: list[Pending]) -> set[int]:
+    return {one.slot for one in sequences if one.n_known - one.n_cached == 1}
+
+
+@given(_SEQUENCES, _LIMITS)
+def test_no_batch_is_too_large(sequences: list[Pending], limits: StepLimits) -> None:
+    for batch in plan_step(sequences, limits).batches:
+        assert 0 < sum(chunk.n_tokens for chunk in batch) <= limits.n_batch
+
+
+@given(_SEQUENCES, _LIMITS)
+def test_every_generating_sequence_goes_on_and_comes_first(sequences: list[Pending], limits: StepLimits) -> None:
+    plan = plan_step(sequences, limits)
+    generating = _generating(sequences)
+    assert {chunk.slot for chunk in _chunks(plan)[: len(generating)]} == generating
+    assert all(chunk.wants_logits for chunk in _chunks(plan)[: len(generating)])
+
+
+@given(_SEQUENCES, _LIMITS)
+def test_prompts_are_served_in_order_and_the_oldest_always_gets_on(
+    sequences: list[Pending], limits: StepLimits
+) -> None:
+    plan = plan_step(sequences, limits)
+    generating = _generating(sequences)
+    served = [chunk.slot for chunk in _chunks(plan) if chunk.slot not in generating]
+    prompts = [one.slot for one in sequences if one.slot not in generating]
+    assert list(dict.fromkeys(served)) == prompts[: len(set(served))]
+    assert not prompts or served
+    done = {chunk.slot for chunk in _chunks(plan) if chunk.wants_logits}
+    assert set(served[:-1]) - {served[-1]} <= done if served else True
+
+
+@given(_SEQUENCES, _LIMITS)
+def test_chunks_continue_where_the_cache_ends(sequences: list[Pending], limits: StepLimits) -> None:
+    by_slot = {one.slot: one for one in sequences}
+    for slot, one in by_slot.items():
+        chunks = [chunk for chunk in _chunks(plan_step(sequences, limits)) if chunk.slot == slot]
+        ends = [one.n_cached, *(chunk.first + chunk.n_tokens for chunk in chunks)]
+        assert [chunk.first for chunk in chunks] == ends[:-1]
+        assert all(chunk.wants_logits == (chunk.first + chunk.n_tokens == one.n_known) for chunk in chunks)
+        assert all(begin < end <= one.n_known for begin, end in pairwise(ends))
+
+
+@given(_SEQUENCES, _LIMITS)
+def test_while_somebody_generates_prompts_get_about_a_micro_batch(sequences: list[Pending], limits: StepLimits) -> None:
+    generating = _generating(sequences)
+    if generating:
+        n_prompt_tokens = sum(c.n_tokens for c in _chunks(plan_step(sequences, limits)) if c.slot not in generating)
+        assert n_prompt_tokens < 2 * limits.n_ubatch
+
+
+@given(_SEQUENCES, st.integers(16, 64), st.integers(1, 100))
+def test_a_full_cache_holds_back_the_newest_and_somebody_always_gets_on(
+    sequences: list[Pending], n_batch: int, free_cells: int
+) -> None:
+    plan = plan_step(sequences, StepLimits(n_batch, 8, True), free_cells)
+    assert 0 < plan.n_tokens <= free_cells
+    newest = [one.slot for one in reversed(sequences)]
+    assert list(plan.held_back) == newest[: len(plan.held_back)]
+    assert not {chunk.slot for chunk in _chunks(plan)} & set(plan.held_back)
+
+
+@given(st.integers(0, 30), st.integers(31, 300), st.lists(st.integers(1, 300), max_size=5))
+def test_own_streams_cut_a_prompt_in_the_same_places_whoever_else_runs(
+    cached: int, known: int, others: list[int]
+) -> None:
+    limits = StepLimits(2048, 16, False)
+
+    def cuts(companions: list[Pending]) -> list[tuple[int, int]]:
+        n_cached, found = cached, []
+        while n_cached < known:
+            plan = plan_step([*companions, Pending(99, n_cached, known)], limits)
+            mine = [(chunk.first, chunk.n_tokens) for chunk in _chunks(plan) if chunk.slot == 99]
+            found += mine
+            n_cached += sum(n_tokens for _, n_tokens in mine)
+            if not mine:  # its turn comes when the others are done
+                companions = companions[1:]
+        return found
+
+    assert cuts([]) == cuts([Pending(slot, 0, n_tokens) for slot, n_tokens in enumerate(others)])
+
+
+def test_a_shared_cache_computes_everything_together() -> None:
+    plan = plan_step([Pending(0, 7, 8), Pending(1, 0, 30), Pending(2, 4, 5)], StepLimits(64, 16, True))
+    assert plan.batches == ((Chunk(0, 7, 1, True), Chunk(2, 4, 1, True), Chunk(1, 0, 14, False)),)
+
+
+def test_own_streams_compute_prompts_apart() -> None:
+    plan = plan_step([Pending(0, 7, 8), Pending(1, 0, 10), Pending(2, 4, 20)], StepLimits(64, 16, False))
+    assert plan.batches == ((Chunk(0, 7, 1, True),), (Chunk(1, 0, 10, True),), (Chunk(2, 4, 16, True),))
