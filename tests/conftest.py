@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from quant.conversion_plan import plan_conversion
 from quant.libggml import load_libggml
@@ -60,8 +61,13 @@ def _refuse_the_network(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def pytest_configure() -> None:
-    """Close the network, and drop whatever of the user's environment changes what programs do."""
+    """Close the network, drop whatever of the user's environment changes what programs do, leave out stopwatches."""
     sys.addaudithook(_refuse_the_network)
+    # No deadlines: a busy machine is no failure. The same examples each time in continuous integration.
+    settings.register_profile(
+        "qwenctl", deadline=None, derandomize=_IN_CI, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("qwenctl")
     for name in list(os.environ):
         if name.startswith(_FOREIGN_PREFIXES) or name in _FOREIGN_NAMES:
             del os.environ[name]
