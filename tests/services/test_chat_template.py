@@ -85,7 +85,9 @@ def test_capabilities_are_found_by_rendering(source: str, expected: TemplateCapa
 
 def test_qwen3_keeps_reasoning_only_after_the_last_question() -> None:
     first = [Message("user", "a"), Message("assistant", "b", reasoning="earlier")]
-    call = Message("assistant", "", reasoning="needed", extra={"tool_calls": [{"function": {"name": "f", "arguments": {}}}]})
+    call = Message(
+        "assistant", "", reasoning="needed", extra={"tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    )
     prompt = render(QWEN3, *first, Message("user", "c"), call, Message("tool", "5"))
     assert "earlier" not in prompt
     assert "<think>\nneeded\n</think>" in prompt
@@ -116,7 +118,7 @@ def test_a_template_longer_than_one_mib_is_refused_before_anything_runs() -> Non
         ChatTemplate("x" * ((1 << 20) + 1))
 
 
-LIMITS = TemplateLimits(time_s=1.0, cpu_s=0.15, memory_bytes=160 << 20, output_chars=1 << 20)
+LIMITS = TemplateLimits(time_s=10.0, cpu_s=0.15, memory_bytes=160 << 20, output_chars=1 << 20)
 HARMLESS_TO_THE_CHILD = {
     "class": "{{ ''.__class__ }}",
     "subclasses": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
@@ -193,7 +195,7 @@ def test_a_killed_child_is_replaced() -> None:
     with ChatTemplate(source, limits=LIMITS) as template:
         assert template.render([Message("user", "fine")]) == "fine"
         for _ in range(2):
-            with pytest.raises(TemplateFailed, match="longer than 1 s"):
+            with pytest.raises(TemplateFailed, match="longer than 10 s"):
                 template.render([Message("user", "loop")])
             assert template.render([Message("user", "again")]) == "again"
         child = template._process._child
