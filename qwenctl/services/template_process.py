@@ -100,7 +100,9 @@ class TemplateProcess:
 
     def _why_it_died(self, deadline: _Deadline) -> str:
         status = self._forget()
-        if deadline.expired or (sys.platform != "win32" and status == -signal.SIGPROF):
+        if sys.platform != "win32" and status == -signal.SIGPROF:
+            return f"the chat template needed more than {self._limits.cpu_s:g} s of processor time"
+        if deadline.expired:
             return f"the chat template ran longer than {self._limits.time_s:g} s"
         how = f"signal {-status}" if status < 0 else f"status {status}"
         return f"the process that renders the chat template died ({how})"
