@@ -195,7 +195,7 @@ def test_a_killed_child_is_replaced() -> None:
     with ChatTemplate(source, limits=LIMITS) as template:
         assert template.render([Message("user", "fine")]) == "fine"
         for _ in range(2):
-            with pytest.raises(TemplateFailed, match="more than 0.15 s of processor time"):
+            with pytest.raises(TemplateFailed, match=r"more than 0\.15 s of processor time"):
                 template.render([Message("user", "loop")])
             assert template.render([Message("user", "again")]) == "again"
         child = template._process._child
