@@ -19,7 +19,7 @@ from pathlib import Path
 from quant.errors import CheckpointError, JsonFileError, SafetensorsError
 from quant.json_file import read_json_object
 from quant.safetensors_read import SafetensorsFile, read_safetensors
-from quant.shown import shown
+from quant.shown import named, shown
 from quant.tensor_info import TensorInfo
 
 SINGLE_FILE = "model.safetensors"
@@ -113,7 +113,7 @@ def _merge(files: Iterable[SafetensorsFile]) -> dict[str, TensorInfo]:
         for name, info in file.tensors.items():
             if name in tensors:
                 first = tensors[name].path.name
-                raise CheckpointError(f"{file.path.parent}: tensor {name} is in {first} and in {file.path.name}")
+                raise CheckpointError(f"{file.path.parent}: tensor {named(name)} is in {first} and in {file.path.name}")
             tensors[name] = info
     return tensors
 
@@ -127,7 +127,9 @@ def _check_against_index(folder: Path, tensors: Mapping[str, TensorInfo], weight
         raise CheckpointError(f"{folder}: {len(extra)} tensors of the shards are not in the index: {_listed(extra)}")
     for name, shard in weight_map.items():
         if tensors[name].path.name != shard:
-            raise CheckpointError(f"{folder}: tensor {name} is in {tensors[name].path.name}, the index says {shard}")
+            raise CheckpointError(
+                f"{folder}: tensor {named(name)} is in {tensors[name].path.name}, the index says {shard}"
+            )
 
 
 def _notes(index: Mapping[str, object], tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
@@ -158,4 +160,4 @@ def _no_weights(folder: Path) -> CheckpointError:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return ", ".join(map(named, names[:3])) + more

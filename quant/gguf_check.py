@@ -14,10 +14,13 @@ Only the header is looked at: a few milliseconds, whatever the size of the model
 
 from __future__ import annotations
 
-from quant.gguf_check_tensors import CHECKED_ARCHITECTURES, check_tensors
+import re
+
+from quant.gguf_check_tensors import CHECKED_ARCHITECTURES, ModelShape, check_tensor_shapes, check_tensor_types
 from quant.gguf_check_vocabulary import check_vocabulary
 from quant.gguf_read import GgufFile
 from quant.gguf_values import GgufValues
+from quant.shown import shown
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
@@ -36,7 +39,7 @@ def check_model(gguf: GgufFile) -> None:
     kind = values.text("general.type", "model")
     if kind in _NOT_MODELS:
         values.refuse(f"{_NOT_MODELS[kind]}, not a model")
-    architecture = values.text("general.architecture")
+    architecture = _architecture(values)
     if not gguf.tensors:
         values.refuse("it holds no tensors: metadata or a vocabulary alone")
     n_layers = values.count(f"{architecture}.block_count")
@@ -48,10 +51,17 @@ def check_model(gguf: GgufFile) -> None:
     _check_experts(values, architecture, n_layers)
     _check_rope(values, architecture)
     _check_norms(values, architecture)
-    if architecture in CHECKED_ARCHITECTURES:
-        _check_heads(values, architecture, n_layers)
     n_tokens = check_vocabulary(values)
-    check_tensors(values, architecture, n_layers, n_tokens)
+    check_tensor_types(values, architecture)
+    if architecture in CHECKED_ARCHITECTURES:
+        check_tensor_shapes(values, architecture, _shape(values, architecture, n_layers, n_tokens))
+
+
+def _architecture(values: GgufValues) -> str:
+    architecture = values.text("general.architecture")
+    if not re.fullmatch(r"[\w.-]{1,64}", architecture, re.ASCII):
+        values.refuse(f"general.architecture is {shown(architecture)}, which is not a name")
+    return architecture
 
 
 def _check_experts(values: GgufValues, architecture: str, n_layers: int) -> None:
@@ -83,7 +93,7 @@ def _check_expert_groups(values: GgufValues, architecture: str, n_experts: int) 
 def _check_rope(values: GgufValues, architecture: str) -> None:
     scaling = values.text(f"{architecture}.rope.scaling.type", "linear")
     if scaling not in _ROPE_SCALINGS:
-        values.refuse(f"{architecture}.rope.scaling.type is {scaling!r}, not one of {', '.join(_ROPE_SCALINGS)}")
+        values.refuse(f"{architecture}.rope.scaling.type is {shown(scaling)}, not one of {', '.join(_ROPE_SCALINGS)}")
     if values.number(f"{architecture}.rope.freq_base", 10000.0) <= 0:
         values.refuse(f"{architecture}.rope.freq_base is not above 0")
     for name in ("scaling.factor", "scale_linear", "scaling.attn_factor"):
@@ -99,8 +109,9 @@ def _check_norms(values: GgufValues, architecture: str) -> None:
         values.refuse("attention is not causal: an encoder, which cannot generate text")
 
 
-def _check_heads(values: GgufValues, architecture: str, n_layers: int) -> None:
-    """Hold heads and their widths against what the graphs of CHECKED_ARCHITECTURES assert."""
+def _shape(values: GgufValues, architecture: str, n_layers: int, n_tokens: int) -> ModelShape:
+    """Hold heads and their widths against what the graphs of CHECKED_ARCHITECTURES assert; return all sizes."""
+    width = values.count(f"{architecture}.embedding_length")
     n_heads = values.counts_per_layer(f"{architecture}.attention.head_count", n_layers, 0)
     n_kv_heads = values.counts_per_layer(f"{architecture}.attention.head_count_kv", n_layers, n_heads[0])
     if min(n_heads) < 1 or min(n_kv_heads) < 1:
@@ -109,7 +120,7 @@ def _check_heads(values: GgufValues, architecture: str, n_layers: int) -> None:
         values.refuse(f"{architecture}: {n_heads[0]} heads cannot share {n_kv_heads[0]} key-value heads evenly")
     if len(set(n_heads)) > 1 or len(set(n_kv_heads)) > 1:
         values.refuse(f"{architecture}: layers differ in their numbers of heads")
-    default = values.count(f"{architecture}.embedding_length") // n_heads[0]
+    default = width // n_heads[0]
     key_width = values.count(f"{architecture}.attention.key_length", default)
     value_width = values.count(f"{architecture}.attention.value_length", default)
     rotated = values.count(f"{architecture}.rope.dimension_count", key_width)
@@ -118,3 +129,12 @@ def _check_heads(values: GgufValues, architecture: str, n_layers: int) -> None:
             f"{architecture}: heads have keys of {key_width}, values of {value_width}, {rotated} of them rotated; "
             "the three must be one even number"
         )
+    return ModelShape(
+        n_layers=n_layers - values.count(f"{architecture}.nextn_predict_layers", 0),
+        n_tokens=n_tokens,
+        width=width,
+        n_heads=n_heads[0],
+        n_kv_heads=n_kv_heads[0],
+        head_width=key_width,
+        n_experts=values.count(f"{architecture}.expert_count", 0),
+    )

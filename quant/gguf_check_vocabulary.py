@@ -29,6 +29,7 @@ _PRE_WITH_BOS = {
 }  # fmt: skip
 """Pre-tokenizers that put a begin-of-text token in front unless the file says otherwise."""
 
+_BYTE_TOKEN = 6  # LLAMA_TOKEN_TYPE_BYTE
 _STEERING_IDS = ("bos", "eos", "eot", "eom")  # llama.cpp ignores a bad id of the others, and published files have some
 
 
@@ -45,6 +46,8 @@ def check_vocabulary(values: GgufValues) -> int:
     _check_tokens(values, tokens)
     types = values.array("tokenizer.ggml.token_type", {GgufValueType.INT32})
     scores = values.array("tokenizer.ggml.scores", {GgufValueType.INT32, GgufValueType.FLOAT32})
+    if model == "bert" and types is not None and (types == _BYTE_TOKEN).any():
+        values.refuse("tokenizer.ggml.token_type has byte tokens, which a WordPiece vocabulary cannot have")
     for name, array in (("token_type", types), ("scores", scores)):
         if array is not None and array.size < len(tokens):
             values.refuse(f"tokenizer.ggml.{name} has {array.size} elements for {len(tokens)} tokens")

@@ -200,13 +200,15 @@ def _key(cursor: _Cursor, position: int) -> str:
 
 
 def _plain_text(cursor: _Cursor, raw: bytes, what: str) -> str:
-    """Decode a name. A NUL would make llama.cpp, which compares C strings, see another name than we do."""
+    """Decode a name. A NUL would make llama.cpp, which compares C strings, see another name than we do; line breaks
+    and the like would make our messages lie.
+    """
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         cursor.refuse(f"{what} is not UTF-8: {shown(raw)}")
-    if any(character < " " for character in text):
-        cursor.refuse(f"{what} holds control characters: {shown(text)}")
+    if not text.isprintable():
+        cursor.refuse(f"{what} holds characters that cannot be printed: {shown(text)}")
     return text
 
 

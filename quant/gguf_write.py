@@ -72,8 +72,8 @@ class GgufTensor:
     type: GgmlType
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.name.encode("utf-8")) <= MAX_TENSOR_NAME_BYTES:
-            raise ValueError(f"tensor name {self.name!r}: GGUF takes 1 to {MAX_TENSOR_NAME_BYTES} bytes")
+        if not 1 <= len(self.name.encode("utf-8")) <= MAX_TENSOR_NAME_BYTES or not self.name.isprintable():
+            raise ValueError(f"tensor name {self.name!r}: GGUF takes 1 to {MAX_TENSOR_NAME_BYTES} bytes, all printable")
         if not 1 <= len(self.shape) <= MAX_DIMENSIONS or min(self.shape) < 1:
             raise ValueError(f"{self.name}: shape {self.shape}: GGUF takes 1 to {MAX_DIMENSIONS} dimensions above 0")
         if not self.type.divides(self.shape[-1]):
@@ -157,6 +157,8 @@ def _header(
 ) -> bytes:
     parts = [MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))]
     for key, field in metadata.items():
+        if not key or not key.isprintable():
+            raise ValueError(f"{key!r} is not a key")
         parts += (_string_bytes(key), _field_bytes(field))
     for tensor, offset in zip(tensors, offsets, strict=True):
         n_dims = len(tensor.shape)

@@ -13,3 +13,8 @@ _SHORT.maxlevel = 3
 def shown(value: object) -> str:
     """Return `repr(value)`, cut in the middle where it is long."""
     return _SHORT.repr(value)
+
+
+def named(name: str) -> str:
+    """Return a name as it is, if it is printable and short, as names are; else `shown`."""
+    return name if name.isprintable() and len(name) <= 96 else shown(name)

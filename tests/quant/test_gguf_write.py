@@ -22,7 +22,7 @@ _RANGES = {
     _V.UINT64: (0, 2**64 - 1), _V.INT64: (-(2**63), 2**63 - 1),
 }  # fmt: skip
 _KEYS = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
-    lambda key: key != "general.alignment"
+    lambda key: key != "general.alignment" and key.isprintable()
 )
 
 
@@ -199,6 +199,7 @@ def test_values_that_do_not_fit_their_type(value_type: GgufValueType, value: Any
     [
         ("", (256,), "1 to 63 bytes"),
         ("é" * 32, (256,), "1 to 63 bytes"),
+        ("a\n", (256,), "1 to 63 bytes, all printable"),
         ("a", (), "1 to 4 dimensions"),
         ("a", (1, 1, 1, 1, 256), "1 to 4 dimensions"),
         ("a", (0, 256), "dimensions above 0"),
@@ -208,6 +209,12 @@ def test_values_that_do_not_fit_their_type(value_type: GgufValueType, value: Any
 def test_tensors_that_cannot_be(name: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GgufTensor(name, shape, GGML_TYPES["Q4_K"])
+
+
+@pytest.mark.parametrize("key", ["", "a\0b", "a\n"])
+def test_keys_that_cannot_be(key: str) -> None:
+    with pytest.raises(ValueError, match="is not a key"):
+        plan_layout({key: GgufField(_V.UINT8, 0)}, [])
 
 
 def test_two_tensors_of_one_name() -> None:
