@@ -1,28 +1,25 @@
 """The first load of a model file, in a child process: llama.cpp aborts the process on some files, or is killed by them.
 
     pre-flight (quant.gguf_check, milliseconds)  →  child: load, make a context, compute a token of a small model
-                                                 →  remembered: path, size and time of every file, and llama.cpp's build
+                                                 →  remembered (load_record.py)
 
 A file that passed is not tried again until it or llama.cpp changes. Knows nothing of how models are used afterwards.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
 from quant.gguf_check import check_model
 from quant.gguf_read import read_gguf
 from qwenctl.errors import ModelLoadFailed
 from qwenctl.services import load_trial_worker
+from qwenctl.services.load_record import identity_of, is_remembered, remember
 from qwenctl.settings import Settings
 
 TIME_LIMIT_S = 120.0
@@ -41,13 +38,13 @@ def try_load(path: Path, settings: Settings, *, time_limit_s: float = TIME_LIMIT
         GgufError: the file is no GGUF, or llama.cpp would abort on it; found by the pre-flight.
         ModelLoadFailed: llama.cpp refused it, crashed or took too long; the message gives its reason in one line.
     """
-    proof = _proof_of(path)
-    if proof and _is_remembered(proof, settings):
+    identity = identity_of(path)
+    if is_remembered(path, identity, settings.cache_dir):
         return
     gguf = read_gguf(path)
     check_model(gguf)
     _run_child(path, compute=gguf.size_bytes <= _COMPUTED_UP_TO_BYTES, time_limit_s=time_limit_s)
-    _remember(_proof_of(path, gguf.paths), settings)
+    remember(path, identity, settings.cache_dir)
 
 
 def _run_child(path: Path, *, compute: bool, time_limit_s: float) -> None:
@@ -91,64 +88,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-# --- what passed before ----------------------------------------------------------------------------------------------
-
-
-def _proof_of(path: Path, parts: tuple[Path, ...] = ()) -> dict[str, object] | None:
-    """Return what identifies the files and the library, or None for a file that cannot be looked at.
-
-    Without `parts`, the siblings of a split set are those that lie there: one more or less is another set.
-    """
-    match = re.match(r"^(.*)-\d{5}-of-(\d{5})\.gguf$", path.name)
-    if not parts:
-        parts = tuple(sorted(path.parent.glob(f"{_escaped(match[1])}-*-of-{match[2]}.gguf"))) if match else (path,)
-    files = []
-    for part in parts:
-        try:
-            status = part.stat()
-        except OSError:
-            return None
-        files.append([str(part.resolve()), status.st_size, status.st_mtime_ns])
-    return {"files": sorted(files), "library": _library()}
-
-
-def _escaped(text: str) -> str:
-    """Return `text` as a pattern for `Path.glob` that matches nothing else."""
-    return re.sub(r"([*?[])", r"[\1]", text)
-
-
-def _library() -> list[object]:
-    """Return what identifies the build of llama.cpp: the package's version, and its library's size and time."""
-    version = metadata.version("llama-cpp-python")
-    folder = Path(str(metadata.distribution("llama-cpp-python").locate_file("llama_cpp"))) / "lib"
-    libraries = sorted(folder.glob("*llama*"))
-    status = libraries[0].stat() if libraries else None
-    return [version, status.st_size if status else 0, status.st_mtime_ns if status else 0]
-
-
-def _record_path(proof: dict[str, object], settings: Settings) -> Path:
-    digest = hashlib.sha256(json.dumps(proof["files"]).encode()).hexdigest()
-    return settings.cache_dir / "loadable" / f"{digest[:32]}.json"
-
-
-def _is_remembered(proof: dict[str, object], settings: Settings) -> bool:
-    try:
-        return bool(json.loads(_record_path(proof, settings).read_text(encoding="utf-8")) == proof)
-    except (OSError, ValueError):
-        return False
-
-
-def _remember(proof: dict[str, object] | None, settings: Settings) -> None:
-    """Write it down; a cache that cannot be written to only costs the next start another trial."""
-    if proof is None:
-        return
-    target = _record_path(proof, settings)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(proof), encoding="utf-8")
-        temporary.replace(target)
-    except OSError:
-        return
