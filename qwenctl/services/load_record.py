@@ -14,7 +14,6 @@ from pathlib import Path
 
 from qwenctl.services.model_facts import model_files
 
-
 Identity = dict[str, object]
 
 
@@ -41,7 +40,7 @@ def is_remembered(path: Path, identity: Identity | None, cache_dir: Path) -> boo
 
 
 def remember(path: Path, identity: Identity | None, cache_dir: Path) -> None:
-    """Write down that it passed; `identity` is from before the trial, so that a file changed meanwhile is tried again."""
+    """Write down that it passed, as it was before the trial: a file that changed meanwhile is tried again."""
     if identity is None:
         return
     target = _record_path(path, cache_dir)

@@ -51,13 +51,12 @@ def model_info(path: Path, model: Any, vocabulary: Vocabulary, n_ctx: int) -> Mo
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
-    """Return all files of a model: `path`, and its siblings if it is the first of a split set."""
+    """Return all files of a model: `path`, and its siblings if it is the first of a split set. They need not be there."""
     match = _SHARD.match(path.name)
     if not match:
         return (path,)
     n_files = int(match[2])
-    shards = (path.with_name(f"{match[1]}-{number:05}-of-{n_files:05}.gguf") for number in range(1, n_files + 1))
-    return tuple(shard for shard in shards if shard.is_file())
+    return tuple(path.with_name(f"{match[1]}-{number:05}-of-{n_files:05}.gguf") for number in range(1, n_files + 1))
 
 
 def _count(model: Any, key: str) -> int:
