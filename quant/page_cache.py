@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,7 +18,12 @@ _CAN_ADVISE = hasattr(os, "posix_fadvise")
 def drop_from_cache(fd: int, offset_bytes: int, n_bytes: int) -> None:
     """Say that a range will not be used again. Whole clean pages are dropped: sync first what was written."""
     if _CAN_ADVISE:
-        os.posix_fadvise(fd, offset_bytes, n_bytes, os.POSIX_FADV_DONTNEED)
+        _advise(fd, offset_bytes, n_bytes, os.POSIX_FADV_DONTNEED)
+
+
+def _advise(fd: int, offset_bytes: int, n_bytes: int, advice: int) -> None:
+    with suppress(OSError):  # file systems need not know it
+        os.posix_fadvise(fd, offset_bytes, n_bytes, advice)
 
 
 class SourceCache:
@@ -33,7 +39,7 @@ class SourceCache:
     def will_read(self, path: Path, offset_bytes: int, n_bytes: int) -> None:
         """Let the kernel start to read a range."""
         if _CAN_ADVISE:
-            os.posix_fadvise(self._descriptors[path], offset_bytes, n_bytes, os.POSIX_FADV_WILLNEED)
+            _advise(self._descriptors[path], offset_bytes, n_bytes, os.POSIX_FADV_WILLNEED)
 
     def was_read(self, path: Path, offset_bytes: int, n_bytes: int) -> None:
         """Let the kernel drop a range."""

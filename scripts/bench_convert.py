@@ -41,8 +41,9 @@ SCRIPTS = Path(__file__).resolve().parent
 MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")  # version 1; version 2 needs a delegated subtree
 
 LLAMA = """
-import ctypes, json, resource, sys, time
+import ctypes, json, sys, time
 import llama_cpp
+from qwenctl.services.machine_limits import peak_rss_bytes
 from qwenctl.services.quantize_worker import Request, quantize
 quiet = llama_cpp.llama_log_callback(lambda *_: None)
 llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
@@ -50,7 +51,7 @@ request = Request(**json.loads(sys.argv[1]))
 started = time.monotonic()
 status = quantize(request)
 seconds = time.monotonic() - started
-print(json.dumps({"status": status, "seconds": seconds}))
+print(json.dumps({"status": status, "seconds": seconds, "peak_rss_bytes": peak_rss_bytes()}))
 """
 
 
@@ -64,8 +65,8 @@ class Run:
     peak_rss_bytes: int
 
 
-def timed_child(command: list[str], cgroup: Path | None = None) -> tuple[str, float, int]:
-    """Run a child; return its output, CPU seconds and peak resident size in bytes."""
+def timed_child(command: list[str], cgroup: Path | None = None) -> tuple[str, float]:
+    """Run a child; return its output and its CPU seconds."""
     if cgroup is not None:
         command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(cgroup / "cgroup.procs"), *command]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -74,7 +75,7 @@ def timed_child(command: list[str], cgroup: Path | None = None) -> tuple[str, fl
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command[:6])} … exited {process.returncode}: {output}")
-    return output, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    return output, usage.ru_utime + usage.ru_stime
 
 
 def convert_command(source: Path, out: Path, output_type: str, n_threads: int) -> list[str]:
@@ -86,9 +87,10 @@ def convert_command(source: Path, out: Path, output_type: str, n_threads: int) -
 def run_ours(source: Path, out: Path, output_type: str, n_threads: int, cgroup: Path | None = None) -> tuple[Run, int]:
     """Convert; return the figures and the number of weights."""
     out.unlink(missing_ok=True)
-    output, cpu_s, rss = timed_child(convert_command(source, out, output_type, n_threads), cgroup)
+    output, cpu_s = timed_child(convert_command(source, out, output_type, n_threads), cgroup)
     result = json.loads(output)
-    return Run(result["seconds"], result["n_weights"] / result["weights_per_s"], cpu_s, rss), result["n_weights"]
+    convert_s = result["n_weights"] / result["weights_per_s"]
+    return Run(result["seconds"], convert_s, cpu_s, result["peak_rss_bytes"]), result["n_weights"]
 
 
 def run_llama(source: Path, out: Path, output_type: str, n_threads: int) -> Run:
@@ -103,11 +105,11 @@ def run_llama(source: Path, out: Path, output_type: str, n_threads: int) -> Run:
         "allow_requantize": False,
         "dry_run": False,
     }
-    output, cpu_s, rss = timed_child([sys.executable, "-c", LLAMA, json.dumps(request)])
+    output, cpu_s = timed_child([sys.executable, "-c", LLAMA, json.dumps(request)])
     result = json.loads(output)
     if result["status"]:
         raise SystemExit(f"llama_model_quantize returned {result['status']}")
-    return Run(result["seconds"], result["seconds"], cpu_s, rss)
+    return Run(result["seconds"], result["seconds"], cpu_s, result["peak_rss_bytes"])
 
 
 def bench_rate(source: Path, work: Path, options: argparse.Namespace) -> dict[str, object]:
@@ -125,7 +127,7 @@ def bench_rate(source: Path, work: Path, options: argparse.Namespace) -> dict[st
             print(f"{who:6} {n_weights / last.seconds / 1e6:6.2f} M weights/s, {last.cpu_s:.1f} s CPU", file=sys.stderr)
 
     def median(runs: list[Run], figure: str) -> float:
-        return statistics.median(getattr(run, figure) for run in runs)
+        return float(statistics.median(getattr(run, figure) for run in runs))
 
     return {
         "n_weights": n_weights,
@@ -178,16 +180,19 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def kill_once(command: list[str], after_s: float) -> bool:
-    """Start a conversion and kill it after a while; tell whether it was still running."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        process.wait(after_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return True
-    return False
+def kill_once(command: list[str], out: Path, after_s: float) -> float:
+    """Start a conversion and kill it after a while; return when. One that was faster is made again, killed earlier."""
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(after_s)
+        except subprocess.TimeoutExpired:
+            return after_s
+        finally:
+            process.kill()
+            process.wait()
+        out.unlink(missing_ok=True)
+        after_s *= 0.8
 
 
 def bench_kill(source: Path, work: Path, options: argparse.Namespace) -> dict[str, object]:
@@ -200,26 +205,28 @@ def bench_kill(source: Path, work: Path, options: argparse.Namespace) -> dict[st
     chance = random.Random(options.seed)
     out = work / "killed.gguf"
     command = convert_command(source, out, options.type, options.threads)
-    digests, kills = [], []
+    digests, kills, resumed = [], [], []
     for number in range(1 if options.chain else options.kill):
         out.unlink(missing_ok=True)
         n_kills = options.kill if options.chain else 1
         for _ in range(n_kills):
             after_s = chance.uniform(0, whole_s) * (2 / n_kills if options.chain else 1)
-            kills.append({"after_s": round(after_s, 3), "was_running": kill_once(command, after_s)})
-        output = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True, stderr=subprocess.DEVNULL)
-        resumed = json.loads(output.stdout)["n_weights_resumed"] if output.returncode == 0 else None
+            kills.append(round(kill_once(command, out, after_s), 2))
+        if not out.exists():  # killed before the rename, nearly always
+            output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, stderr=subprocess.DEVNULL)
+            resumed.append(json.loads(output.stdout)["n_weights_resumed"])
         digests.append(digest(out))
         same = "same bytes" if digests[-1] == expected else f"DIFFERENT: {digests[-1]}"
-        print(f"{number + 1}: killed after {kills[-1]['after_s']} s, resumed {resumed}: {same}", file=sys.stderr)
+        found = f"{resumed[-1] / 1e6:.1f} M weights found done" if resumed else "complete"
+        print(f"{number + 1}: killed after {kills[-1]} s, {found}: {same}", file=sys.stderr)
     return {
         "whole_s": whole_s,
         "sha256": expected,
         "n_kills": len(kills),
-        "n_kills_while_running": sum(1 for kill in kills if kill["was_running"]),
         "n_results": len(digests),
         "n_same": digests.count(expected),
-        "kills": kills,
+        "killed_after_s": kills,
+        "n_weights_resumed": resumed,
     }
 
 

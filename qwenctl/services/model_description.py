@@ -148,7 +148,7 @@ def _rope(values: _Values, architecture: str) -> str | None:
     base = values.number(f"{architecture}.rope.freq_base")
     if base is None:
         return None
-    text = f"base {base:g}"
+    text = f"base {base:,.0f}"
     kind = values.text(f"{architecture}.rope.scaling.type")
     factor = values.number(f"{architecture}.rope.scaling.factor")
     if kind and factor:
