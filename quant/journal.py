@@ -26,6 +26,7 @@ from quant.errors import OutputBusy, ResumeRefused
 
 _VERSION = 1
 _CRC_CHARS = 8
+_N_NAMED = 3  # differences in an error; the rest are counted
 
 
 @dataclass(slots=True)
@@ -138,8 +139,10 @@ class Journal:
         """
         differences = describe_differences(self.state.identity or {}, identity)
         if differences:
+            more = f"; and {len(differences) - _N_NAMED} more" if len(differences) > _N_NAMED else ""
             raise ResumeRefused(
-                f"{self.path} belongs to an unfinished conversion that differs: {'; '.join(differences)}",
+                f"{self.path} belongs to an unfinished conversion that differs: "
+                f"{'; '.join(differences[:_N_NAMED])}{more}",
                 "--restart discards the unfinished conversion and starts over",
             )
 

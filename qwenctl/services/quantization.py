@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quant.digests import Digests, digest_path
 from quant.durable_files import DurableFiles, try_lock
@@ -90,6 +91,7 @@ def quantize(
     _refuse(gguf, source, out, before, force=force, allow_requantize=allow_requantize)
     kind = find_output_type(output_type)
     n_threads = n_threads or usable_cores()
+    n_weights = sum(tensor.n_weights for tensor in gguf.tensors.values())
     request: dict[str, object] = {
         "source": str(source),
         "ftype_id": kind.ftype_id,
@@ -97,18 +99,12 @@ def quantize(
         "alignment": gguf.alignment,
         "allow_requantize": allow_requantize,
     }
-    n_weights = sum(tensor.n_weights for tensor in gguf.tensors.values())
-    _check_space(out.parent, int(run_worker({**request, "out": "", "dry_run": True}, lambda _: None)["n_bytes"]))
-    names = OutputNames(out, digest_path(out), ".quantize.partial")
-    with _locked(names) as fd:
-        encoding = time.monotonic()
-        run_worker(
-            {**request, "out": str(names.partial), "dry_run": False},
-            lambda answer: on_progress(QuantizationProgress(answer["n_weights_done"], n_weights, answer["tensor"])),
-        )
-        encoded_s = time.monotonic() - encoding
-        written = read_gguf(names.partial)
-        _publish(names, fd, digest_tensors(written, tool="llama_model_quantize"))
+    encoded_s = _write(
+        request,
+        out,
+        lambda answer: on_progress(QuantizationProgress(answer["n_weights_done"], n_weights, answer["tensor"])),
+    )
+    written = read_gguf(out)
     return QuantizationResult(
         path=out,
         output_type=kind.name,
@@ -120,6 +116,19 @@ def quantize(
         n_threads=n_threads,
         quantized_before=before,
     )
+
+
+def _write(request: Mapping[str, object], out: Path, on_answer: Callable[[Mapping[str, Any]], None]) -> float:
+    """Let llama.cpp write the file, and publish it; return the seconds that llama.cpp took."""
+    dry_run = run_worker({**request, "out": "", "dry_run": True}, lambda _: None)
+    _check_space(out.parent, int(dry_run["n_bytes"]))
+    names = OutputNames(out, digest_path(out), ".quantize.partial")
+    with _locked(names) as fd:
+        started = time.monotonic()
+        run_worker({**request, "out": str(names.partial), "dry_run": False}, on_answer)
+        seconds = time.monotonic() - started
+        _publish(names, fd, digest_tensors(read_gguf(names.partial), tool="llama_model_quantize"))
+    return seconds
 
 
 def _refuse(
