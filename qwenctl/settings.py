@@ -76,6 +76,6 @@ def _n_threads(environ: Mapping[str, str]) -> int | None:
     text = environ.get("QWENCTL_THREADS", "").strip()
     if not text:
         return None
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1024):
-        raise InvalidRequest(f"QWENCTL_THREADS is {text!r}", "write a number of threads from 1 to 1024")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 512):
+        raise InvalidRequest(f"QWENCTL_THREADS is {text!r}", "write a number of threads from 1 to 512")
     return int(text)

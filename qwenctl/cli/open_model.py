@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from quant.pipeline import ConversionProgress
 from qwenctl.cli.output import Output
-from qwenctl.services.engine import Engine, EngineOptions
+from qwenctl.cli.stage_bars import StageBars
+from qwenctl.services.engine import Engine
+from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import ChatModel
 from qwenctl.services.load_trial import try_load
 from qwenctl.services.model_store import resolve_model
@@ -21,7 +24,12 @@ def open_model(name: str | None, options: EngineOptions, settings: Settings, out
         ModelNotFound: no such model.
         ModelLoadFailed: llama.cpp refused it.
     """
-    path = resolve_model(name, settings, output.note)
+    with StageBars(output) as bars:
+
+        def show(progress: ConversionProgress) -> None:
+            bars.update(progress.stage, progress.n_weights_done, progress.n_weights)
+
+        path = resolve_model(name, settings, output.note, show)
     try_load(path, settings)
     with Engine.open(path, options) as engine, closing(ChatModel(engine)) as model:
         yield model

@@ -98,7 +98,7 @@ def threads_option(function: F) -> F:
     return click.option(
         "--threads",
         "n_threads",
-        type=click.IntRange(1, 1024),
+        type=click.IntRange(min=1),
         metavar="N",
         help="CPU threads.  [default: QWENCTL_THREADS, or all cores]",
     )(function)
@@ -111,5 +111,5 @@ def context_option(function: F) -> F:
         "n_ctx",
         type=TokenCount(),
         metavar="N",
-        help="Context length in tokens; 8k is 8192.  [default: what the model was trained for, up to 32k]",
+        help="Tokens that prompt and answer may take together; 32k is 32768.  [default: what the model can, up to 8k]",
     )(function)

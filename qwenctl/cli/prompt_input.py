@@ -6,7 +6,7 @@ Knows file names and bytes; nothing of templates.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -25,21 +25,24 @@ class Asked(NamedTuple):
     prompt: str | None
 
 
-def tell_apart(first: str | None, second: str | None, settings: Settings) -> Asked:
+def tell_apart(words: Sequence[str], settings: Settings) -> Asked:
     """Decide which word is the model: the first of two, and a single one if a model of that name is here.
 
     Raises:
+        InvalidRequest: more than two words: a prompt without quotes.
         ModelNotFound: a single word that is no model, but looks like a file.
     """
-    if second is not None or first is None:
-        return Asked(first, second)
-    if first == STDIN:
-        return Asked(None, STDIN)
-    if is_model(first, settings):
-        return Asked(first, None)
-    if looks_like_path(first):
-        raise model_not_found(first, settings)
-    return Asked(None, first)
+    if len(words) > 2:
+        raise InvalidRequest(f"{len(words)} words instead of a model and a prompt", 'quote the prompt: "why is it so?"')
+    if len(words) == 2:
+        return Asked(*words)
+    if not words or words[0] == STDIN:
+        return Asked(None, words[0] if words else None)
+    if is_model(words[0], settings):
+        return Asked(words[0], None)
+    if looks_like_path(words[0]):
+        raise model_not_found(words[0], settings)
+    return Asked(None, words[0])
 
 
 def read_prompt(prompt: str | None, warn: Callable[[str], None]) -> str:

@@ -13,25 +13,21 @@ from typing import Any, NamedTuple, TypeVar, cast
 import click
 
 from qwenctl.cli.options import TokenCount
+from qwenctl.core import SamplingParams
+from qwenctl.errors import InvalidRequest
 from qwenctl.services.generation import ChatOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
-_UNIT = click.FloatRange(0.0, 1.0)
 
 # option, field of core.SamplingParams, type, help
-_SAMPLING: tuple[tuple[str, str, click.ParamType[Any], str], ...] = (
-    ("--temp", "temperature", click.FloatRange(0.0, 100.0), "Temperature; 0 always takes the likeliest token."),
-    ("--top-p", "top_p", _UNIT, "Sample from the likeliest tokens that together have this probability."),
-    ("--top-k", "top_k", click.IntRange(0, 1 << 30), "Sample from the K likeliest tokens; 0 is off."),
-    ("--min-p", "min_p", _UNIT, "Drop tokens less likely than this share of the likeliest one."),
-    ("--presence-penalty", "presence_penalty", click.FloatRange(-2.0, 2.0), "Against tokens that occurred already."),
-    (
-        "--repeat-penalty",
-        "repeat_penalty",
-        click.FloatRange(0.01, 100.0),
-        "Divide the logits of recent tokens by this.",
-    ),
-    ("--seed", "seed", click.IntRange(0, 0xFFFF_FFFE), "Seed of the random choices, for the same answer again."),
+_SAMPLING: tuple[tuple[str, str, type[int] | type[float], str], ...] = (
+    ("--temp", "temperature", float, "Temperature; 0 always takes the likeliest token."),
+    ("--top-p", "top_p", float, "Sample from the likeliest tokens that together have this probability, up to 1."),
+    ("--top-k", "top_k", int, "Sample from the N likeliest tokens; 0 is off."),
+    ("--min-p", "min_p", float, "Drop tokens less likely than this share of the likeliest one, up to 1."),
+    ("--presence-penalty", "presence_penalty", float, "Against tokens that occurred already; -2 to 2."),
+    ("--repeat-penalty", "repeat_penalty", float, "Divide the logits of recent tokens by this; 1 is off."),
+    ("--seed", "seed", int, "Seed of the random choices, for the same answer again."),
 )
 
 
@@ -64,8 +60,9 @@ def reply_options(function: F) -> F:
     ) -> Any:
         given = {field: kwargs.pop(field) for _, field, _, _ in _SAMPLING}
         sampling = {field: value for field, value in given.items() if value is not None}
+        _check(sampling)
         if grammar is not None:
-            sampling["grammar"] = Path(grammar).read_text(encoding="utf-8")
+            sampling["grammar"] = _read_grammar(Path(grammar))
         return function(reply=ReplyOptions(thinking, max_tokens, truncate, stop, sampling), **kwargs)
 
     for option in reversed(_options()):
@@ -73,9 +70,24 @@ def reply_options(function: F) -> F:
     return cast("F", command)
 
 
+def _check(sampling: Mapping[str, Any]) -> None:
+    """Refuse values out of range now, not after the model has been loaded."""
+    try:
+        SamplingParams(**sampling)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def _read_grammar(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path} is not UTF-8, so no grammar") from error
+
+
 def _options() -> list[Callable[[F], F]]:
     sampling = [
-        click.option(name, field, type=kind, metavar="N" if isinstance(kind, click.IntRange) else "X", help=text)
+        click.option(name, field, type=kind, metavar="N" if kind is int else "X", help=text)
         for name, field, kind, text in _SAMPLING
     ]
     return [

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import qwenctl
 from quant.errors import OutputBusy
+from quant.pipeline import OnProgress
 from qwenctl.errors import ModelNotFound, QwenctlError
 from qwenctl.services.conversion import convert
 from qwenctl.settings import Settings
@@ -25,7 +26,9 @@ _BUSY_POLL_S = 0.2
 _BUSY_DEADLINE_S = 300.0
 
 
-def demo_model(settings: Settings, notify: Callable[[str], None], folder: Path = DEMO_FOLDER) -> Path:
+def demo_model(
+    settings: Settings, notify: Callable[[str], None], on_progress: OnProgress, folder: Path = DEMO_FOLDER
+) -> Path:
     """Return the demo's GGUF file, after converting it if it is not there yet.
 
     Raises:
@@ -37,11 +40,11 @@ def demo_model(settings: Settings, notify: Callable[[str], None], folder: Path =
         raise ModelNotFound(
             f"the bundled demo is not in {folder}", "name a model: qwenctl run MODEL.gguf, or reinstall"
         )
-    target = settings.cache_dir / f"{DEMO_NAME}-{DEMO_TYPE}-{_key(folder)}.gguf"
+    target = demo_target(settings, folder)
     if not target.is_file():
         notify(f"converting the bundled demo model to {DEMO_TYPE.upper()}, once …")
         _make_folder(settings.cache_dir)
-        _convert_once(folder, target)
+        _convert_once(folder, target, on_progress)
         _remove_old(target)
     return target
 
@@ -50,8 +53,13 @@ def demo_path(settings: Settings, folder: Path = DEMO_FOLDER) -> Path | None:
     """Return the demo's GGUF file if it has been converted."""
     if not (folder / "config.json").is_file():
         return None
-    target = settings.cache_dir / f"{DEMO_NAME}-{DEMO_TYPE}-{_key(folder)}.gguf"
+    target = demo_target(settings, folder)
     return target if target.is_file() else None
+
+
+def demo_target(settings: Settings, folder: Path = DEMO_FOLDER) -> Path:
+    """Return where the demo's GGUF file belongs."""
+    return settings.cache_dir / f"{DEMO_NAME}-{DEMO_TYPE}-{_key(folder)}.gguf"
 
 
 def _key(folder: Path) -> str:
@@ -71,12 +79,12 @@ def _make_folder(folder: Path) -> None:
         raise QwenctlError(f"cannot make the cache folder {folder}: {error.strerror}", hint) from error
 
 
-def _convert_once(folder: Path, target: Path) -> None:
+def _convert_once(folder: Path, target: Path, on_progress: OnProgress) -> None:
     """Convert, or wait for another process that does so at this moment."""
     end_s = time.monotonic() + _BUSY_DEADLINE_S
     while not target.is_file():
         try:
-            convert(folder, target, DEMO_TYPE, restart=True, force=True)
+            convert(folder, target, DEMO_TYPE, restart=True, force=True, on_progress=on_progress)
         except OutputBusy:
             if time.monotonic() > end_s:
                 raise

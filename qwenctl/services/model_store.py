@@ -7,19 +7,54 @@ and file names; opening and loading are other services' work.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from quant.errors import QuantError
+from quant.gguf_read import read_gguf
+from quant.pipeline import OnProgress
+from quant.recipe import OUTPUT_TYPES
 from qwenctl.errors import ModelNotFound
-from qwenctl.services.demo_model import DEMO_NAME, demo_model
+from qwenctl.services.demo_model import DEMO_NAME, demo_model, demo_path
 from qwenctl.settings import Settings
 
 _SUFFIX = ".gguf"
 
 
-def list_models(settings: Settings) -> tuple[Path, ...]:
-    """Return the converted models, by name."""
-    return tuple(sorted(path for path in settings.models_dir.glob(f"*{_SUFFIX}") if path.is_file()))
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model that can be named."""
+
+    name: str
+    path: Path
+    n_bytes: int
+    output_type: str | None  # None: the file does not say, or cannot be read
+    problem: str | None = None  # why it cannot be read
+
+
+def list_models(settings: Settings) -> tuple[StoredModel, ...]:
+    """Return the converted models, by name, and the demo if it has been converted."""
+    stored = [_look_at(path.stem, path) for path in _converted(settings)]
+    demo = demo_path(settings)
+    if demo is not None and all(model.name != DEMO_NAME for model in stored):
+        stored.append(_look_at(DEMO_NAME, demo))
+    return tuple(stored)
+
+
+def _converted(settings: Settings) -> list[Path]:
+    return sorted(path for path in settings.models_dir.glob(f"*{_SUFFIX}") if path.is_file())
+
+
+def _look_at(name: str, path: Path) -> StoredModel:
+    n_bytes = path.stat().st_size
+    try:
+        number = read_gguf(path).metadata.get("general.file_type")
+    except QuantError as error:
+        return StoredModel(name, path, n_bytes, None, error.message)
+    return StoredModel(
+        name, path, n_bytes, next((key for key, kind in OUTPUT_TYPES.items() if kind.ftype_id == number), None)
+    )
 
 
 def find_model(name: str, settings: Settings) -> Path | None:
@@ -38,7 +73,12 @@ def is_model(name: str, settings: Settings) -> bool:
     return name == DEMO_NAME or find_model(name, settings) is not None
 
 
-def resolve_model(name: str | None, settings: Settings, notify: Callable[[str], None] = lambda _: None) -> Path:
+def resolve_model(
+    name: str | None,
+    settings: Settings,
+    notify: Callable[[str], None] = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
+) -> Path:
     """Return the GGUF file that MODEL means. Converts the demo when it is asked for the first time, and says so.
 
     Raises:
@@ -49,7 +89,7 @@ def resolve_model(name: str | None, settings: Settings, notify: Callable[[str], 
     if found is not None:
         return found
     if name is None or name == DEMO_NAME:
-        return demo_model(settings, notify)
+        return demo_model(settings, notify, on_progress)
     raise model_not_found(name, settings)
 
 
@@ -71,7 +111,7 @@ def model_not_found(name: str, settings: Settings) -> ModelNotFound:
     if given.suffix == ".safetensors" and given.is_file():
         hint = f"qwenctl convert {given.parent} {given.parent.resolve().name}"
         return ModelNotFound(f"{name} is part of a Hugging Face checkpoint, not a GGUF file", f"convert it: {hint}")
-    known = [path.stem for path in list_models(settings)]
+    known = [path.stem for path in _converted(settings)]
     near = get_close_matches(name.removesuffix(_SUFFIX), known, 1)
     if near:
         return ModelNotFound(f"no model {name}", f"did you mean {near[0]}?")

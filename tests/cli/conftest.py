@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -46,3 +47,15 @@ def qwenctl_process() -> Callable[..., Ran]:
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def tried_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache folder that tests of a module share, so that each model is tried once and not in every test."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def shared_cache(tried_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use `tried_models` in this test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tried_models))

@@ -20,6 +20,11 @@ generator = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(generator)
 
 
+@pytest.fixture(scope="module")
+def reference():
+    return generator.reference()
+
+
 def command_named(name):
     command = cli.get_command(click.Context(cli), name)
     assert isinstance(command, Command)
@@ -45,11 +50,11 @@ def test_every_option_has_help(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_examples_that_parse(name):
+def test_every_command_has_examples_that_parse(name, reference):
     command = command_named(name)
     assert command.examples
     for example in command.examples:
-        assert example in generator.reference()
+        assert example in reference
         for part in example.split("  #")[0].split("|"):
             words = shlex.split(part)
             if words[:2] == ["qwenctl", name]:

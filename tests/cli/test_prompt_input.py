@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from qwenctl.cli import prompt_input
 from qwenctl.cli.prompt_input import Asked, read_prompt, read_text, tell_apart, text_or_file
-from qwenctl.errors import InvalidRequest, ModelNotFound
+from qwenctl.errors import InvalidRequest, ModelNotFound, QwenctlError
+from qwenctl.services.demo_model import demo_model
 from qwenctl.services.model_store import find_model, list_models, model_not_found
 from qwenctl.settings import Settings
 
@@ -38,30 +40,36 @@ def read(monkeypatch, prompt, data=b"", terminal=False):
 
 
 def test_of_two_words_the_first_is_the_model(store):
-    assert tell_apart("anything", "Why?", store) == Asked("anything", "Why?")
+    assert tell_apart(["anything", "Why?"], store) == Asked("anything", "Why?")
+
+
+def test_a_prompt_without_quotes_is_a_usage_error(store):
+    with pytest.raises(InvalidRequest, match="5 words") as caught:
+        tell_apart(["why", "is", "the", "sky", "blue"], store)
+    assert "quote the prompt" in caught.value.hint
 
 
 def test_a_single_word_is_a_model_if_there_is_one_of_that_name(store, tmp_path, monkeypatch):
-    assert tell_apart("qwen3-30b", None, store) == Asked("qwen3-30b", None)
-    assert tell_apart("qwen3-30b.gguf", None, store) == Asked("qwen3-30b.gguf", None)
+    assert tell_apart(["qwen3-30b"], store) == Asked("qwen3-30b", None)
+    assert tell_apart(["qwen3-30b.gguf"], store) == Asked("qwen3-30b.gguf", None)
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUF")
-    assert tell_apart(str(path), None, store) == Asked(str(path), None)
-    assert tell_apart("Why is the sky blue?", None, store) == Asked(None, "Why is the sky blue?")
-    assert tell_apart("hello", None, store) == Asked(None, "hello")
-    assert tell_apart("-", None, store) == Asked(None, "-")
-    assert tell_apart(None, None, store) == Asked(None, None)
+    assert tell_apart([str(path)], store) == Asked(str(path), None)
+    assert tell_apart(["Why is the sky blue?"], store) == Asked(None, "Why is the sky blue?")
+    assert tell_apart(["hello"], store) == Asked(None, "hello")
+    assert tell_apart(["-"], store) == Asked(None, "-")
+    assert tell_apart([], store) == Asked(None, None)
 
 
 @pytest.mark.parametrize("word", ["missing.gguf", "./missing", "/no/such/file", "~/model", "model.safetensors"])
 def test_a_single_word_that_looks_like_a_file_must_be_one(store, word):
     with pytest.raises(ModelNotFound, match="no model"):
-        tell_apart(word, None, store)
+        tell_apart([word], store)
 
 
 @pytest.mark.parametrize("text", ["/think about ~/x.gguf files", "what is in ./here ?", "README"])
 def test_sentences_are_prompts_even_with_paths_in_them(store, text):
-    assert tell_apart(text, None, store) == Asked(None, text)
+    assert tell_apart([text], store) == Asked(None, text)
 
 
 def test_prompt_and_pipe_combine(monkeypatch):
@@ -114,7 +122,7 @@ def test_text_from_a_file(tmp_path):
 
 
 def test_models_by_name(store):
-    assert [path.name for path in list_models(store)] == ["qwen3-30b.gguf"]
+    assert [model.name for model in list_models(store)] == ["qwen3-30b"]
     assert find_model("qwen3-30b", store) == store.models_dir / "qwen3-30b.gguf"
     assert find_model("../models/qwen3-30b", store) is None  # a name never leaves the folder
     assert find_model("qwen", store) is None
@@ -132,15 +140,42 @@ def test_what_is_said_of_a_model_that_is_not_there(store, tmp_path):
         assert "Hugging Face checkpoint" in error.message
         assert error.hint == f"convert it: qwenctl convert {checkpoint} Qwen3-0.6B"
     with pytest.raises(ModelNotFound, match="Hugging Face"):
-        tell_apart(str(checkpoint), None, store)
+        tell_apart([str(checkpoint)], store)
 
 
 def test_a_folder_without_checkpoint_is_no_reason_to_refuse_a_prompt(store, tmp_path, monkeypatch):
     (tmp_path / "tests").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert tell_apart("tests", None, store) == Asked(None, "tests")
+    assert tell_apart(["tests"], store) == Asked(None, "tests")
 
 
 def test_home_is_expanded(store, home):
     Path(home / "m.gguf").write_bytes(b"GGUF")
     assert find_model("~/m.gguf", store) == home / "m.gguf"
+
+
+def test_the_demo_is_converted_once(store, tiny_moe_folder):
+    notes = []
+    path = demo_model(store, notes.append, lambda _: None, tiny_moe_folder)
+    assert path.parent == store.cache_dir
+    assert path.read_bytes()[:4] == b"GGUF"
+    assert notes == ["converting the bundled demo model to Q4_K_M, once …"]
+    left_over = store.cache_dir / "demo-q4_k_m-000000000000.gguf"
+    left_over.write_bytes(b"of an older version")
+    assert demo_model(store, notes.append, lambda _: None, tiny_moe_folder) == path
+    assert len(notes) == 1
+    path.unlink()
+    assert demo_model(store, notes.append, lambda _: None, tiny_moe_folder) == path
+    assert not left_over.exists()
+
+
+def test_an_installation_without_the_demo_says_so(store, tmp_path):
+    with pytest.raises(ModelNotFound, match="the bundled demo is not in"):
+        demo_model(store, print, print, tmp_path)
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(store, tmp_path, tiny_moe_folder):
+    (tmp_path / "file").write_text("")
+    blocked = replace(store, cache_dir=tmp_path / "file" / "cache")
+    with pytest.raises(QwenctlError, match="cannot make the cache folder"):
+        demo_model(blocked, lambda _: None, lambda _: None, tiny_moe_folder)

@@ -21,7 +21,7 @@ from qwenctl.cli.reply_stats import tokens_per_second
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.batch import BatchOptions, BatchProgress, BatchSummary, run_batch
-from qwenctl.services.engine import EngineOptions
+from qwenctl.services.engine_options import MAX_PARALLEL, EngineOptions
 from qwenctl.settings import Settings
 from qwenctl.units import format_seconds
 
@@ -31,7 +31,7 @@ from qwenctl.units import format_seconds
     cls=Command,
     examples=[
         "qwenctl batch questions.jsonl -o answers.jsonl",
-        "qwenctl batch qwen3-30b questions.jsonl -o answers.jsonl --parallel 16 --ctx 64k",
+        "qwenctl batch qwen3-30b questions.jsonl -o answers.jsonl --parallel 16 --ctx 4k",
         "qwenctl batch qwen3-30b questions.jsonl -o answers.jsonl --retry-errors",
         "jq -c '{prompt: .title}' news.jsonl | qwenctl batch qwen3-30b - -o answers.jsonl",
     ],
@@ -41,7 +41,7 @@ from qwenctl.units import format_seconds
 @click.option("-o", "--output", "out_file", required=True, metavar="FILE", help="Where the answers go.")
 @click.option(
     "--parallel",
-    type=click.IntRange(1, 256),
+    type=click.IntRange(1, MAX_PARALLEL),
     default=8,
     show_default=True,
     metavar="N",

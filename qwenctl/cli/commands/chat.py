@@ -6,11 +6,13 @@ import sys
 
 import click
 
+from qwenctl.cli.chat.line_input import LineInput
 from qwenctl.cli.chat.loop import run_chat
 from qwenctl.cli.chat.plain_screen import PlainScreen
 from qwenctl.cli.chat.screen import Screen
 from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_commands import COMMANDS
+from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import context_option, model_argument, quiet_option, threads_option
@@ -19,7 +21,7 @@ from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.errors import ExitCode
 from qwenctl.services.conversation import Conversation
-from qwenctl.services.engine import EngineOptions
+from qwenctl.services.engine_options import EngineOptions
 from qwenctl.settings import Settings
 
 
@@ -73,9 +75,5 @@ def _screen(output: Output, settings: Settings, *, history: bool) -> Screen:
     """Return the richest screen that this terminal can bear."""
     if not sys.stdin.isatty() or not sys.stdout.isatty() or settings.plain:
         return PlainScreen(output, interactive=sys.stdin.isatty())
-    # Imported here: prompt_toolkit and rich cost a tenth of a second, which a pipe need not pay.
-    from qwenctl.cli.chat.line_input import LineInput  # noqa: PLC0415
-    from qwenctl.cli.chat.terminal_screen import TerminalScreen  # noqa: PLC0415
-
     names = [name for entry in COMMANDS for name in entry.names]
     return TerminalScreen(output, LineInput(names, settings.data_dir / "chat_history" if history else None))

@@ -16,7 +16,7 @@ from qwenctl.cli.reply_stats import finish_note, mode_name, sampling_values, sta
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.core import FinishReason, Message, ModelInfo
 from qwenctl.errors import GenerationFailed
-from qwenctl.services.engine import EngineOptions
+from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import PreparedPrompt
 from qwenctl.services.reply import ReplyDone
 from qwenctl.settings import Settings
@@ -33,8 +33,7 @@ from qwenctl.settings import Settings
         'qwenctl run "List three rivers" --json | jq -r .answer',
     ],
 )
-@click.argument("model", required=False, metavar="[MODEL]")
-@click.argument("prompt", required=False, metavar="[PROMPT]")
+@click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
 @click.option("--system", metavar="TEXT", help="System prompt; @FILE reads it from a file.")
 @reply_options
 @context_option
@@ -44,8 +43,7 @@ from qwenctl.settings import Settings
 @output_options
 def command(
     *,
-    model: str | None,
-    prompt: str | None,
+    words: tuple[str, ...],
     system: str | None,
     reply: ReplyOptions,
     n_ctx: int | None,
@@ -64,7 +62,7 @@ def command(
 
     The answer alone goes to standard output, as it is generated. What the model thinks goes to standard error.
     """
-    asked = tell_apart(model, prompt, settings)
+    asked = tell_apart(words, settings)
     messages = _messages(text_or_file(system), read_prompt(asked.prompt, output.warning))
     engine_options = EngineOptions(n_ctx=n_ctx, n_threads=n_threads or settings.n_threads)
     with open_model(asked.model, engine_options, settings, output) as chat_model:

@@ -1,0 +1,72 @@
+"""`qwenctl chat` without a terminal: each line is a turn, the answers alone go to standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from tests.cli.terminal import Terminal
+
+pytestmark = pytest.mark.usefixtures("shared_cache")
+ONE_THREAD = ["--threads", "1"]
+
+
+@pytest.fixture
+def says_word(tmp_path):
+    """Return options that make any model answer with "word"."""
+    path = tmp_path / "word.gbnf"
+    path.write_text('root ::= ("<think>\\n" "hm" "\\n</think>\\n\\n")? "word"')
+    return ["--grammar", str(path), *ONE_THREAD, "--temp", "0"]
+
+
+def test_each_line_is_a_turn(qwenctl, demo_gguf, says_word):
+    ran = qwenctl("chat", demo_gguf, "--no-think", *says_word, stdin="Hello\n\nAnd now?\n")
+    assert (ran.code, ran.stdout, ran.stderr) == (0, "word\nword\n", "")
+
+
+def test_commands_work_in_a_script(qwenctl, demo_gguf, says_word, tmp_path):
+    path = tmp_path / "talk.json"
+    script = f'/system Be brief.\n"""\ntwo\nlines\n"""\n/save {path}\n/stats\n/undo\n/exit\nnot read\n'
+    ran = qwenctl("chat", demo_gguf, "--no-think", *says_word, stdin=script)
+    assert (ran.code, ran.stdout) == (0, "word\n")
+    assert "system prompt: Be brief." in ran.stderr
+    assert "context" in ran.stderr
+    assert "taken back: two lines" in ran.stderr
+    saved = json.loads(path.read_text())
+    assert saved["system"] == "Be brief."
+    assert [(one["user"], one["answer"]) for one in saved["exchanges"]] == [("two\nlines", "word")]
+
+
+def test_a_turn_that_fails_does_not_end_the_script_but_counts(qwenctl, demo_gguf, says_word):
+    ran = qwenctl("chat", demo_gguf, "--no-think", *says_word, "--ctx", "96", stdin="x y z " * 200 + "\nHello\n")
+    assert (ran.code, ran.stdout) == (1, "word\n")
+    assert "but the context holds 96" in ran.stderr
+
+
+def test_on_a_terminal_a_real_model_thinks_and_answers(demo_gguf, tmp_path):
+    grammar = tmp_path / "thinks.gbnf"
+    grammar.write_text('root ::= "<think>\\nI know it.\\n</think>\\n\\n**Paris**."')
+    command = [sys.executable, "-m", "qwenctl", "chat", str(demo_gguf), "--grammar", str(grammar), *ONE_THREAD]
+    with Terminal(command) as terminal:
+        terminal.wait_for("tokens of context")
+        terminal.send("What is the capital of France?\r")
+        terminal.wait_for("▸ thought for ")
+        terminal.wait_for("Paris.")
+        terminal.wait_for("%)")
+        terminal.send("\x04")
+        assert terminal.wait_exit() == 0
+        assert b"\x1b[1mParis" in terminal.raw
+
+
+@pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_a_plain_terminal_gets_no_escapes(demo_gguf, says_word, variable):
+    command = [sys.executable, "-m", "qwenctl", "chat", str(demo_gguf), "--no-think", *says_word]
+    with Terminal(command, env=variable) as terminal:
+        terminal.wait_for("\n>")
+        terminal.send("Hello\n")
+        terminal.wait_for("word")
+        terminal.send("\x04")
+        assert terminal.wait_exit() == 0
+        assert b"\x1b" not in terminal.raw
