@@ -13,26 +13,24 @@ import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.errors import GgufError
 from quant.ggml_types import GGML_TYPES_BY_ID, GgmlType
+from quant.gguf_cursor import CUT_OFF, Cursor
 from quant.gguf_format import (
     ALIGNMENT_KEY,
     DEFAULT_ALIGNMENT,
     MAGIC,
     MAX_DIMENSIONS,
     MAX_TENSOR_NAME_BYTES,
-    NUMBER_FORMATS,
     GgufValueType,
     is_valid_alignment,
 )
 from quant.shown import shown
 
-MAX_HEADER_BYTES = 128 << 20  # Qwen3's is 6 MB, the largest vocabularies make 20
 MAX_PAIRS = 1 << 16
 MAX_TENSORS = 1 << 18
 MAX_STRINGS = 1 << 22  # in one array; merges of today's tokenizers stay below 2^19
@@ -40,14 +38,9 @@ MAX_KEY_BYTES = (1 << 16) - 1  # docs/gguf.md
 _MIN_PAIR_BYTES = 14  # key length, a key of one byte, type, a value of one byte
 _MIN_TENSOR_BYTES = 33  # name length, a name of one byte, n_dims, one dimension, type, offset
 _MAX_TENSOR_BYTES = (1 << 63) - 1
-_CUT_OFF = "download it again: it was cut off"
 
 GgufValue: TypeAlias = int | float | bool | str | NDArray[np.generic] | list[str]
 """A value of the metadata. Strings that are not UTF-8 carry their bytes as surrogates (errors="surrogateescape")."""
-
-
-class NeedMoreBytesError(Exception):
-    """The header goes on behind the bytes that were given, but not behind the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +77,7 @@ def parse_header(path: Path, data: bytes, file_bytes: int) -> GgufHeader:
         GgufError: a rule of the format does not hold.
         NeedMoreBytesError: `data` ends inside the header; try again with more.
     """
-    cursor = _Cursor(path, data, file_bytes)
+    cursor = Cursor(path, data, file_bytes)
     version, n_tensors, n_pairs = _fixed_part(cursor)
     metadata: dict[str, GgufValue] = {}
     value_types: dict[str, GgufValueType] = {}
@@ -103,78 +96,7 @@ def parse_header(path: Path, data: bytes, file_bytes: int) -> GgufHeader:
     return GgufHeader(version, alignment, metadata, value_types, tensors, cursor.position)
 
 
-class _Cursor:
-    """A position in the front of a file; every step is held against the end of the file first."""
-
-    def __init__(self, path: Path, data: bytes, file_bytes: int) -> None:
-        self.path = path
-        self.data = data
-        self.file_bytes = file_bytes
-        self.position = 0
-
-    @property
-    def n_left(self) -> int:
-        return self.file_bytes - self.position
-
-    def refuse(self, detail: str, hint: str | None = None) -> NoReturn:
-        raise GgufError(self.path, detail, hint)
-
-    def need(self, n_bytes: int, what: str) -> None:
-        end = self.position + n_bytes
-        if end <= len(self.data):
-            return
-        if end > self.file_bytes:
-            self.refuse(f"{what} takes {n_bytes:,} bytes at byte {self.position:,} of {self.file_bytes:,}", _CUT_OFF)
-        if end > MAX_HEADER_BYTES:
-            self.refuse(f"the header is longer than {MAX_HEADER_BYTES:,} bytes")
-        raise NeedMoreBytesError
-
-    def take(self, n_bytes: int, what: str) -> bytes:
-        self.need(n_bytes, what)
-        start, self.position = self.position, self.position + n_bytes
-        return self.data[start : self.position]
-
-    def u32(self, what: str) -> int:
-        return int.from_bytes(self.take(4, what), "little")
-
-    def u64(self, what: str) -> int:
-        return int.from_bytes(self.take(8, what), "little")
-
-    def string(self, what: str) -> bytes:
-        return self.take(self.u64(f"length of {what}"), what)
-
-    def strings(self, count: int, what: str) -> list[str]:
-        """Return `count` strings: the one loop that runs 300,000 times a file, so it works on locals."""
-        data, at, unpack, size = self.data, self.position, struct.Struct("<Q").unpack_from, len(self.data)
-        raw: list[bytes] = []
-        for _ in range(count):
-            start = at + 8
-            if start > size:
-                self.position = at
-                self.need(8, f"length of {what}")
-            at = start + unpack(data, at)[0]
-            if at > size:
-                self.position = start
-                self.need(at - start, what)
-            raw.append(data[start:at])
-        self.position = at
-        return _decoded(raw)
-
-    def numbers(self, value_type: GgufValueType, count: int, what: str) -> NDArray[np.generic]:
-        dtype = np.dtype(NUMBER_FORMATS[value_type])
-        raw = self.take(count * dtype.itemsize, what)
-        if value_type is GgufValueType.BOOL and raw.strip(b"\0\1"):
-            self.refuse(f"{what}: a BOOL is neither 0 nor 1")
-        return np.frombuffer(raw, dtype)
-
-
-def _decoded(raw: list[bytes]) -> list[str]:
-    """Decode all strings in one call, which takes a fifth of the time, unless one of them holds the separator."""
-    values = b"\0".join(raw).decode("utf-8", "surrogateescape").split("\0")
-    return values if len(values) == len(raw) else [value.decode("utf-8", "surrogateescape") for value in raw]
-
-
-def _fixed_part(cursor: _Cursor) -> tuple[int, int, int]:
+def _fixed_part(cursor: Cursor) -> tuple[int, int, int]:
     """Return version, number of tensors and number of pairs."""
     magic = cursor.take(min(4, cursor.file_bytes), "magic")
     if magic != MAGIC:
@@ -186,20 +108,20 @@ def _fixed_part(cursor: _Cursor) -> tuple[int, int, int]:
         cursor.refuse(f"GGUF version {version}; 2 and 3 can be read")
     n_tensors, n_pairs = cursor.u64("tensor count"), cursor.u64("pair count")
     if n_pairs > MAX_PAIRS or n_pairs * _MIN_PAIR_BYTES > cursor.n_left:
-        cursor.refuse(f"{n_pairs:,} key-value pairs cannot be in the {cursor.n_left:,} bytes that follow", _CUT_OFF)
+        cursor.refuse(f"{n_pairs:,} key-value pairs cannot be in the {cursor.n_left:,} bytes that follow", CUT_OFF)
     if n_tensors > MAX_TENSORS or n_tensors * _MIN_TENSOR_BYTES > cursor.n_left:
-        cursor.refuse(f"{n_tensors:,} tensors cannot be in the {cursor.n_left:,} bytes that follow", _CUT_OFF)
+        cursor.refuse(f"{n_tensors:,} tensors cannot be in the {cursor.n_left:,} bytes that follow", CUT_OFF)
     return version, n_tensors, n_pairs
 
 
-def _key(cursor: _Cursor, position: int) -> str:
+def _key(cursor: Cursor, position: int) -> str:
     raw = cursor.string(f"key {position}")
     if not 1 <= len(raw) <= MAX_KEY_BYTES:
         cursor.refuse(f"key {position} has {len(raw):,} bytes; 1 to {MAX_KEY_BYTES:,} are allowed")
     return _plain_text(cursor, raw, f"key {position}")
 
 
-def _plain_text(cursor: _Cursor, raw: bytes, what: str) -> str:
+def _plain_text(cursor: Cursor, raw: bytes, what: str) -> str:
     """Decode a name. A NUL would make llama.cpp, which compares C strings, see another name than we do; line breaks
     and the like would make our messages lie.
     """
@@ -212,7 +134,7 @@ def _plain_text(cursor: _Cursor, raw: bytes, what: str) -> str:
     return text
 
 
-def _value(cursor: _Cursor, key: str) -> tuple[GgufValueType, GgufValue]:
+def _value(cursor: Cursor, key: str) -> tuple[GgufValueType, GgufValue]:
     what = f"the value of {shown(key)}"
     value_type = _value_type(cursor, what)
     if value_type is GgufValueType.ARRAY:
@@ -223,7 +145,7 @@ def _value(cursor: _Cursor, key: str) -> tuple[GgufValueType, GgufValue]:
     return value_type, number
 
 
-def _array(cursor: _Cursor, what: str) -> tuple[GgufValueType, GgufValue]:
+def _array(cursor: Cursor, what: str) -> tuple[GgufValueType, GgufValue]:
     element_type = _value_type(cursor, what)
     if element_type is GgufValueType.ARRAY:
         cursor.refuse(f"{what} is an array of arrays")
@@ -231,11 +153,11 @@ def _array(cursor: _Cursor, what: str) -> tuple[GgufValueType, GgufValue]:
     if element_type is not GgufValueType.STRING:
         return element_type, cursor.numbers(element_type, count, what)
     if count > MAX_STRINGS or 8 * count > cursor.n_left:
-        cursor.refuse(f"{what}: {count:,} strings cannot be in the {cursor.n_left:,} bytes that follow", _CUT_OFF)
+        cursor.refuse(f"{what}: {count:,} strings cannot be in the {cursor.n_left:,} bytes that follow", CUT_OFF)
     return element_type, cursor.strings(count, what)
 
 
-def _value_type(cursor: _Cursor, what: str) -> GgufValueType:
+def _value_type(cursor: Cursor, what: str) -> GgufValueType:
     number = cursor.u32(what)
     try:
         return GgufValueType(number)
@@ -243,7 +165,7 @@ def _value_type(cursor: _Cursor, what: str) -> GgufValueType:
         cursor.refuse(f"{what} has the unknown type {number}")
 
 
-def _alignment(cursor: _Cursor, metadata: dict[str, GgufValue], value_types: dict[str, GgufValueType]) -> int:
+def _alignment(cursor: Cursor, metadata: dict[str, GgufValue], value_types: dict[str, GgufValueType]) -> int:
     alignment = metadata.get(ALIGNMENT_KEY, DEFAULT_ALIGNMENT)
     if value_types.get(ALIGNMENT_KEY, GgufValueType.UINT32) is not GgufValueType.UINT32 or not isinstance(
         alignment, int
@@ -254,7 +176,7 @@ def _alignment(cursor: _Cursor, metadata: dict[str, GgufValue], value_types: dic
     return alignment
 
 
-def _tensor(cursor: _Cursor, position: int) -> HeaderTensor:
+def _tensor(cursor: Cursor, position: int) -> HeaderTensor:
     raw_name = cursor.string(f"name of tensor {position}")
     if not 1 <= len(raw_name) <= MAX_TENSOR_NAME_BYTES:
         cursor.refuse(f"the name of tensor {position} has {len(raw_name):,} bytes; 1 to {MAX_TENSOR_NAME_BYTES} fit")

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from quant.errors import GgufError
+from quant.gguf_cursor import MAX_HEADER_BYTES, NeedMoreBytesError
 from quant.gguf_format import GgufValueType, padded
-from quant.gguf_header import MAX_HEADER_BYTES, GgufHeader, GgufValue, NeedMoreBytesError, parse_header
+from quant.gguf_header import GgufHeader, GgufValue, parse_header
 from quant.shown import shown
 from quant.tensor_info import TensorInfo
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quant import gguf_header, gguf_read
+from quant import gguf_cursor, gguf_read
 from quant.errors import GgufError
 from quant.gguf_read import read_gguf
 from quant.gguf_write import GgufValueType
@@ -76,7 +76,7 @@ def test_a_header_longer_than_the_first_read(tmp_path: Path, monkeypatch: pytest
 
 def test_a_header_longer_than_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = TinyGguf.of().write(tmp_path / "a.gguf")
-    for module in (gguf_header, gguf_read):
+    for module in (gguf_cursor, gguf_read):
         monkeypatch.setattr(module, "MAX_HEADER_BYTES", 1000)
     monkeypatch.setattr(gguf_read, "_FIRST_READ_BYTES", 100)
     with pytest.raises(GgufError, match="the header is longer than 1,000 bytes"):
