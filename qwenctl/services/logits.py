@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwenctl.errors import GenerationFailed, ModelLoadFailed
+from qwenctl.services.native_log import native_log
 
 
 def sequence_logits(
@@ -28,6 +29,7 @@ def sequence_logits(
         GenerationFailed: llama.cpp fails to compute a sequence.
     """
     n_tokens = sequences.shape[1]
+    native_log()  # from here on llama.cpp's own lines are kept, not printed
     with ExitStack() as handles:
         model = llama_cpp.llama_model_load_from_file(str(model_path).encode(), llama_cpp.llama_model_default_params())
         if not model:
