@@ -17,14 +17,15 @@ from typing import Any
 
 import llama_cpp
 
+from quant.gguf_read import read_gguf
 from qwenctl.core import ModelInfo
 from qwenctl.errors import ModelLoadFailed
 from qwenctl.services.cpu_threads import default_n_threads
 from qwenctl.services.decode_batch import DecodeBatch
 from qwenctl.services.engine_options import EngineOptions
-from qwenctl.services.model_facts import metadata_text, model_info
+from qwenctl.services.model_facts import model_info
 from qwenctl.services.native_log import native_log
-from qwenctl.services.vocabulary import NORMALIZER_KEY, Vocabulary, normalises_nfc
+from qwenctl.services.vocabulary import Vocabulary
 
 DEFAULT_N_CTX = 8192
 _MOST_SCORES_BYTES = 512 << 20  # of the attention scores of a micro-batch, f32, all heads
@@ -55,9 +56,7 @@ class NativeModel:
         self._model = self._load(options)
         self._handles.callback(llama_cpp.llama_model_free, self._model)
         handle = llama_cpp.llama_model_get_vocab(self._model)
-        normalizer = metadata_text(self._model, NORMALIZER_KEY)
-        nfc = normalises_nfc(normalizer, metadata_text(self._model, "tokenizer.ggml.pre"))
-        self.vocabulary = Vocabulary(handle, nfc=nfc)
+        self.vocabulary = Vocabulary(handle, read_gguf(self.path).metadata)
         n_ctx_train = int(llama_cpp.llama_model_n_ctx_train(self._model))
         self.n_ctx = options.n_ctx or min(n_ctx_train, options.n_cells or DEFAULT_N_CTX, DEFAULT_N_CTX)
         self.shares_cells = options.n_cells is not None

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import unicodedata
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import llama_cpp
 
-# What `tokenizers` calls the normalizer "NFC" is not part of GGUF. Our own conversion writes this key; for files of
-# others, these pre-tokenizers belong to families whose tokenizer.json normalises so.
-NORMALIZER_KEY = "qwenctl.tokenizer.normalizer"
+from quant.metadata import NORMALIZER_KEY
+from quant.tokenizer import TokenType
+from qwenctl.services.text_segments import TextSegments
+
+# What `tokenizers` calls the normalizer "NFC" is not part of GGUF. Our own conversion writes NORMALIZER_KEY; for files
+# of others, these pre-tokenizers belong to families whose tokenizer.json normalises so.
 _NFC_PRE_TOKENIZERS = frozenset({"qwen2", "qwen35"})
+_BYTE_LEVEL_BPE = "gpt2"  # tokenizer.ggml.model
 
 
 def normalises_nfc(normalizer: str | None, pre_tokenizer: str | None) -> bool:
@@ -24,29 +29,55 @@ def normalises_nfc(normalizer: str | None, pre_tokenizer: str | None) -> bool:
 class Vocabulary:
     """Wraps llama_vocab; lives as long as its model.
 
+    llama.cpp overrides what a file says of some tokens, by their text: Qwen's plain `</s>` becomes a control token that
+    ends the turn. The file's own word counts here, as it does for transformers.
+
     Args:
         handle: llama_vocab pointer.
-        nfc: whether text is normalised.
+        metadata: of the model's file, as quant.gguf_read returns it.
     """
 
-    def __init__(self, handle: Any, *, nfc: bool) -> None:
+    def __init__(self, handle: Any, metadata: Mapping[str, Any]) -> None:
         self.handle = handle
         self.n_tokens = int(llama_cpp.llama_vocab_n_tokens(handle))
-        self._nfc = nfc
+        nfc = normalises_nfc(metadata.get(NORMALIZER_KEY), metadata.get("tokenizer.ggml.pre"))
+        self._normalizer = "nfc" if nfc else None
+        self._types = metadata.get("tokenizer.ggml.token_type", ())
+        self._segments = self._find_segments(metadata)
+        self._declared_ends = {metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")}
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
+
+    def _find_segments(self, metadata: Mapping[str, Any]) -> TextSegments | None:
+        """Return what cuts text at added tokens; None for vocabularies whose spaces depend on what stands before."""
+        tokens = metadata.get("tokenizer.ggml.tokens", ())
+        if metadata.get("tokenizer.ggml.model") != _BYTE_LEVEL_BPE or len(tokens) != len(self._types):
+            return None
+        return TextSegments(cast("list[str]", tokens), self._types, self._normalizer)
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> tuple[int, ...]:
         """Return the tokens of `text`.
 
         Args:
             text: any; halves of surrogate pairs count as "?".
-            add_special: let the model's own begin and end tokens be added where its file says so. Chat templates write
-                them themselves.
+            add_special: let the model's own begin token be added where its file says so. Chat templates write it
+                themselves.
             parse_special: "<|im_start|>" and the like are the tokens of that name, not their characters.
         """
-        if self._nfc:
-            text = unicodedata.normalize("NFC", text)
+        if self._segments is None:
+            if self._normalizer:
+                text = unicodedata.normalize("NFC", text)
+            return self._tokenize_natively(text, add_special=add_special, parse_special=parse_special)
+        begins = add_special and llama_cpp.llama_vocab_get_add_bos(self.handle)
+        tokens = [int(llama_cpp.llama_vocab_bos(self.handle))] if begins else []
+        for part in self._segments.cut(text, parse_special=parse_special):
+            if isinstance(part, int):
+                tokens.append(part)
+            else:
+                tokens += self._tokenize_natively(part, add_special=False, parse_special=False)
+        return tuple(tokens)
+
+    def _tokenize_natively(self, text: str, *, add_special: bool, parse_special: bool) -> tuple[int, ...]:
         data = text.encode("utf-8", "replace")
         n_room = len(data) + 8
         while True:
@@ -70,11 +101,16 @@ class Vocabulary:
         return "" if token < 0 else self._render(token, special=True).decode("utf-8", "replace")
 
     def ends_generation(self, token: int) -> bool:
-        """Return whether a token ends the turn (llama.cpp's EOG: end of text, of turn, of message)."""
+        """Return whether a token ends the turn: llama.cpp's EOG, but for tokens that the file calls plain text."""
         ends = self._ends.get(token)
         if ends is None:
-            ends = self._ends[token] = bool(llama_cpp.llama_vocab_is_eog(self.handle, token))
+            ends = bool(llama_cpp.llama_vocab_is_eog(self.handle, token)) and not self._is_plain(token)
+            self._ends[token] = ends
         return ends
+
+    def _is_plain(self, token: int) -> bool:
+        known = token < len(self._types)
+        return known and int(self._types[token]) == TokenType.NORMAL and token not in self._declared_ends
 
     def _render(self, token: int, *, special: bool) -> bytes:
         n_room = 64
