@@ -18,13 +18,15 @@ from pathlib import Path
 from quant.conversion_plan import ConversionPlan
 from quant.digests import Digests, digest_path, layout_digests
 from quant.durable_files import DurableFiles, is_disk_full
-from quant.errors import NotEnoughDisk, WriteFailed
+from quant.errors import CheckpointError, NotEnoughDisk, WriteFailed
+from quant.journal import describe_differences
 from quant.libggml import LibGgml
 from quant.page_cache import SourceCache, drop_from_cache
 from quant.partial_output import OutputContents, OutputNames, PartialOutput
 from quant.readback import TensorCheck
 from quant.slice_encoder import SliceEncoder
 from quant.slice_workers import Finished, SliceWorkers
+from quant.source_fingerprint import fingerprint_checkpoint
 from quant.tensor_read import TensorReader
 
 SYNC_BYTES = 256 << 20
@@ -81,6 +83,7 @@ def run_plan(
     Raises:
         OutputExists, OutputBusy, ResumeRefused, NotEnoughDisk: see `PartialOutput`; nothing was changed.
         BadWeights: the source holds what the type cannot store.
+        CheckpointError: the source was changed meanwhile.
         WriteFailed: the disk failed; run it again to resume.
         KeyboardInterrupt: after the journal was brought up to date.
     """
@@ -98,6 +101,7 @@ def run_plan(
             return ConversionOutcome(0, plan.n_weights, 0.0, 0.0)
         started = time.monotonic()
         _convert(plan, output, lib, n_threads, files=files, on_progress=on_progress)
+        _refuse_changed_source(plan)
         converted = time.monotonic()
         digests = _read_back(plan, output, names.partial, n_threads, on_progress)
         output.publish(replace(digests, tool=library).to_json())
@@ -132,6 +136,16 @@ def _convert(
                 recorder.take(workers, now=True)
             raise
         recorder.take(workers, now=True)
+
+
+def _refuse_changed_source(plan: ConversionPlan) -> None:
+    """Raise if the source is not what it was when it was planned: the output may hold some of each."""
+    now = fingerprint_checkpoint(plan.source, sorted({work.source.info.path for work in plan.slices}))
+    differences = describe_differences({name: plan.identity.get(name, "") for name in now}, now)
+    if differences:
+        raise CheckpointError(
+            f"{plan.source} changed while it was converted: {differences[0]}", "--restart converts it again"
+        )
 
 
 class _Recorder:

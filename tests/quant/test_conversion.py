@@ -13,7 +13,15 @@ import pytest
 
 from quant.conversion_plan import plan_conversion
 from quant.durable_files import DurableFiles
-from quant.errors import BadWeights, NotEnoughDisk, OutputBusy, OutputExists, ResumeRefused, WriteFailed
+from quant.errors import (
+    BadWeights,
+    CheckpointError,
+    NotEnoughDisk,
+    OutputBusy,
+    OutputExists,
+    ResumeRefused,
+    WriteFailed,
+)
 from quant.libggml import load_libggml
 from quant.pipeline import ConversionProgress, run_plan
 from quant.recipe import OUTPUT_TYPES
@@ -122,6 +130,14 @@ def test_a_changed_source_does_not_resume(source: Path, stopped: Path, change: C
     what = change(source)
     with pytest.raises(ResumeRefused, match=what):
         run(small_plan(source), stopped)
+
+
+def test_a_source_that_changes_meanwhile(source: Path, tmp_path: Path) -> None:
+    plan = small_plan(source)
+    what = _touch_shard(source)
+    with pytest.raises(CheckpointError, match=f"changed while it was converted: source file {what}"):
+        run(plan, tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()
 
 
 def test_a_moved_source_resumes(source: Path, stopped: Path) -> None:
