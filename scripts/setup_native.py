@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -71,6 +72,8 @@ def main() -> int:
     except BuildFailedError as error:
         say(f"error: llama-cpp-python {VERSION} was not built:\n  " + str(error).replace("\n", "\n  "))
         say(f"what to do: {error.hint}\nfull log: {error.log}")
+    except subprocess.CalledProcessError as error:
+        say(f"error: pip failed: {' '.join(error.cmd)}")
     return 1
 
 
