@@ -16,7 +16,7 @@ from quant.errors import NotEnoughDisk, QuantError
 from qwenctl.errors import DoesNotFit, ExitCode, InvalidRequest, QwenctlError
 
 
-class OutputClosed(Exception):  # noqa: N818  it is no error
+class OutputClosed(Exception):
     """The reader of standard output has gone, as `head` does. The program ends without a word."""
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib import import_module
+from pathlib import Path
 
-from quant.pipeline import ConversionProgress
 from qwenctl.cli.output import Output
-from qwenctl.cli.stage_bars import StageBars
 from qwenctl.services.engine import Engine
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import ChatModel
 from qwenctl.services.load_trial import try_load
-from qwenctl.services.model_store import resolve_model
+from qwenctl.services.model_store import locate_model
 from qwenctl.settings import Settings
 
 
@@ -24,12 +24,9 @@ def open_model(name: str | None, options: EngineOptions, settings: Settings, out
         ModelNotFound: no such model.
         ModelLoadFailed: llama.cpp refused it.
     """
-    with StageBars(output) as bars:
-
-        def show(progress: ConversionProgress) -> None:
-            bars.update(progress.stage, progress.n_weights_done, progress.n_weights)
-
-        path = resolve_model(name, settings, output.note, show)
+    path = locate_model(name, settings)
+    if path is None:
+        path = Path(import_module("qwenctl.cli.first_demo").make_demo(settings, output))
     try_load(path, settings)
     with Engine.open(path, options) as engine, closing(ChatModel(engine)) as model:
         yield model

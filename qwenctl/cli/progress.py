@@ -85,15 +85,16 @@ class RichProgress(Progress):
 
     def __init__(self, stream: TextIO, label: str, total: float, format_amount: FormatAmount) -> None:
         # Imported here: rich costs 40 ms that a run without a bar need not pay.
-        console, progress = import_module("rich.console"), import_module("rich.progress")
+        console, progress, table = (import_module(f"rich.{name}") for name in ("console", "progress", "table"))
         self._format, self._total = format_amount, total
+        # One line, whatever the width: a bar that wraps now and then takes lines above it along when it goes.
         self._bar: Any = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=28),
-            progress.TaskProgressColumn(),
-            progress.TextColumn("{task.fields[amount]}"),
-            progress.TimeRemainingColumn(compact=True),
-            progress.TextColumn("[dim]{task.fields[remark]}"),
+            progress.TextColumn("{task.description}", table_column=table.Column(no_wrap=True)),
+            progress.BarColumn(bar_width=20),
+            progress.TaskProgressColumn(table_column=table.Column(no_wrap=True)),
+            progress.TextColumn("{task.fields[amount]}", table_column=table.Column(no_wrap=True)),
+            progress.TimeRemainingColumn(compact=True, table_column=table.Column(no_wrap=True)),
+            progress.TextColumn("[dim]{task.fields[remark]}", table_column=table.Column(no_wrap=True)),
             console=console.Console(file=stream),
             transient=True,
         )

@@ -6,17 +6,15 @@ and file names; opening and loading are other services' work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from quant.errors import QuantError
 from quant.gguf_read import read_gguf
-from quant.pipeline import OnProgress
 from quant.recipe import OUTPUT_TYPES
 from qwenctl.errors import ModelNotFound
-from qwenctl.services.demo_model import DEMO_NAME, demo_model, demo_path
+from qwenctl.services.demo_file import DEMO_NAME, converted_demo
 from qwenctl.settings import Settings
 
 _SUFFIX = ".gguf"
@@ -36,7 +34,7 @@ class StoredModel:
 def list_models(settings: Settings) -> tuple[StoredModel, ...]:
     """Return the converted models, by name, and the demo if it has been converted."""
     stored = [_look_at(path.stem, path) for path in _converted(settings)]
-    demo = demo_path(settings)
+    demo = converted_demo(settings)
     if demo is not None and all(model.name != DEMO_NAME for model in stored):
         stored.append(_look_at(DEMO_NAME, demo))
     return tuple(stored)
@@ -65,7 +63,9 @@ def find_model(name: str, settings: Settings) -> Path | None:
     if Path(name).name != name:
         return None
     kept = settings.models_dir / (name if name.endswith(_SUFFIX) else name + _SUFFIX)
-    return kept if kept.is_file() else None
+    if kept.is_file():
+        return kept
+    return converted_demo(settings) if name == DEMO_NAME else None
 
 
 def is_model(name: str, settings: Settings) -> bool:
@@ -73,24 +73,18 @@ def is_model(name: str, settings: Settings) -> bool:
     return name == DEMO_NAME or find_model(name, settings) is not None
 
 
-def resolve_model(
-    name: str | None,
-    settings: Settings,
-    notify: Callable[[str], None] = lambda _: None,
-    on_progress: OnProgress = lambda _: None,
-) -> Path:
-    """Return the GGUF file that MODEL means. Converts the demo when it is asked for the first time, and says so.
+def locate_model(name: str | None, settings: Settings) -> Path | None:
+    """Return the GGUF file that MODEL means; None for the demo when it has not been converted yet.
 
     Raises:
         ModelNotFound: no file and no model of that name; a checkpoint that is not converted.
-        QwenctlError, QuantError: the demo could not be converted.
     """
-    found = None if name is None else find_model(name, settings)
-    if found is not None:
-        return found
     if name is None or name == DEMO_NAME:
-        return demo_model(settings, notify, on_progress)
-    raise model_not_found(name, settings)
+        return find_model(DEMO_NAME, settings) if name else converted_demo(settings)
+    found = find_model(name, settings)
+    if found is None:
+        raise model_not_found(name, settings)
+    return found
 
 
 def looks_like_path(text: str) -> bool:

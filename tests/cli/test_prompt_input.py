@@ -11,7 +11,8 @@ import pytest
 from qwenctl.cli import prompt_input
 from qwenctl.cli.prompt_input import Asked, read_prompt, read_text, tell_apart, text_or_file
 from qwenctl.errors import InvalidRequest, ModelNotFound, QwenctlError
-from qwenctl.services.demo_model import demo_model
+from qwenctl.services.demo_conversion import convert_demo
+from qwenctl.services.demo_file import converted_demo
 from qwenctl.services.model_store import find_model, list_models, model_not_found
 from qwenctl.settings import Settings
 
@@ -154,28 +155,27 @@ def test_home_is_expanded(store, home):
     assert find_model("~/m.gguf", store) == home / "m.gguf"
 
 
-def test_the_demo_is_converted_once(store, tiny_moe_folder):
-    notes = []
-    path = demo_model(store, notes.append, lambda _: None, tiny_moe_folder)
+def test_the_demo_is_converted_once_for_each_version(store, tiny_moe_folder, monkeypatch):
+    assert converted_demo(store, tiny_moe_folder) is None
+    path = convert_demo(store, lambda _: None, tiny_moe_folder)
     assert path.parent == store.cache_dir
     assert path.read_bytes()[:4] == b"GGUF"
-    assert notes == ["converting the bundled demo model to Q4_K_M, once …"]
-    left_over = store.cache_dir / "demo-q4_k_m-000000000000.gguf"
-    left_over.write_bytes(b"of an older version")
-    assert demo_model(store, notes.append, lambda _: None, tiny_moe_folder) == path
-    assert len(notes) == 1
-    path.unlink()
-    assert demo_model(store, notes.append, lambda _: None, tiny_moe_folder) == path
-    assert not left_over.exists()
+    assert converted_demo(store, tiny_moe_folder) == path
+    monkeypatch.setattr("qwenctl.__version__", "9.9.9")
+    assert converted_demo(store, tiny_moe_folder) is None
+    newer = convert_demo(store, lambda _: None, tiny_moe_folder)
+    assert newer != path
+    assert {found.name.split(".gguf")[0] for found in store.cache_dir.iterdir()} == {newer.stem}
 
 
 def test_an_installation_without_the_demo_says_so(store, tmp_path):
     with pytest.raises(ModelNotFound, match="the bundled demo is not in"):
-        demo_model(store, print, print, tmp_path)
+        convert_demo(store, print, tmp_path)
+    assert converted_demo(store, tmp_path) is None
 
 
 def test_a_cache_that_cannot_be_made_is_one_line(store, tmp_path, tiny_moe_folder):
     (tmp_path / "file").write_text("")
     blocked = replace(store, cache_dir=tmp_path / "file" / "cache")
     with pytest.raises(QwenctlError, match="cannot make the cache folder"):
-        demo_model(blocked, lambda _: None, lambda _: None, tiny_moe_folder)
+        convert_demo(blocked, lambda _: None, tiny_moe_folder)

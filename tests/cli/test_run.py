@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from qwenctl.services.demo_model import demo_target
+from qwenctl.services.demo_file import demo_target
 from qwenctl.settings import Settings
 from tests.cli.terminal import Terminal
 

@@ -19,7 +19,7 @@ Ctrl-X Ctrl-E    opens the editor
 Tab              completes a command; a blank before a slash sends it as text"""
 
 
-class LeaveChat(Exception):  # noqa: N818  it is no error
+class LeaveChat(Exception):
     """The user wants to go."""
 
 
