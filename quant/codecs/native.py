@@ -17,6 +17,8 @@ _BF16_MAX = 3.3895313892515355e38
 _LARGEST_WEIGHT = {"F32": float(np.finfo(np.float32).max), "BF16": _BF16_MAX}
 """Largest magnitude that encodes to something finite; all other types have f16 scales or values, or one of 8 bits."""
 
+_CACHED_WEIGHTS = 1 << 18  # checked, then encoded while they are still in the processor's cache
+
 ENCODABLE_TYPES: tuple[GgmlType, ...] = tuple(
     GGML_TYPES[name]
     for name in (
@@ -32,7 +34,11 @@ class BadRowsError(ValueError):
 
 
 def encode_rows(
-    lib: LibGgml, ggml_type: GgmlType, rows: NDArray[np.float32], imatrix: NDArray[np.float32] | None = None
+    lib: LibGgml,
+    ggml_type: GgmlType,
+    rows: NDArray[np.float32],
+    imatrix: NDArray[np.float32] | None = None,
+    out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """Return `rows` in the layout of `ggml_type`: uint8 (n_rows, row_bytes).
 
@@ -41,6 +47,8 @@ def encode_rows(
         ggml_type: one of ENCODABLE_TYPES.
         rows: f32 (n_rows, n_columns), C-contiguous.
         imatrix: f32 (n_columns,), mean squares of the activations of each column, for types that weigh their errors.
+        out: contiguous uint8 (n,) with room for all rows, whose front is filled and returned as a view; None: a new
+            array, whose memory the kernel has to clear first: a tenth of the time of the quick types.
 
     Raises:
         BadRowsError: a weight that is NaN, infinite or too large.
@@ -50,12 +58,15 @@ def encode_rows(
         raise ValueError(f"{ggml_type.name} cannot be encoded")
     _check_array(rows, "rows", 2)
     n_rows, n_columns = rows.shape
-    encoded = np.empty((n_rows, _row_bytes(ggml_type, n_columns)), np.uint8)
+    encoded = _destination(out, n_rows, _row_bytes(ggml_type, n_columns))
     imatrix_address = None if imatrix is None else _checked_imatrix(imatrix, n_columns)
-    if n_rows == 0:
-        return encoded
-    _check_weights(ggml_type, rows)
-    lib.quantize_chunk(ggml_type.type_id, rows.ctypes.data, encoded.ctypes.data, n_rows, n_columns, imatrix_address)
+    source, destination = rows.ctypes.data, encoded.ctypes.data
+    n_together = max(1, _CACHED_WEIGHTS // n_columns)
+    for first in range(0, n_rows, n_together):
+        block = rows[first : first + n_together]
+        _check_weights(ggml_type, block, first)
+        at, to = source + first * rows.strides[0], destination + first * encoded.strides[0]
+        lib.quantize_chunk(ggml_type.type_id, at, to, len(block), n_columns, imatrix_address)
     return encoded
 
 
@@ -86,6 +97,15 @@ def decode_rows(lib: LibGgml, ggml_type: GgmlType, encoded: NDArray[np.uint8], n
     return rows
 
 
+def _destination(out: NDArray[np.uint8] | None, n_rows: int, row_bytes: int) -> NDArray[np.uint8]:
+    if out is None:
+        return np.empty((n_rows, row_bytes), np.uint8)
+    _check_array(out, "the buffer", 1, np.uint8)
+    if out.size < n_rows * row_bytes or not out.flags.writeable:
+        raise ValueError(f"the buffer must be writeable and have {n_rows * row_bytes} bytes, not {out.size}")
+    return out[: n_rows * row_bytes].reshape(n_rows, row_bytes)
+
+
 def _row_bytes(ggml_type: GgmlType, n_columns: int) -> int:
     if n_columns < 1:
         raise ValueError("rows of no columns")
@@ -108,12 +128,13 @@ def _checked_imatrix(imatrix: NDArray[np.float32], n_columns: int) -> int:
     return int(imatrix.ctypes.data)
 
 
-def _check_weights(ggml_type: GgmlType, rows: NDArray[np.float32]) -> None:
+def _check_weights(ggml_type: GgmlType, rows: NDArray[np.float32], first_row: int) -> None:
     """Compare the extremes, which are NaN if any weight is: a third of the time of np.isfinite over a large array."""
     limit = _LARGEST_WEIGHT.get(ggml_type.name, _F16_MAX)
-    with np.errstate(invalid="ignore"):
-        low, high = float(rows.min()), float(rows.max())
+    low, high = float(rows.min()), float(rows.max())
     if -limit <= low and high <= limit:
         return
     row, column = np.argwhere(~(np.abs(rows) <= limit))[0]
-    raise BadRowsError(f"{rows[row, column]} at row {row}, column {column} cannot be stored as {ggml_type.name}")
+    raise BadRowsError(
+        f"{rows[row, column]} at row {first_row + row}, column {column} cannot be stored as {ggml_type.name}"
+    )

@@ -160,6 +160,31 @@ def test_bad_arguments_of_decoding(
         decode_rows(lib, ggml_type, encoded, n_columns)
 
 
+def test_a_buffer_of_the_caller_is_filled_at_its_front(lib: LibGgml) -> None:
+    rows, out = _normal(3, 64), np.full(300, 7, np.uint8)
+    encoded = encode_rows(lib, _Q8_0, rows, out=out)
+    assert np.shares_memory(encoded, out)
+    np.testing.assert_array_equal(encoded, encode_rows(lib, _Q8_0, rows))
+    assert (out[3 * 68 :] == 7).all()
+    for bad in (out[:203], out[::2], out.view(np.int8), out.reshape(2, 150)):
+        with pytest.raises(ValueError, match="the buffer must be"):
+            encode_rows(lib, _Q8_0, rows, out=bad)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="writeable"):
+        encode_rows(lib, _Q8_0, rows, out=out)
+
+
+def test_many_rows_are_encoded_in_blocks(lib: LibGgml) -> None:
+    """More than is checked at once: the bytes are those of one native call, and errors name the right row."""
+    rows = _normal(900, 512)
+    direct = np.empty((900, 288), np.uint8)
+    lib.quantize_chunk(_Q4_K.type_id, rows.ctypes.data, direct.ctypes.data, 900, 512, None)
+    np.testing.assert_array_equal(encode_rows(lib, _Q4_K, rows), direct)
+    rows[899, 3] = np.nan
+    with pytest.raises(BadRowsError, match="nan at row 899, column 3"):
+        encode_rows(lib, _Q4_K, rows)
+
+
 def test_no_rows(lib: LibGgml) -> None:
     assert encode_rows(lib, _Q8_0, np.zeros((0, 32), np.float32)).shape == (0, 34)
     assert decode_rows(lib, _Q8_0, np.zeros((0, 34), np.uint8), 32).shape == (0, 32)
