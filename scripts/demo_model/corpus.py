@@ -113,17 +113,17 @@ def fetch(packages: list[str], work: Path) -> dict[str, str]:
     """Download and unpack `packages` below `work`; return their versions."""
     folder = work / "debs"
     folder.mkdir(parents=True, exist_ok=True)
+    (work / "unpacked").mkdir(exist_ok=True)
+    missing = [package for package in packages if not list(folder.glob(f"{package}_*.deb"))]
+    if missing:
+        subprocess.run(["apt-get", "download", "-q", *missing], cwd=folder, check=True, capture_output=True)
     versions = {}
     for package in packages:
-        found = sorted(folder.glob(f"{package}_*.deb"))
-        if not found:
-            subprocess.run(["apt-get", "download", "-q", package], cwd=folder, check=True, capture_output=True)
-            found = sorted(folder.glob(f"{package}_*.deb"))
+        found = sorted(folder.glob(f"{package}_*.deb"))[-1]
         target = work / "unpacked" / package
         if not target.exists():
-            target.mkdir(parents=True)
-            subprocess.run(["dpkg", "-x", str(found[-1]), str(target)], check=True)
-        versions[package] = found[-1].name.split("_")[1].replace("%3a", ":")
+            subprocess.run(["dpkg", "-x", str(found), str(target)], check=True)
+        versions[package] = found.name.split("_")[1].replace("%3a", ":")
     return versions
 
 
