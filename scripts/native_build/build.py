@@ -42,14 +42,20 @@ _CAUSES = (
         COMPILER_HINT,
     ),
     (
-        r"nvcc|CUDAToolkit|CUDA_TOOLKIT|CUDA compiler",
-        "install the CUDA toolkit (nvcc must be on PATH), or leave -DGGML_CUDA=ON out of CMAKE_ARGS",
+        r"nvcc|CUDA",
+        "install the CUDA toolkit with cuBLAS (nvcc on PATH); without a GPU here, add -DCMAKE_CUDA_ARCHITECTURES=89 or yours",
     ),
     (
         r"Vulkan|glslc|[Ss][Pp][Ii][Rr]-?[Vv]",
         "`apt-get install libvulkan-dev glslc spirv-headers`, or leave -DGGML_VULKAN=ON out of CMAKE_ARGS",
     ),
     (r"hip(cc|config)|ROCm", "install ROCm's HIP SDK, or leave -DGGML_HIP=ON out of CMAKE_ARGS"),
+)
+
+_TELLING = re.compile(r"\berror\b|\bERROR\b|fatal|CMake Error|FAILED|Killed|No space left")
+_BOILERPLATE = re.compile(
+    r"subprocess-exited-with-error|note: This error|Building wheel for|Failed building wheel|Failed to build one"
+    r"|-Werror|_error\.|/g?\+\+ |/g?cc |/clang"
 )
 
 
@@ -155,13 +161,13 @@ def _watch(process: subprocess.Popen[bytes], log: Path, status: StatusLine) -> i
 def diagnose(log: str) -> tuple[list[str], str]:
     """Return the lines of a failed build's log that tell why it failed, and what to do about it."""
     lines = [line.strip()[:300] for line in log.splitlines() if line.strip()]
-    telling = [
-        line
-        for line in lines
-        if re.search(r"\berror\b|\bERROR\b|fatal|CMake Error|FAILED|Killed|No space left", line)
-        and not re.search(r"subprocess-exited-with-error|note: This error|-Werror|_error\.|/g?\+\+ |/g?cc ", line)
-    ]
+    telling: list[str] = []
+    for position, line in enumerate(lines):
+        if _TELLING.search(line) and not _BOILERPLATE.search(line):
+            n_more = 2 if line.startswith("CMake Error") else 0  # CMake says what is wrong below
+            telling += lines[position : position + 1 + n_more]
+    telling = list(dict.fromkeys(telling)) or lines
     for pattern, hint in _CAUSES:
-        if any(re.search(pattern, line) for line in telling[-40:] or lines[-40:]):
-            return telling[-8:] or lines[-8:], hint
-    return telling[-8:] or lines[-8:], f"the log tells more. If it speaks of the compiler: {COMPILER_HINT}"
+        if any(re.search(pattern, line) for line in telling[-40:]):
+            return telling[-8:], hint
+    return telling[-8:], f"the log tells more. If it speaks of the compiler: {COMPILER_HINT}"
