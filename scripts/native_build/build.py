@@ -43,7 +43,7 @@ _CAUSES = (
     ),
     (
         r"nvcc|CUDA",
-        "install the CUDA toolkit with cuBLAS (nvcc on PATH); without a GPU here, add -DCMAKE_CUDA_ARCHITECTURES=89 or yours",
+        "install the CUDA toolkit with cuBLAS (nvcc on PATH); without a GPU here, add -DCMAKE_CUDA_ARCHITECTURES=89",
     ),
     (
         r"Vulkan|glslc|[Ss][Pp][Ii][Rr]-?[Vv]",
