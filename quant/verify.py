@@ -1,17 +1,20 @@
 """Reread a GGUF file and hold it against the digests kept beside it: which tensors are damaged?
 
-Without digests only the structure can be checked, and the report says so. Memory is one buffer, whatever the file's
-size. The format of the digests, and why they cover every bit, is in quant/digests.py.
+Without digests only the structure can be checked, and the report says so. Memory is one buffer a thread, whatever the
+file's size. The format of the digests, and why they cover every bit, is in quant/digests.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import Self, TypeVar
 
 from quant.digests import Digests, PartDigest, digest_path, layout_digests, read_digests, write_digests
 from quant.errors import DamagedFile, FileFormatError, GgufError
@@ -29,9 +32,11 @@ __all__ = (
 )
 
 OnProgress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
+"""Called with (bytes done, bytes in all), by one thread at a time but not always the same."""
 
 _BUFFER_BYTES = 4 << 20
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class VerifyReport:
         return self.n_files_with_digests == self.n_files
 
 
-def verify_file(path: Path, on_progress: OnProgress = lambda *_: None) -> VerifyReport:
+def verify_file(path: Path, on_progress: OnProgress = lambda *_: None, n_threads: int = 4) -> VerifyReport:
     """Check a GGUF file, or the split set of which it is the first.
 
     Raises:
@@ -58,14 +63,16 @@ def verify_file(path: Path, on_progress: OnProgress = lambda *_: None) -> Verify
         GgufError: the structure is broken, and there are no digests that would say where.
         JsonFileError: the digests themselves are unreadable.
     """
-    n_with_digests = int(_verify_against_digests(path, on_progress))
+    n_with_digests = int(_verify_against_digests(path, on_progress, n_threads))
     gguf = read_gguf(path)
     for other in gguf.paths[1:]:
-        n_with_digests += _verify_against_digests(other, on_progress)
+        n_with_digests += _verify_against_digests(other, on_progress, n_threads)
     return VerifyReport(path, len(gguf.paths), len(gguf.tensors), gguf.size_bytes, n_with_digests)
 
 
-def digest_tensors(gguf: GgufFile, on_progress: OnProgress = lambda *_: None, tool: str = "") -> Digests:
+def digest_tensors(
+    gguf: GgufFile, on_progress: OnProgress = lambda *_: None, tool: str = "", n_threads: int = 4
+) -> Digests:
     """Return the digests of the file as it is now, by reading all of it.
 
     Raises:
@@ -76,75 +83,96 @@ def digest_tensors(gguf: GgufFile, on_progress: OnProgress = lambda *_: None, to
         raise ValueError(f"{gguf.paths[0]} is one of {len(gguf.paths)} split files")
     places = [("header", 0, gguf.data_offset_bytes)]
     places += [(info.name, info.offset_bytes, info.n_bytes) for info in gguf.tensors.values()]
-    reader = _Hasher(gguf.paths[0], gguf.size_bytes, on_progress)
-    with gguf.paths[0].open("rb") as file:
-        parts = [PartDigest(name, offset, n, reader.sha256(file, name, offset, n)) for name, offset, n in places]
+    with _Stretches(gguf.paths[0], gguf.size_bytes, on_progress) as stretches:
+        hashes = _in_threads(lambda place: stretches.sha256(*place), places, n_threads)
+    parts = (PartDigest(*place, sha256) for place, sha256 in zip(places, hashes, strict=True))
     return Digests(gguf.size_bytes, tuple(parts), tool)
 
 
-def _verify_against_digests(path: Path, on_progress: OnProgress) -> bool:
+def _verify_against_digests(path: Path, on_progress: OnProgress, n_threads: int) -> bool:
     """Return whether there are digests; raise if the file does not match them."""
     if not digest_path(path).exists():
         return False
     digests = read_digests(path)
     try:
         size_bytes = path.stat().st_size
-        if size_bytes != digests.file_bytes:
-            raise DamagedFile(path, (f"its length ({size_bytes:,} instead of {digests.file_bytes:,} bytes)",))
-        damaged = _damaged_parts(path, digests, on_progress)
     except OSError as error:
         raise GgufError(path, error.strerror or str(error)) from error
+    if size_bytes != digests.file_bytes:
+        raise DamagedFile(path, (f"its length ({size_bytes:,} instead of {digests.file_bytes:,} bytes)",))
+    end = PartDigest("", digests.file_bytes, 0, "")
+    with _Stretches(path, digests.file_bytes, on_progress) as stretches:
+        found = _in_threads(lambda pair: _damage(stretches, *pair), pairwise((*digests.parts, end)), n_threads)
+    damaged = tuple(name for names in found for name in names)
     if damaged:
         raise DamagedFile(path, damaged)
     return True
 
 
-def _damaged_parts(path: Path, digests: Digests, on_progress: OnProgress) -> tuple[str, ...]:
-    hasher = _Hasher(path, digests.file_bytes, on_progress)
-    end = PartDigest("", digests.file_bytes, 0, "")
+def _damage(stretches: _Stretches, part: PartDigest, following: PartDigest) -> list[str]:
+    """Return what is damaged of a part and of the padding between it and the following one."""
     damaged = []
-    with path.open("rb") as file:
-        for part, following in pairwise((*digests.parts, end)):
-            if hasher.sha256(file, part.name, part.offset_bytes, part.n_bytes) != part.sha256:
-                damaged.append(part.name)
-            if not hasher.is_zero(file, part.end_bytes, following.offset_bytes - part.end_bytes):
-                damaged.append(f"padding after {part.name}")
-    return tuple(damaged)
+    if stretches.sha256(part.name, part.offset_bytes, part.n_bytes) != part.sha256:
+        damaged.append(part.name)
+    if not stretches.is_zero(part.end_bytes, following.offset_bytes - part.end_bytes):
+        damaged.append(f"padding after {part.name}")
+    return damaged
 
 
-class _Hasher:
-    """Reads stretches of one file through one buffer, and counts them."""
+def _in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item], n_threads: int) -> list[_Result]:
+    """Return `work` of each item, in order. An error or an interrupt leaves after the items that are being done."""
+    pool = ThreadPoolExecutor(n_threads)
+    try:
+        return list(pool.map(work, items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Stretches:
+    """Reads stretches of one file, from several threads with a buffer each, and counts what was read."""
 
     def __init__(self, path: Path, total_bytes: int, on_progress: OnProgress) -> None:
         self._path = path
         self._total_bytes = total_bytes
         self._on_progress = on_progress
         self._done_bytes = 0
-        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._lock = threading.Lock()
+        self._buffers = threading.local()
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise GgufError(path, error.strerror or str(error)) from error
 
-    def sha256(self, file: BinaryIO, name: str, offset_bytes: int, n_bytes: int) -> str:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def sha256(self, name: str, offset_bytes: int, n_bytes: int) -> str:
         digest = hashlib.sha256()
-        self._feed(file, name, offset_bytes, n_bytes, digest.update)
+        for data in self._read(name, offset_bytes, n_bytes):
+            digest.update(data)
         return digest.hexdigest()
 
-    def is_zero(self, file: BinaryIO, offset_bytes: int, n_bytes: int) -> bool:
-        found: list[bool] = []
-        self._feed(
-            file, "padding", offset_bytes, n_bytes, lambda data: found.append(data.tobytes().count(0) != len(data))
-        )
-        return not any(found)
+    def is_zero(self, offset_bytes: int, n_bytes: int) -> bool:
+        return not any(data.tobytes().strip(b"\0") for data in self._read("padding", offset_bytes, n_bytes))
 
-    def _feed(
-        self, file: BinaryIO, name: str, offset_bytes: int, n_bytes: int, take: Callable[[memoryview], object]
-    ) -> None:
-        file.seek(offset_bytes)
+    def _read(self, name: str, offset_bytes: int, n_bytes: int) -> Iterator[memoryview]:
+        if not hasattr(self._buffers, "data"):
+            self._buffers.data = memoryview(bytearray(_BUFFER_BYTES))
         while n_bytes:
-            read = file.readinto(self._buffer[: min(n_bytes, _BUFFER_BYTES)])  # type: ignore[attr-defined]
+            data: memoryview = self._buffers.data[: min(n_bytes, _BUFFER_BYTES)]
+            try:
+                read = os.preadv(self._file.fileno(), [data], offset_bytes)
+            except OSError as error:
+                raise GgufError(self._path, f"{name}: {error.strerror or error}") from error
             if not read:
                 raise FileFormatError(
                     self._path, f"{name}: the file became {n_bytes:,} bytes shorter while it was read"
                 )
-            take(self._buffer[:read])
-            n_bytes -= read
-            self._done_bytes += read
-            self._on_progress(self._done_bytes, self._total_bytes)
+            yield data[:read]
+            offset_bytes, n_bytes = offset_bytes + read, n_bytes - read
+            with self._lock:
+                self._done_bytes += read
+                self._on_progress(self._done_bytes, self._total_bytes)
