@@ -69,8 +69,17 @@ def error_lines(message: str, hint: str | None, *, styled: bool) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return `text` without line breaks and control characters: file names and model metadata reach messages."""
-    return "".join(char if char.isprintable() else " " for char in text).strip()
+    """Return `text` without line breaks and control characters: file names and model metadata reach messages.
+
+    What stands for bytes that are no UTF-8 becomes the replacement character.
+    """
+    return "".join(_shown(char) for char in text).strip()
+
+
+def _shown(char: str) -> str:
+    if char.isprintable():
+        return char
+    return "�" if "\ud800" <= char <= "\udfff" else " "
 
 
 def _sentences(error: BaseException) -> tuple[str, str | None]:

@@ -21,17 +21,19 @@ class InterruptWatch:
 
     Args:
         on_first: runs between two bytecodes of the main thread, so it may do no more than set a mark.
+        keep_keys: what is typed meanwhile will be read key by key: Enter is to stay Enter, not to become a line break.
     """
 
-    def __init__(self, on_first: Callable[[], None]) -> None:
+    def __init__(self, on_first: Callable[[], None], *, keep_keys: bool = False) -> None:
         self.requested = False
         self._on_first = on_first
+        self._keep_keys = keep_keys
         self._former_handler: Any = None
         self._terminal: list[Any] | None = None
 
     def __enter__(self) -> Self:
         self._former_handler = signal.signal(signal.SIGINT, self._on_interrupt)
-        self._terminal = _echo_off()
+        self._terminal = _echo_off(keep_keys=self._keep_keys)
         return self
 
     def __exit__(
@@ -48,12 +50,15 @@ class InterruptWatch:
         self._on_first()
 
 
-def _echo_off() -> list[Any] | None:
+def _echo_off(*, keep_keys: bool) -> list[Any] | None:
     """Switch the terminal's echo off; return its former state, None if standard input is no terminal."""
     if termios is None or not sys.stdin.isatty():
         return None
     former = termios.tcgetattr(sys.stdin.fileno())
-    silent = list(former)
+    silent = list(former)  # input, output, control and local modes, …: see termios(3)
     silent[3] &= ~termios.ECHO
+    if keep_keys:
+        silent[0] &= ~termios.ICRNL
+        silent[3] &= ~termios.ICANON
     termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, silent)
     return former

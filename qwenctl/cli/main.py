@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import NamedTuple, NoReturn
 
 import click
@@ -92,6 +93,7 @@ def cli(context: click.Context) -> None:
 def main() -> NoReturn:
     """Run the program on the process's own arguments and end the process."""
     _occupy_standard_streams()
+    _choose_encodings()
     code = run_command_line(sys.argv[1:])
     _abandon_broken_stdout()
     sys.exit(code)
@@ -130,6 +132,18 @@ def _occupy_standard_streams() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _choose_encodings() -> None:
+    """Let no text fail to be written: files and pipes get UTF-8, a terminal its own encoding, with ? for the rest.
+
+    File names that are no UTF-8 come out as the bytes they are.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            is_utf8 = encoding.lower().replace("-", "").replace("_", "") == "utf8"
+            stream.reconfigure(encoding=encoding, errors="surrogateescape" if is_utf8 else "replace")
 
 
 def _abandon_broken_stdout() -> None:

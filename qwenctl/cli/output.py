@@ -70,8 +70,10 @@ class Output:
         self.write(text + "\n")
 
     def data(self, value: Any) -> None:
-        """Write `value` as the JSON document of `--json`. Non-ASCII text stays readable."""
-        self.line(json.dumps(value, ensure_ascii=False, indent=2))
+        """Write `value` as the JSON document of `--json`. Text stays readable; what is no Unicode is escaped."""
+        text = json.dumps(value, ensure_ascii=False, indent=2)
+        is_unicode = not any("\ud800" <= char <= "\udfff" for char in text)
+        self.line(text if is_unicode else json.dumps(value, indent=2))
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = ()) -> None:
         """Write aligned columns; those whose index is in `right` are flush right, as numbers are read."""

@@ -108,8 +108,12 @@ def _sampling_pairs(sampling: SamplingChoice, timing: Timing) -> list[tuple[str,
     by_origin: dict[str, list[str]] = {}
     for name, entry in sampling_values(sampling, timing).items():
         if entry["from"] != "default":
-            by_origin.setdefault(_ORIGINS[entry["from"]], []).append(f"{name} {entry['value']:g}")
+            by_origin.setdefault(_ORIGINS[entry["from"]], []).append(f"{name} {_number(entry['value'])}")
     return [("sampling", f"{', '.join(values)} ({origin})") for origin, values in by_origin.items()]
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _seed_origin(sampling: SamplingChoice) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -70,3 +71,24 @@ def test_a_plain_terminal_gets_no_escapes(demo_gguf, says_word, variable):
         terminal.send("\x04")
         assert terminal.wait_exit() == 0
         assert b"\x1b" not in terminal.raw
+
+
+def test_a_real_chat_model_is_stopped_and_talked_to_again(smollm2_gguf):
+    meter = re.compile(r"tokens \(\d+%\)$")
+    command = [sys.executable, "-m", "qwenctl", "chat", str(smollm2_gguf), "--temp", "0", "--ctx", "1k", *ONE_THREAD]
+    with Terminal(command) as terminal:
+        terminal.wait_for("tokens of context")
+        terminal.send("What is the opposite of hot?\r")
+        terminal.wait_for("The opposite of hot is cold.")
+        terminal.wait_for(meter.search)
+        terminal.send("Tell me a long story about a dragon.\r")
+        terminal.wait_for(lambda text: len(text.partition("dragon.\n")[2].split()) > 12)
+        terminal.send("\x03")
+        terminal.wait_for("stopped; what there is was kept")
+        terminal.wait_for(meter.search)
+        terminal.send("/undo\r")
+        terminal.wait_for("taken back: Tell me a long story")
+        terminal.send("/regen\r")
+        terminal.wait_for(lambda text: text.count("The opposite of hot is cold.") == 2)
+        terminal.send("/exit\r")
+        assert terminal.wait_exit() == 0

@@ -101,6 +101,16 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_turn(chat):
     assert "never ending never ending" in terminal.prompts()[1]
 
 
+def test_what_is_typed_while_an_answer_runs_comes_next(chat):
+    terminal = chat(words("slow answer " * 20), ["Second."], seconds_per_step=0.02)
+    terminal.send("first" + ENTER)
+    terminal.wait_for("slow answer slow")
+    terminal.send("second" + ENTER + CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert terminal.text.count("second") == 1  # not echoed into the answer
+    assert "second<|im_end|>" in terminal.prompts()[1]
+
+
 def test_ctrl_c_twice_ends_the_program(chat):
     terminal = chat(words("never ending " * 500), seconds_per_step=3.0)
     terminal.send("Go on" + ENTER)

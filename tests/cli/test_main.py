@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -147,3 +149,20 @@ def test_full_disk_on_standard_output_is_one_line():
         )
     assert done.returncode == 1
     assert done.stderr.decode().splitlines() == ["error: cannot write to standard output: No space left on device"]
+
+
+def test_any_text_can_be_written_in_any_locale(home):
+    models = home / "data" / "qwenctl" / "models"
+    models.mkdir(parents=True)
+    for name in ("中文.gguf".encode(), b"caf\xe9.gguf"):
+        (models / os.fsdecode(name)).write_bytes(b"")
+    environ = os.environ | {"PYTHONIOENCODING": "ascii"}
+
+    def run(*words):
+        return subprocess.run([sys.executable, "-m", "qwenctl", *words], capture_output=True, env=environ, check=False)
+
+    table, document = run("models"), run("models", "--json")
+    assert (table.returncode, document.returncode) == (0, 0)
+    assert "\n中文 " in table.stdout.decode()
+    assert "\ncaf� " in table.stdout.decode()
+    assert {model["name"] for model in json.loads(document.stdout)} == {"中文", os.fsdecode(b"caf\xe9")}

@@ -33,6 +33,9 @@ class Screen(ABC):
     interactive: bool
     """Whether somebody sits there who can stop an answer and type on."""
 
+    reads_keys = False
+    """Whether turns are read key by key, so that Enter typed ahead must stay a key."""
+
     @abstractmethod
     def read_turn(self, meter: Meter) -> str | None:
         r"""Return what was typed (one turn, line breaks as \n), or None at its end.

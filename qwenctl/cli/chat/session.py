@@ -5,7 +5,7 @@ Knows nothing of slash commands and of where text comes from.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from qwenctl.cli.chat.screen import Meter, Screen
@@ -104,7 +104,7 @@ class ChatSession:
         n_reasoning_tokens = 0
         self.screen.begin_reply()
         try:
-            with InterruptWatch(reply.cancel) if self.screen.interactive else nullcontext():
+            with self._interruptible(reply):
                 for event in reply:
                     if isinstance(event, ReplyDone):
                         return event
@@ -117,6 +117,12 @@ class ChatSession:
             reply.close()
             self.screen.end_reply()
         raise AssertionError("a reply ends with ReplyDone")
+
+    def _interruptible(self, reply: Reply) -> AbstractContextManager[object]:
+        """Let Ctrl-C stop the reply where somebody sits; elsewhere it ends the program as usual."""
+        if not self.screen.interactive:
+            return nullcontext()
+        return InterruptWatch(reply.cancel, keep_keys=self.screen.reads_keys)
 
     def _note_once(self, notes: tuple[str, ...]) -> None:
         """Show what has to be said about a prompt; the same sentence once a chat."""

@@ -29,6 +29,7 @@ class TerminalScreen(Screen):
     """Shows one answer at a time: a status while the model reads and thinks, then the answer."""
 
     interactive = True
+    reads_keys = True
 
     def __init__(self, output: Output, line_input: LineInput) -> None:
         self._output, self._input = output, line_input
