@@ -74,7 +74,7 @@ bench-batch: setup-test ## many prompts at once against one at a time
 
 test: setup-test ## the tests, without the slow ones
 	@$(BIN)/python scripts/fetch_qwen3_tokenizer.py --if-possible
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -rs -m "not slow" $(PYTEST_ARGS)
 
 test-slow: setup-test ## the slow tests
 	@$(BIN)/python scripts/fetch_qwen3_tokenizer.py --if-possible
