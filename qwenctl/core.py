@@ -140,7 +140,7 @@ class ModelInfo:
     n_experts_used: int
     n_vocab: int
     n_ctx_train: int
-    n_ctx: int  # as opened, in tokens, shared by all sequences
+    n_ctx: int  # as opened: tokens that each sequence may hold
     chat_template: str | None
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)  # from general.sampling.* in the file
     bos_token: str = ""  # how the vocabulary writes its begin and end tokens, for chat templates; "": it has none

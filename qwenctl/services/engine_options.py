@@ -28,9 +28,7 @@ class EngineOptions:
         InvalidRequest: a value is out of range; the message names it.
     """
 
-    n_ctx: int | None = (
-        None  # tokens a sequence may hold, prompt and answer; None: what the model was trained for, ≤ 8192
-    )
+    n_ctx: int | None = None  # tokens a sequence may hold, prompt and answer; None: 8192, less with n_parallel > 4
     n_parallel: int = 1  # sequences computed at the same time
     n_cells: int | None = None
     n_threads: int | None = None  # None: one a physical core that this process may use

@@ -51,7 +51,7 @@ def model_info(path: Path, model: Any, vocabulary: Vocabulary, n_ctx: int) -> Mo
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
-    """Return all files of a model: `path`, and its siblings if it is the first of a split set. They need not be there."""
+    """Return all files that a model should have: `path`, and its siblings if it is the first of a split set."""
     match = _SHARD.match(path.name)
     if not match:
         return (path,)

@@ -1,9 +1,10 @@
 """The native handles of an opened model: weights, KV cache, abort flag. All calls on them, and no decisions.
 
-Flash attention, unless asked for or against: on with a GPU or a quantized V cache; on a CPU off as long as the matrix
-of attention scores stays small, because ggml's CPU kernel for it takes one head of one token at a time and is slower
-than two matrix products, and because its results depend on how many tokens are computed together (it splits the cells
-among threads for a single token from 512 cells on, and works in tiles from 64 tokens on: ggml-cpu/ops.cpp).
+Flash attention, unless asked for or against: as llama.cpp likes it with a GPU or a quantized V cache. On a CPU it is
+off as long as the matrix of attention scores stays below a GiB: ggml's CPU kernel takes ten times as long for each cell
+that a generated token looks at as two matrix products do, and what it computes depends on how many tokens are computed
+together (cells are split among threads for a single token, from 512 cells on; tiles are used from 64 tokens on:
+ggml-cpu/ops.cpp). It is the better one for prompts, by a quarter or so.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from qwenctl.services.model_facts import model_info
 from qwenctl.services.native_log import native_log
 from qwenctl.services.vocabulary import Vocabulary
 
-DEFAULT_N_CTX = 8192
-_MOST_SCORES_BYTES = 512 << 20  # of the attention scores of a micro-batch, f32, all heads
+_MOST_DEFAULT_N_CTX = 8192
+_DEFAULT_CELLS = 32768  # of all sequences together: llama.cpp fills the cache with zeros, so it is memory at once
+_MOST_SCORES_BYTES = 1 << 30  # of the attention scores of a micro-batch, f32, all heads
 
 _GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 _PREFIXES_KEPT = 16  # finished sequences whose cells stay in a shared cache, besides the running ones
@@ -57,8 +59,7 @@ class NativeModel:
         self._handles.callback(llama_cpp.llama_model_free, self._model)
         handle = llama_cpp.llama_model_get_vocab(self._model)
         self.vocabulary = Vocabulary(handle, read_gguf(self.path).metadata)
-        n_ctx_train = int(llama_cpp.llama_model_n_ctx_train(self._model))
-        self.n_ctx = options.n_ctx or min(n_ctx_train, options.n_cells or DEFAULT_N_CTX, DEFAULT_N_CTX)
+        self.n_ctx = options.n_ctx or self._default_n_ctx(options)
         self.shares_cells = options.n_cells is not None
         # Recurrent layers keep one state a sequence: nothing to share, no way back. Sliding windows forget.
         recurrent = llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model)
@@ -118,6 +119,11 @@ class NativeModel:
         if not model:
             raise ModelLoadFailed(f"{self.path}: {_reason(log.errors_since(n_lines))}", "run `qwenctl verify` on it")
         return model
+
+    def _default_n_ctx(self, options: EngineOptions) -> int:
+        trained = int(llama_cpp.llama_model_n_ctx_train(self._model))
+        most = options.n_cells or max(2048, _DEFAULT_CELLS // options.n_parallel)
+        return min(trained, most, _MOST_DEFAULT_N_CTX)
 
     def _make_context(self, options: EngineOptions) -> Any:
         log = native_log()

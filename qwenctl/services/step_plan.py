@@ -7,7 +7,8 @@ the others by little; otherwise it is a whole batch.
     shared cache     one batch: generating tokens, then chunks, together at most n_batch tokens
     own streams      a batch with the generating tokens, then a batch for each chunk: a chunk's size depends on its own
                      sequence only, so that its numbers do not depend on what else runs. llama.cpp would compute them
-                     apart in any case: within a micro-batch it wants the same number of tokens from each stream.
+                     apart in any case: within a micro-batch it wants the same number of tokens from each stream, and
+                     streams in ascending order without gaps (llama_batch_allocr::split_equal).
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def plan_step(sequences: Sequence[Pending], limits: StepLimits, free_cells: int 
     """
     room = limits.n_batch * len(sequences) if free_cells is None else free_cells
     kept, held_back = _fitting(sequences, room)
-    generating = [one for one in kept if one.n_known - one.n_cached == 1]
+    generating = sorted(one for one in kept if one.n_known - one.n_cached == 1)  # by slot
     prompts = [one for one in kept if one.n_known - one.n_cached > 1]
     decode = tuple(Chunk(one.slot, one.n_cached, 1, True) for one in generating)
     room -= len(decode)
