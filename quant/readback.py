@@ -56,8 +56,8 @@ class TensorCheck:
             if zlib.crc32(data) != self._crcs[number]:
                 raise self._lost(self._plan.layout.placed[tensor].name)
             digest.update(data)
+            drop_from_cache(self._fd, work.offset_bytes, work.n_bytes)
         place = self._plan.layout.placed[tensor]
-        drop_from_cache(self._fd, place.offset_bytes, place.n_bytes)
         self.digests[place.name] = digest.hexdigest()
         return Finished(tensor, 0, 0, sum(work.n_weights for _, work in self._slices_of[tensor]))
 
