@@ -144,6 +144,9 @@ def _notes(index: Mapping[str, object], tensors: Mapping[str, TensorInfo]) -> tu
 
 def _no_weights(folder: Path) -> CheckpointError:
     names = sorted(path.name for path in folder.iterdir())
+    broken = [name for name in (SINGLE_FILE, INDEX_FILE) if (folder / name).is_symlink()]
+    if broken:
+        return CheckpointError(f"{folder}: {_listed(broken)} is a link to nowhere", "fetch the checkpoint again")
     found = [name for name in names if name.endswith(".safetensors")]
     if found:
         return CheckpointError(f"{folder}: found {_listed(found)}, but neither {SINGLE_FILE} nor {INDEX_FILE}")

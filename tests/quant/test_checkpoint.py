@@ -194,3 +194,9 @@ def test_damaged_shard_is_named(tmp_path: Path) -> None:
     with pytest.raises(SafetensorsError, match="its tensors end at byte") as caught:
         open_checkpoint(tmp_path)
     assert caught.value.path == tmp_path / _B
+
+
+def test_weights_that_are_a_link_to_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "blobs" / "gone")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is a link to nowhere"):
+        open_checkpoint(tmp_path)
