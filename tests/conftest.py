@@ -60,6 +60,13 @@ def _refuse_the_network(event: str, arguments: tuple[Any, ...]) -> None:
         raise PermissionError(f"tests must not use the network: {event} to {host!r}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses SmolLM2, a file that others made, belongs to `make test-interop` too."""
+    for item in items:
+        if "smollm2_gguf" in getattr(item, "fixturenames", ()):
+            item.add_marker("interop")
+
+
 def pytest_configure() -> None:
     """Close the network, drop whatever of the user's environment changes what programs do, leave out stopwatches."""
     sys.addaudithook(_refuse_the_network)
