@@ -11,6 +11,7 @@ import llama_cpp
 
 from quant.metadata import NORMALIZER_KEY
 from quant.tokenizer import TokenType
+from qwenctl.services.regex_safety import safe_pieces
 from qwenctl.services.text_segments import TextSegments
 
 # What `tokenizers` calls the normalizer "NFC" is not part of GGUF. Our own conversion writes NORMALIZER_KEY; for files
@@ -40,7 +41,8 @@ class Vocabulary:
     def __init__(self, handle: Any, metadata: Mapping[str, Any]) -> None:
         self.handle = handle
         self.n_tokens = int(llama_cpp.llama_vocab_n_tokens(handle))
-        nfc = normalises_nfc(metadata.get(NORMALIZER_KEY), metadata.get("tokenizer.ggml.pre"))
+        self._pre_tokenizer = metadata.get("tokenizer.ggml.pre")
+        nfc = normalises_nfc(metadata.get(NORMALIZER_KEY), self._pre_tokenizer)
         self._normalizer = "nfc" if nfc else None
         self._types = metadata.get("tokenizer.ggml.token_type", ())
         self._segments = self._find_segments(metadata)
@@ -74,7 +76,8 @@ class Vocabulary:
             if isinstance(part, int):
                 tokens.append(part)
             else:
-                tokens += self._tokenize_natively(part, add_special=False, parse_special=False)
+                for piece in safe_pieces(part, self._pre_tokenizer):
+                    tokens += self._tokenize_natively(piece, add_special=False, parse_special=False)
         return tuple(tokens)
 
     def _tokenize_natively(self, text: str, *, add_special: bool, parse_special: bool) -> tuple[int, ...]:
