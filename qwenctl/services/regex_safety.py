@@ -11,7 +11,20 @@ from collections.abc import Iterator
 
 # tokenizer.ggml.pre of the families that llama.cpp splits without std::regex, or with nothing unbounded in it.
 _PROGRAMS = frozenset(
-    "qwen2 qwen35 deepseek-r1-qwen gpt-2 llama-bpe llama3 llama-v3 smollm command-r stablelm2 chatglm-bpe hunyuan".split()
+    {
+        "qwen2",
+        "qwen35",
+        "deepseek-r1-qwen",
+        "gpt-2",
+        "llama-bpe",
+        "llama3",
+        "llama-v3",
+        "smollm",
+        "command-r",
+        "stablelm2",
+        "chatglm-bpe",
+        "hunyuan",
+    }
 )
 LONGEST_CHARACTERS = 4000
 
