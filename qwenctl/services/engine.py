@@ -33,7 +33,7 @@ from qwenctl.services.live_request import LiveRequest
 from qwenctl.services.native_model import NativeModel
 from qwenctl.services.native_thread import NativeThread
 from qwenctl.services.sampler_chain import SamplerChain
-from qwenctl.services.step_plan import Batch, Chunk, Pending, StepLimits, plan_step
+from qwenctl.services.step_plan import Batch, Chunk, Pending, StepLimits, generating_batch, plan_step
 
 __all__ = ["Engine", "EngineOptions"]
 
@@ -55,6 +55,7 @@ class Engine:
         self._incoming: deque[LiveRequest] = deque()
         self._waiting: deque[LiveRequest] = deque()
         self._running: list[LiveRequest] = []  # in order of admission
+        self._names: set[str] = set()  # of all requests under way
         self._cancelled: set[str] = set()
         self._computing: frozenset[str] = frozenset()
         self._last_events: list[GenerationEvent] = []  # of requests that `close` ended
@@ -113,7 +114,8 @@ class Engine:
 
         Raises:
             PromptTooLong: the prompt leaves no room for an answer.
-            InvalidRequest: an empty prompt, a token that the model does not have, max_tokens below 1, a bad grammar.
+            InvalidRequest: an empty prompt, a token that the model does not have, max_tokens below 1, a bad grammar, or
+                the name of a request under way.
             GenerationFailed: the model is closed, or broken by earlier failures.
         """
         self._check_usable()
@@ -129,7 +131,10 @@ class Engine:
             )
         if request.max_tokens is not None and request.max_tokens < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, not {request.max_tokens}")
+        if request.request_id in self._names:
+            raise InvalidRequest(f"there is a request {request.request_id!r} under way")
         sampler = SamplerChain(vocabulary, request.sampling, tokens, n_ctx)
+        self._names.add(request.request_id)
         self._incoming.append(LiveRequest(request, sampler, n_ctx, self._clock))
 
     def cancel(self, request_id: str) -> None:
@@ -156,7 +161,9 @@ class Engine:
                 for batch in self._plan():
                     events += self._compute(batch)
                     if self._cancelled:
-                        break
+                        return events
+                if not self._limits.shared_cache:
+                    events += self._compute(generating_batch(self._pending()))
             except BaseException:
                 # Whatever interrupted this, slots and llama.cpp's memory may differ now. Compute everything again.
                 self._cache.forget_all()
@@ -249,6 +256,7 @@ class Engine:
         else:
             with suppress(ValueError):
                 self._waiting.remove(request)
+        self._names.discard(request.request_id)
         self._n_ended += 1
 
     def _drop_everything(self) -> None:
@@ -283,7 +291,7 @@ class Engine:
     # --- computing ---------------------------------------------------------------------------------------------------
 
     def _plan(self) -> tuple[Batch, ...]:
-        pending = [Pending(one.slot.index, len(one.slot.tokens), len(one.tokens)) for one in self._running if one.slot]
+        pending = self._pending()
         if not pending:
             return ()
         enough = min(sum(one.n_known - one.n_cached for one in pending), self._limits.n_batch)
@@ -293,6 +301,9 @@ class Engine:
             self._hold_back(by_slot[slot])
         self._cache.make_room(plan.n_tokens)
         return plan.batches
+
+    def _pending(self) -> list[Pending]:
+        return [Pending(one.slot.index, len(one.slot.tokens), len(one.tokens)) for one in self._running if one.slot]
 
     def _by_slot(self) -> dict[int, LiveRequest]:
         return {one.slot.index: one for one in self._running if one.slot}

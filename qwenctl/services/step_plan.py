@@ -1,14 +1,15 @@
 """Which tokens of which sequences are computed next. Pure: sequences in, batches out; knows no llama.cpp.
 
-A step first continues every sequence that is generating (one token each), then spends what is left of its budget on
-prompts, oldest first, in chunks. While somebody generates, the budget is one micro-batch, so that a long prompt delays
-the others by little; otherwise it is a whole batch.
+A step continues every sequence that is generating (one token each), and spends what is left of its budget on prompts,
+oldest first, in chunks. While somebody generates, the budget is one micro-batch, so that a long prompt delays the
+others by little; otherwise it is a whole batch.
 
     shared cache     one batch: generating tokens, then chunks, together at most n_batch tokens
-    own streams      a batch with the generating tokens, then a batch for each chunk: a chunk's size depends on its own
-                     sequence only, so that its numbers do not depend on what else runs. llama.cpp would compute them
-                     apart in any case: within a micro-batch it wants the same number of tokens from each stream, and
-                     streams in ascending order without gaps (llama_batch_allocr::split_equal).
+    own streams      a batch for each chunk, then one with the generating tokens, those of the prompts just completed
+                     among them. A chunk's size depends on its own sequence only, so that its numbers do not depend on
+                     what else runs. llama.cpp would compute them apart in any case: within a micro-batch it wants the
+                     same number of tokens from each stream, and streams in ascending order without gaps
+                     (llama_batch_allocr::split_equal).
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ class StepLimits:
 
 
 class StepPlan(NamedTuple):
-    """What to compute."""
+    """What to compute. With own streams, `generating_batch` of what is known then comes after it."""
 
     batches: tuple[Batch, ...]
     held_back: tuple[int, ...]  # slots to give up for now, newest first: their cells are needed by older sequences
 
     @property
     def n_tokens(self) -> int:
-        """KV cells that the step takes."""
+        """KV cells that the batches take."""
         return sum(chunk.n_tokens for batch in self.batches for chunk in batch)
 
 
@@ -69,18 +70,20 @@ def plan_step(sequences: Sequence[Pending], limits: StepLimits, free_cells: int 
     """
     room = limits.n_batch * len(sequences) if free_cells is None else free_cells
     kept, held_back = _fitting(sequences, room)
-    generating = sorted(one for one in kept if one.n_known - one.n_cached == 1)  # by slot
+    decode = generating_batch(kept)
     prompts = [one for one in kept if one.n_known - one.n_cached > 1]
-    decode = tuple(Chunk(one.slot, one.n_cached, 1, True) for one in generating)
-    room -= len(decode)
     budget = limits.n_ubatch if decode else limits.n_batch
-    batches: list[Batch] = [decode]
-    if limits.shared_cache:
-        budget = max(1, budget - len(decode))
-        batches[0] += _shared_chunks(prompts, min(budget, limits.n_batch - len(decode), room))
-    else:
-        batches += ((chunk,) for chunk in _own_chunks(prompts, limits, budget))
-    return StepPlan(tuple(batch for batch in batches if batch), held_back)
+    if not limits.shared_cache:
+        return StepPlan(tuple((chunk,) for chunk in _own_chunks(prompts, limits, budget)), held_back)
+    n_most = min(max(1, budget - len(decode)), limits.n_batch - len(decode), room - len(decode))
+    batch = decode + _shared_chunks(prompts, n_most)
+    return StepPlan((batch,) if batch else (), held_back)
+
+
+def generating_batch(sequences: Sequence[Pending]) -> Batch:
+    """Return the next token of every sequence that lacks just one, in ascending order of slots."""
+    generating = sorted(one for one in sequences if one.n_known - one.n_cached == 1)
+    return tuple(Chunk(one.slot, one.n_cached, 1, True) for one in generating)
 
 
 def _fitting(sequences: Sequence[Pending], room: int) -> tuple[Sequence[Pending], tuple[int, ...]]:
@@ -114,7 +117,7 @@ def _own_chunks(prompts: Sequence[Pending], limits: StepLimits, budget: int) -> 
     chunks: list[Chunk] = []
     for one in prompts:
         first = one.n_cached
-        while first < one.n_known and budget > 0:
+        while one.n_known - first > 1 and budget > 0:  # a single last token goes with those that generate
             n_tokens = min(one.n_known - first, limits.n_ubatch, limits.n_batch)
             chunks.append(Chunk(one.slot, first, n_tokens, first + n_tokens == one.n_known))
             first += n_tokens

@@ -239,6 +239,14 @@ def test_requests_that_make_no_sense(engine: Engine, tokens: tuple[int, ...], ma
     assert not engine.has_work
 
 
+def test_two_requests_of_one_name_are_refused(engine: Engine) -> None:
+    engine.submit(ask(engine, "Hello", 1))
+    with pytest.raises(InvalidRequest, match="'one' under way"):
+        engine.submit(ask(engine, "Hello", 1))
+    run(engine)
+    assert text_of(run(engine, ask(engine, "What is the capital of France?", 3))) == "The capital of"
+
+
 def test_cancelling_between_steps_ends_one_and_not_the_other(engine: Engine) -> None:
     engine.submit(ask(engine, "Tell me a long story.", 60, name="one"))
     engine.submit(ask(engine, "Why is the sky blue?", 12, name="two"))
@@ -288,12 +296,12 @@ def test_leaving_the_iterator_ends_the_request(engine: Engine) -> None:
 def test_an_interrupted_wait_leaves_a_usable_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a second Ctrl-C does: KeyboardInterrupt in the middle of a step."""
     engine.submit(ask(engine, "What is the capital of France?", 64))
-    engine.step()
+    events = engine.step()
     with monkeypatch.context() as patch:
         patch.setattr(engine._thread, "run", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             engine.step()
-    assert text_of(run(engine)).endswith("capital of France is Paris.")
+    assert text_of(events + run(engine)) == "The capital of France is Paris."
 
 
 def _interrupted(call: object) -> int:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.services.step_plan import Chunk, Pending, StepLimits, StepPlan, plan_step
+from qwenctl.services.step_plan import Chunk, Pending, StepLimits, StepPlan, generating_batch, plan_step
 
 _LIMITS = st.builds(StepLimits, st.integers(16, 64), st.integers(1, 32), st.booleans())
 _SEQUENCES = st.lists(
@@ -17,6 +17,11 @@ _SEQUENCES = st.lists(
 
 def _chunks(plan: StepPlan) -> list[Chunk]:
     return [chunk for batch in plan.batches for chunk in batch]
+
+
+def _prompt_chunks(sequences: list[Pending], limits: StepLimits) -> list[Chunk]:
+    generating = _generating(sequences)
+    return [chunk for chunk in _chunks(plan_step(sequences, limits)) if chunk.slot not in generating]
 
 
 def _generating(sequences: list[Pending]) -> set[int]:
@@ -30,44 +35,42 @@ def test_no_batch_is_too_large(sequences: list[Pending], limits: StepLimits) -> 
 
 
 @given(_SEQUENCES, _LIMITS)
-def test_every_generating_sequence_goes_on_and_comes_first(sequences: list[Pending], limits: StepLimits) -> None:
-    plan = plan_step(sequences, limits)
-    generating = _generating(sequences)
-    assert {chunk.slot for chunk in _chunks(plan)[: len(generating)]} == generating
-    assert all(chunk.wants_logits for chunk in _chunks(plan)[: len(generating)])
+def test_every_generating_sequence_goes_on_and_comes_first_in_its_batch(
+    sequences: list[Pending], limits: StepLimits
+) -> None:
+    generating = sorted(_generating(sequences))
+    (batch,) = plan_step(sequences, limits).batches if limits.shared_cache else (generating_batch(sequences),)
+    assert [chunk.slot for chunk in batch[: len(generating)]] == generating
+    assert all(chunk.wants_logits and chunk.n_tokens == 1 for chunk in batch[: len(generating)])
 
 
 @given(_SEQUENCES, _LIMITS)
 def test_prompts_are_served_in_order_and_the_oldest_always_gets_on(
     sequences: list[Pending], limits: StepLimits
 ) -> None:
-    plan = plan_step(sequences, limits)
-    generating = _generating(sequences)
-    served = [chunk.slot for chunk in _chunks(plan) if chunk.slot not in generating]
-    prompts = [one.slot for one in sequences if one.slot not in generating]
-    assert list(dict.fromkeys(served)) == prompts[: len(set(served))]
-    assert not prompts or served
-    done = {chunk.slot for chunk in _chunks(plan) if chunk.wants_logits}
-    assert set(served[:-1]) - {served[-1]} <= done if served else True
+    chunks = _prompt_chunks(sequences, limits)
+    served = list(dict.fromkeys(chunk.slot for chunk in chunks))
+    prompts = [one.slot for one in sequences if one.slot not in _generating(sequences)]
+    assert served == prompts[: len(served)]
+    assert served or not prompts
+    assert set(served[:-1]) <= {chunk.slot for chunk in chunks if chunk.wants_logits}
 
 
 @given(_SEQUENCES, _LIMITS)
 def test_chunks_continue_where_the_cache_ends(sequences: list[Pending], limits: StepLimits) -> None:
-    by_slot = {one.slot: one for one in sequences}
-    for slot, one in by_slot.items():
-        chunks = [chunk for chunk in _chunks(plan_step(sequences, limits)) if chunk.slot == slot]
-        ends = [one.n_cached, *(chunk.first + chunk.n_tokens for chunk in chunks)]
-        assert [chunk.first for chunk in chunks] == ends[:-1]
-        assert all(chunk.wants_logits == (chunk.first + chunk.n_tokens == one.n_known) for chunk in chunks)
+    chunks = _chunks(plan_step(sequences, limits))
+    for one in sequences:
+        mine = [chunk for chunk in chunks if chunk.slot == one.slot]
+        ends = [one.n_cached, *(chunk.first + chunk.n_tokens for chunk in mine)]
+        assert [chunk.first for chunk in mine] == ends[:-1]
+        assert all(chunk.wants_logits == (chunk.first + chunk.n_tokens == one.n_known) for chunk in mine)
         assert all(begin < end <= one.n_known for begin, end in pairwise(ends))
 
 
 @given(_SEQUENCES, _LIMITS)
 def test_while_somebody_generates_prompts_get_about_a_micro_batch(sequences: list[Pending], limits: StepLimits) -> None:
-    generating = _generating(sequences)
-    if generating:
-        n_prompt_tokens = sum(c.n_tokens for c in _chunks(plan_step(sequences, limits)) if c.slot not in generating)
-        assert n_prompt_tokens < 2 * limits.n_ubatch
+    if _generating(sequences):
+        assert sum(chunk.n_tokens for chunk in _prompt_chunks(sequences, limits)) < 2 * limits.n_ubatch
 
 
 @given(_SEQUENCES, st.integers(16, 64), st.integers(1, 100))
@@ -85,11 +88,11 @@ def test_a_full_cache_holds_back_the_newest_and_somebody_always_gets_on(
 def test_own_streams_cut_a_prompt_in_the_same_places_whoever_else_runs(
     cached: int, known: int, others: list[int]
 ) -> None:
-    limits = StepLimits(2048, 16, False)
+    limits = StepLimits(64, 16, False)
 
     def cuts(companions: list[Pending]) -> list[tuple[int, int]]:
         n_cached, found = cached, []
-        while n_cached < known:
+        while n_cached < known - 1:  # a single token goes with those that generate
             plan = plan_step([*companions, Pending(99, n_cached, known)], limits)
             mine = [(chunk.first, chunk.n_tokens) for chunk in _chunks(plan) if chunk.slot == 99]
             found += mine
@@ -108,4 +111,8 @@ def test_a_shared_cache_computes_everything_together() -> None:
 
 def test_own_streams_compute_prompts_apart() -> None:
     plan = plan_step([Pending(0, 7, 8), Pending(1, 0, 10), Pending(2, 4, 20)], StepLimits(64, 16, False))
-    assert plan.batches == ((Chunk(0, 7, 1, True),), (Chunk(1, 0, 10, True),), (Chunk(2, 4, 16, True),))
+    assert plan.batches == ((Chunk(1, 0, 10, True),), (Chunk(2, 4, 16, True),))
+    assert generating_batch([Pending(2, 3, 4), Pending(1, 0, 2), Pending(0, 7, 8)]) == (
+        Chunk(0, 7, 1, True),
+        Chunk(2, 3, 1, True),
+    )
