@@ -35,12 +35,12 @@ class NativeThread:
         Raises:
             BaseException: the wait was interrupted; `call` has been made to return before this is raised.
         """
-        self._calls.put(call)
         try:
+            self._calls.put(call)  # CPython looks for signals after a call, not before it: an answer will come
             result, error = self._results.get()
         except BaseException:
             self._interrupt()
-            self._results.get()
+            self._drain()
             raise
         if error:
             raise error
@@ -50,6 +50,15 @@ class NativeThread:
         """End the thread."""
         self._calls.put(None)
         self._thread.join()
+
+    def _drain(self) -> None:
+        """Wait for the answer to a call that nobody wants any more, however often the wait is interrupted."""
+        while True:
+            try:
+                self._results.get()
+            except KeyboardInterrupt:
+                continue
+            return
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:

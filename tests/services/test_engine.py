@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -306,6 +308,20 @@ def test_an_interrupted_wait_leaves_a_usable_engine(engine: Engine, monkeypatch:
 
 def _interrupted(call: object) -> int:
     raise KeyboardInterrupt
+
+
+def test_ctrl_c_reaches_into_a_long_computation(engine: Engine) -> None:
+    tokens = engine.tokenize("alpha beta gamma delta " * 120)[:500]
+    engine._cache.forget_all()
+    engine.submit(GenerationRequest("one", tokens, GREEDY, 4))
+    alarm = threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT])
+    alarm.start()
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    alarm.join()
+    engine.check_integrity()
+    assert end_of(run(engine)).usage.n_generated_tokens == 4
+    assert text_of(run(engine, ask(engine, "What is the capital of France?", 64))).endswith("Paris.")
 
 
 def test_failures_of_llama_cpp_end_the_requests_and_then_the_engine(
