@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 
+from qwenctl.cli.interrupt import die_on_interrupt
 from qwenctl.cli.output import Output
 from qwenctl.services.engine import Engine
 from qwenctl.services.engine_options import EngineOptions
@@ -28,5 +29,7 @@ def open_model(name: str | None, options: EngineOptions, settings: Settings, out
     if path is None:
         path = Path(import_module("qwenctl.cli.first_demo").make_demo(settings, output))
     try_load(path, settings)
-    with Engine.open(path, options) as engine, closing(ChatModel(engine)) as model:
+    with die_on_interrupt():
+        opened = Engine.open(path, options)
+    with opened as engine, closing(ChatModel(engine)) as model:
         yield model

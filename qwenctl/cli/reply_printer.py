@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.output import Output
 from qwenctl.services.generation import Reply
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
@@ -22,13 +23,15 @@ class ReplyPrinter:
             KeyboardInterrupt: the reply was interrupted; what had come is printed.
         """
         try:
-            for event in reply:
-                if isinstance(event, ReasoningDelta):
-                    self._reasoning(event.text)
-                elif isinstance(event, AnswerDelta):
-                    self._answer(event.text)
-                else:
-                    return event
+            with InterruptWatch(reply.cancel) as watch:
+                for event in reply:
+                    if isinstance(event, ReasoningDelta):
+                        self._reasoning(event.text)
+                    elif isinstance(event, AnswerDelta):
+                        self._answer(event.text)
+                    else:
+                        watch.raise_if_requested()
+                        return event
         finally:
             reply.close()
             self._end_reasoning()

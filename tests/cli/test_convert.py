@@ -120,8 +120,8 @@ def test_a_folder_that_is_read_only(qwenctl: Qwenctl, source: Path, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that takes a second or two to convert to IQ4_NL."""
-    return write_checkpoint(tmp_path_factory.mktemp("larger"), TinyModel(n_layers=2, vocab_size=2048))
+    """A checkpoint that takes some seconds to convert to IQ4_NL on one thread."""
+    return write_checkpoint(tmp_path_factory.mktemp("larger"), TinyModel(n_layers=2, vocab_size=8192))
 
 
 def _start(source: Path, out: Path) -> subprocess.Popen[bytes]:

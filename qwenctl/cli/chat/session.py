@@ -5,9 +5,9 @@ Knows nothing of slash commands and of where text comes from.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
+from qwenctl.cli.chat.hidden_keys import HiddenKeys
 from qwenctl.cli.chat.screen import Meter, Screen
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines
@@ -100,29 +100,25 @@ class ChatSession:
             self.screen.note(note)
 
     def _show(self, reply: Reply) -> ReplyDone:
-        """Show a reply as it comes; the first Ctrl-C ends it early."""
+        """Show a reply as it comes. Ctrl-C ends it early; where nobody sits, it ends the chat as well."""
         n_reasoning_tokens = 0
         self.screen.begin_reply()
         try:
-            with self._interruptible(reply):
+            with InterruptWatch(reply.cancel) as watch, HiddenKeys(as_keys=self.screen.reads_keys):
                 for event in reply:
-                    if isinstance(event, ReplyDone):
-                        return event
                     if isinstance(event, ReasoningDelta):
                         n_reasoning_tokens += 1
                         self.screen.reasoning(event.text, n_reasoning_tokens)
                     elif isinstance(event, AnswerDelta):
                         self.screen.answer(event.text)
+                    else:
+                        if not self.screen.interactive:
+                            watch.raise_if_requested()
+                        return event
         finally:
             reply.close()
             self.screen.end_reply()
         raise AssertionError("a reply ends with ReplyDone")
-
-    def _interruptible(self, reply: Reply) -> AbstractContextManager[object]:
-        """Let Ctrl-C stop the reply where somebody sits; elsewhere it ends the program as usual."""
-        if not self.screen.interactive:
-            return nullcontext()
-        return InterruptWatch(reply.cancel, keep_keys=self.screen.reads_keys)
 
     def _note_once(self, notes: tuple[str, ...]) -> None:
         """Show what has to be said about a prompt; the same sentence once a chat."""

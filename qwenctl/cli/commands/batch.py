@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from qwenctl.cli.command import Command
+from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import context_option, output_options, threads_option
 from qwenctl.cli.output import Output
@@ -84,13 +85,16 @@ def command(
     options = BatchOptions(reply.chat_options(), text_or_file(system), parallel, restart, retry_errors)
     engine_options = EngineOptions(n_ctx=n_ctx, n_parallel=parallel, n_threads=n_threads or settings.n_threads)
     out_path = Path(out_file).expanduser()
+    _check_input(in_file)
     with (
-        _input_path(in_file) as in_path,
         open_model(model, engine_options, settings, output) as chat_model,
+        _input_path(in_file) as in_path,
         output.progress("answering", 1) as bar,
+        InterruptWatch() as watch,
     ):
 
         def show(progress: BatchProgress) -> None:
+            watch.raise_if_requested()
             remark = f"{progress.tokens_per_s:.1f} tokens/s"
             errors = f" · {progress.n_errors} errors" if progress.n_errors else ""
             bar.update(progress.n_finished, remark + errors, total=progress.n_total)
@@ -101,14 +105,20 @@ def command(
         raise failure
 
 
+def _check_input(in_file: str) -> None:
+    """Refuse what can be refused before a model is loaded."""
+    if in_file == STDIN and sys.stdin.isatty():
+        raise InvalidRequest("standard input is a terminal", "pipe the lines in, or name a file")
+    if in_file != STDIN and not Path(in_file).expanduser().is_file():
+        raise InvalidRequest(f"no file {in_file}", "it holds one JSON object a line: qwenctl batch --help")
+
+
 @contextmanager
 def _input_path(in_file: str) -> Iterator[Path]:
     """Return the input as a file that can be read twice: what is piped in is written to a temporary one."""
     if in_file != STDIN:
         yield Path(in_file).expanduser()
         return
-    if sys.stdin.isatty():
-        raise InvalidRequest("standard input is a terminal", "pipe the lines in, or name a file")
     with tempfile.NamedTemporaryFile(prefix="qwenctl-batch-", suffix=".jsonl") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()

@@ -13,6 +13,7 @@ from quant.pipeline import ConversionProgress
 from quant.recipe import OUTPUT_TYPES
 from qwenctl.cli.command import Command
 from qwenctl.cli.families_table import print_families
+from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.options import output_options, output_type_option, threads_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.stage_bars import StageBars
@@ -65,9 +66,10 @@ def command(
         return
     path = resolve_output(out, settings)
     try:
-        with StageBars(output) as bars:
+        with StageBars(output) as bars, InterruptWatch() as watch:
 
             def show(progress: ConversionProgress) -> None:
+                watch.raise_if_requested()
                 stage = planned.output.name if progress.stage == "convert" else "reading back"
                 bars.update(stage, progress.n_weights_done, progress.n_weights)
 
