@@ -310,15 +310,20 @@ def _interrupted(call: object) -> int:
     raise KeyboardInterrupt
 
 
-def test_ctrl_c_reaches_into_a_long_computation(engine: Engine) -> None:
+def test_ctrl_c_reaches_into_a_long_computation(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = engine.tokenize("alpha beta gamma delta " * 120)[:500]
     engine._cache.forget_all()
     engine.submit(GenerationRequest("one", tokens, GREEDY, 4))
-    alarm = threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT])
-    alarm.start()
-    with pytest.raises(KeyboardInterrupt):
-        engine.step()
-    alarm.join()
+    decode = engine._model.decode
+
+    def interrupted_decode() -> int:
+        os.kill(os.getpid(), signal.SIGINT)  # in the native thread, while the main thread waits for it
+        return decode()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._model, "decode", interrupted_decode)
+        with pytest.raises(KeyboardInterrupt):
+            engine.step()
     engine.check_integrity()
     assert end_of(run(engine)).usage.n_generated_tokens == 4
     assert text_of(run(engine, ask(engine, "What is the capital of France?", 64))).endswith("Paris.")
