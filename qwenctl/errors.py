@@ -8,6 +8,7 @@
     ├── PromptTooLong           exit 1   more prompt tokens than the context holds
     ├── TemplateFailed          exit 1   the model's chat template raised, looped or grew too large
     ├── GenerationFailed        exit 1   llama.cpp reported an error while decoding
+    ├── ExpertReadFailed        exit 1   an expert's weights could not be read from the model's file
     └── BatchFailed             exit 1   some lines of a batch ended in error records
 
 Errors of the `quant` package have their own tree (quant/errors.py). Only cli/errors.py knows both.
@@ -83,6 +84,10 @@ class TemplateFailed(QwenctlError):
 
 class GenerationFailed(QwenctlError):
     """llama.cpp reported an error while decoding."""
+
+
+class ExpertReadFailed(QwenctlError):
+    """An expert's weights could not be read: an I/O error, or the file is truncated or was changed."""
 
 
 class BatchFailed(QwenctlError):
