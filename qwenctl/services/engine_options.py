@@ -39,6 +39,7 @@ class EngineOptions:
     flash_attention: bool | None = None  # None: see native_model.py
     n_gpu_layers: int | None = None  # None: all, if there is a GPU
     repack: bool = True  # let llama.cpp rearrange weights for the CPU's matrix instructions
+    trace_file: str | None = None  # where the experts of every token are written, see telemetry/routing_trace.py
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -26,6 +26,7 @@ from qwenctl.services.decode_batch import DecodeBatch
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.model_facts import model_info
 from qwenctl.services.native_log import native_log
+from qwenctl.services.routing_capture import RoutingCapture, open_trace
 from qwenctl.services.vocabulary import Vocabulary
 
 _MOST_DEFAULT_N_CTX = 8192
@@ -41,12 +42,14 @@ class NativeModel:
 
     Raises:
         ModelLoadFailed: llama.cpp refuses the file or cannot make the context; with its own reason.
+        InvalidRequest: routing is to be traced, and there is none, or not to that file.
     """
 
     def __init__(self, path: Path, options: EngineOptions) -> None:
         self.path = path
         self._handles = ExitStack()
         self._abort_flag = ctypes.create_string_buffer(2)
+        self._routing: RoutingCapture | None = None
         os.environ["GGML_NO_BACKTRACE"] = "1"  # on an abort ggml would start a debugger on this process
         try:
             self._open(options)
@@ -67,17 +70,23 @@ class NativeModel:
         kept = _PREFIXES_KEPT if self.shares_cells and self.remembers_all else 0
         self.n_slots = options.n_parallel + kept
         self.n_cells = options.n_cells or self.n_ctx * options.n_parallel
+        self.info: ModelInfo = model_info(self.path, self._model, self.vocabulary, self.n_ctx)
+        if options.trace_file:
+            writer = self._handles.enter_context(open_trace(Path(options.trace_file), self.info))
+            self._routing = RoutingCapture(writer.record)
         self.context = self._make_context(options)
         self._handles.callback(llama_cpp.llama_free, self.context)
         self._memory = llama_cpp.llama_get_memory(self.context)
         self.n_batch = int(llama_cpp.llama_n_batch(self.context))
         self.n_ubatch = int(llama_cpp.llama_n_ubatch(self.context))
         self.batch = DecodeBatch(self.n_batch)
-        self.info: ModelInfo = model_info(self.path, self._model, self.vocabulary, self.n_ctx)
 
     def decode(self) -> int:
         """Compute `batch`. Returns llama_decode's answer: 0 done, 1 no room in the cache, 2 aborted, < 0 failed."""
-        return int(llama_cpp.llama_decode(self.context, self.batch.native))
+        status = int(llama_cpp.llama_decode(self.context, self.batch.native))
+        if self._routing:
+            self._routing.raise_error()
+        return status
 
     def abort(self) -> None:
         """Make a running `decode` return 2 soon (CPU backend). From any thread."""
@@ -142,6 +151,8 @@ class NativeModel:
         params.no_perf = True
         params.abort_callback = llama_cpp.ggml_abort_callback(_strlen_address())
         params.abort_callback_data = ctypes.addressof(self._abort_flag)
+        if self._routing:
+            params.cb_eval = self._routing.callback
         context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:
             reason = _reason(log.errors_since(n_lines))

@@ -45,6 +45,10 @@ _MOST_LAYERS, _MOST_EXPERTS, _MOST_TOKENS, _MOST_NAME_BYTES = 1 << 16, (1 << 16)
 _BLOCK_BYTES = 1 << 16  # collected before the file is written to
 
 
+# Takes one MoE layer of one computed batch: layer, ids, n_tokens, n_used. `TraceWriter.record` is one.
+RoutingSink = Callable[[int, Sequence[int], int, int], None]
+
+
 @dataclass(frozen=True, slots=True)
 class TraceHeader:
     """Whose routing it is.
