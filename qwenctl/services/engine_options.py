@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qwenctl.errors import InvalidRequest
+from qwenctl.services.rpc_servers import check_endpoints
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
@@ -39,6 +40,7 @@ class EngineOptions:
     flash_attention: bool | None = None  # None: see native_model.py
     n_gpu_layers: int | None = None  # None: all, if there is a GPU
     repack: bool = True  # let llama.cpp rearrange weights for the CPU's matrix instructions
+    rpc: tuple[str, ...] = ()  # "host:port" of RPC servers whose devices are used too; see engine_process.py
     trace_file: str | None = None  # where the experts of every token are written, see telemetry/routing_trace.py
 
     def __post_init__(self) -> None:
@@ -55,3 +57,4 @@ class EngineOptions:
                 raise InvalidRequest(f"{name} must lie between {low} and {high}, not {value}")
         if self.n_ctx is not None and self.n_cells is not None and self.n_cells < self.n_ctx:
             raise InvalidRequest(f"n_cells ({self.n_cells}) must not be smaller than n_ctx ({self.n_ctx})")
+        check_endpoints(self.rpc)
