@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qwenctl.cli.interrupt import die_on_interrupt
 from qwenctl.cli.output import Output
-from qwenctl.services.engine import Engine
+from qwenctl.services.engine_opening import open_engine
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import ChatModel
 from qwenctl.services.load_trial import try_load
@@ -30,6 +30,6 @@ def open_model(name: str | None, options: EngineOptions, settings: Settings, out
         path = Path(import_module("qwenctl.cli.first_demo").make_demo(settings, output))
     try_load(path, settings)
     with die_on_interrupt():
-        opened = Engine.open(path, options)
+        opened = open_engine(path, options)
     with opened as engine, closing(ChatModel(engine)) as model:
         yield model

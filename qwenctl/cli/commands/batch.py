@@ -15,7 +15,7 @@ import click
 from qwenctl.cli.command import Command
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.open_model import open_model
-from qwenctl.cli.options import context_option, output_options, threads_option
+from qwenctl.cli.options import context_option, output_options, rpc_option, threads_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import STDIN, text_or_file
 from qwenctl.cli.reply_stats import tokens_per_second
@@ -54,6 +54,7 @@ from qwenctl.units import format_seconds
 @reply_options
 @context_option
 @threads_option
+@rpc_option
 @output_options
 def command(
     *,
@@ -67,6 +68,7 @@ def command(
     reply: ReplyOptions,
     n_ctx: int | None,
     n_threads: int | None,
+    rpc: tuple[str, ...],
     output: Output,
     settings: Settings,
 ) -> None:
@@ -83,7 +85,7 @@ def command(
     if in_file is None:
         raise InvalidRequest("no file of prompts", "qwenctl batch questions.jsonl -o answers.jsonl")
     options = BatchOptions(reply.chat_options(), text_or_file(system), parallel, restart, retry_errors)
-    engine_options = EngineOptions(n_ctx=n_ctx, n_parallel=parallel, n_threads=n_threads or settings.n_threads)
+    engine_options = EngineOptions(n_ctx=n_ctx, n_parallel=parallel, n_threads=n_threads or settings.n_threads, rpc=rpc)
     out_path = Path(out_file).expanduser()
     _check_input(in_file)
     with (

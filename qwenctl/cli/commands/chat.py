@@ -15,7 +15,7 @@ from qwenctl.cli.chat.slash_commands import COMMANDS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
 from qwenctl.cli.open_model import open_model
-from qwenctl.cli.options import context_option, model_argument, quiet_option, threads_option
+from qwenctl.cli.options import context_option, model_argument, quiet_option, rpc_option, threads_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
@@ -40,6 +40,7 @@ from qwenctl.settings import Settings
 @reply_options
 @context_option
 @threads_option
+@rpc_option
 @click.option("--no-history", is_flag=True, help="Keep nothing of what is typed.  [default: QWENCTL_HISTORY]")
 @quiet_option
 def command(
@@ -49,6 +50,7 @@ def command(
     reply: ReplyOptions,
     n_ctx: int | None,
     n_threads: int | None,
+    rpc: tuple[str, ...],
     no_history: bool,
     output: Output,
     settings: Settings,
@@ -61,7 +63,7 @@ def command(
     answers alone go to standard output.
     """
     conversation = Conversation(text_or_file(system), reply.thinking)
-    engine_options = EngineOptions(n_ctx=n_ctx, n_threads=n_threads or settings.n_threads)
+    engine_options = EngineOptions(n_ctx=n_ctx, n_threads=n_threads or settings.n_threads, rpc=rpc)
     with open_model(model, engine_options, settings, output) as chat_model:
         screen = _screen(output, settings, history=settings.history and not no_history)
         session = ChatSession(chat_model, screen, reply.chat_options(), conversation)

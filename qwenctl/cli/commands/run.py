@@ -8,7 +8,7 @@ import click
 
 from qwenctl.cli.command import Command
 from qwenctl.cli.open_model import open_model
-from qwenctl.cli.options import context_option, output_options, threads_option
+from qwenctl.cli.options import context_option, output_options, rpc_option, threads_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import read_prompt, tell_apart, text_or_file
 from qwenctl.cli.reply_printer import ReplyPrinter
@@ -38,6 +38,7 @@ from qwenctl.settings import Settings
 @reply_options
 @context_option
 @threads_option
+@rpc_option
 @click.option("--hide-reasoning", is_flag=True, help="Do not show what the model thinks; it still thinks.")
 @click.option("--stats", is_flag=True, help="Afterwards, say what was generated how fast, on standard error.")
 @output_options
@@ -48,6 +49,7 @@ def command(
     reply: ReplyOptions,
     n_ctx: int | None,
     n_threads: int | None,
+    rpc: tuple[str, ...],
     hide_reasoning: bool,
     stats: bool,
     output: Output,
@@ -64,7 +66,7 @@ def command(
     """
     asked = tell_apart(words, settings)
     messages = _messages(text_or_file(system), read_prompt(asked.prompt, output.warning))
-    engine_options = EngineOptions(n_ctx=n_ctx, n_threads=n_threads or settings.n_threads)
+    engine_options = EngineOptions(n_ctx=n_ctx, n_threads=n_threads or settings.n_threads, rpc=rpc)
     with open_model(asked.model, engine_options, settings, output) as chat_model:
         prepared = chat_model.prepare(messages, reply.chat_options())
         for note in prepared.notes:
