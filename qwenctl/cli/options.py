@@ -121,5 +121,5 @@ def rpc_option(function: F) -> F:
         "--rpc",
         multiple=True,
         metavar="HOST:PORT",
-        help="Also use the devices of llama.cpp's rpc-server there; may be repeated. What it computes travels unencrypted.",
+        help="Also use the devices of llama.cpp's rpc-server there, over an unencrypted connection; may be repeated.",
     )(function)
