@@ -18,7 +18,7 @@ DEMO := qwenctl/demo
 DEMO_GGUF := build/demo-q4_k_m.gguf
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test run test test-slow test-interop test-tokenizer check fix docs bench bench-convert \
+.PHONY: help setup setup-test run test test-slow test-interop test-tokenizer check fix docs abi bench bench-convert \
         bench-batch bench-kld sizes lock clean native
 
 help: ## this list
@@ -97,6 +97,7 @@ check: setup-test ## format, lint, types, layers, generated files
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/architecture
 	$(BIN)/python scripts/generate_cli_reference.py --check
+	$(BIN)/python scripts/generate_ggml_abi.py --check
 
 fix: setup-test ## format, and mend what ruff can mend
 	$(BIN)/ruff format .
@@ -104,6 +105,9 @@ fix: setup-test ## format, and mend what ruff can mend
 
 docs: setup ## write the README's command reference anew
 	$(BIN)/python scripts/generate_cli_reference.py
+
+abi: setup ## write ggml's struct layouts and numbers anew from the pinned release's headers
+	$(BIN)/python scripts/generate_ggml_abi.py
 
 sizes: ## how long files and functions are
 	@$(PYTHON) scripts/code_sizes.py

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from native_build.build import COMPILER_HINT, BuildFailedError, build_wheel
+from native_build.headers import headers_folder, keep_headers, user_headers
 from native_build.install import (
     UntrustedLibraryError,
     WheelCache,
@@ -31,6 +32,7 @@ from native_build.install import (
 )
 from native_build.machine import Compiler, available_bytes, compile_jobs, find_compiler, read_cpu
 from native_build.recipe import VERSION, Recipe, recipes
+from native_build.release import download_sdist
 
 CHOICES = ("CMAKE_ARGS", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")  # what a user decides about the build
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
@@ -71,7 +73,7 @@ def main() -> int:
         say(f"error: {error} (in CMAKE_ARGS or QWENCTL_BUILD_JOBS)")
     except BuildFailedError as error:
         say(f"error: llama-cpp-python {VERSION} was not built:\n  " + str(error).replace("\n", "\n  "))
-        say(f"what to do: {error.hint}\nfull log: {error.log}")
+        say(f"what to do: {error.hint}" + (f"\nfull log: {error.log}" if error.log else ""))
     except subprocess.CalledProcessError as error:
         say(f"error: pip failed: {' '.join(error.cmd)}")
     return 1
@@ -94,6 +96,7 @@ def set_up(
                 cache.distrust(recipe, str(error))
             continue
         say(f"llama-cpp-python {VERSION} installed and tried (AMX: {'yes' if findings['amx'] else 'no'}): {wheel}")
+        have_headers(environ)
         return 0
     uninstall()
     say("error: no build of llama-cpp-python passed its smoke test, so none is installed")
@@ -110,9 +113,19 @@ def build_and_try(recipe: Recipe, compiler: Compiler, cache: WheelCache, environ
         say("  memory is short here: should the compiler be killed, close other programs")
     log = cache.folder / f"{recipe.key}.log"
     with tempfile.TemporaryDirectory(prefix="qwenctl-build-") as folder:
-        wheel = build_wheel(recipe, compiler, environ, n_jobs, CONSTRAINTS, Path(folder), log)
+        sdist = download_sdist(Path(folder), environ)
+        keep_headers(sdist, headers_folder(environ))
+        wheel = build_wheel(recipe, compiler, environ, n_jobs, CONSTRAINTS, sdist, Path(folder), log)
         smoke_test_wheel(wheel)
         return cache.keep(recipe, wheel)
+
+
+def have_headers(environ: dict[str, str]) -> None:
+    """See to the release's headers, which `make check` reads; a wheel from an older cache came without them."""
+    try:
+        user_headers(environ)
+    except BuildFailedError as error:
+        say(f"its headers were not fetched, which only `make check` misses: {str(error).splitlines()[-1]}")
 
 
 @contextmanager

@@ -97,16 +97,17 @@ def build_wheel(
     environ: Mapping[str, str],
     n_jobs: int,
     constraints: Path,
+    sdist: Path,
     folder: Path,
     log: Path,
 ) -> Path:
-    """Build the wheel into `folder` and return its path; everything that is printed goes to `log`.
+    """Build the wheel of `sdist` into `folder` and return its path; everything that is printed goes to `log`.
 
     Raises:
         BuildFailedError: pip failed, for the reason in the log.
     """
     requirements = folder / "requirements.txt"
-    requirements.write_text(requirement_line())
+    requirements.write_text(requirement_line(sdist))
     command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-input", "--disable-pip-version-check"]
     # pip's own cache knows nothing of CMAKE_ARGS and would hand out a wheel with other flags.
     command += ["--no-cache-dir", "--no-deps", "--no-binary", "llama-cpp-python", "--require-hashes"]
@@ -132,14 +133,14 @@ def build_wheel(
     return wheels[0]
 
 
-def requirement_line() -> str:
+def requirement_line(sdist: Path) -> str:
     """Return what pip is to build. Settings given on the command line would not reach a requirement from a file."""
     exclude = f'--config-settings "wheel.exclude={";".join(EXCLUDED_FROM_WHEEL)}"'
-    return f"llama-cpp-python=={VERSION} --hash=sha256:{SDIST_SHA256} {exclude}\n"
+    return f"llama-cpp-python @ {sdist.as_uri()} --hash=sha256:{SDIST_SHA256} {exclude}\n"
 
 
 def _watch(process: subprocess.Popen[bytes], log: Path, status: StatusLine) -> int:
-    position, step = 0, "fetching the source"
+    position, step = 0, "fetching what builds it"
     try:
         while process.poll() is None:
             with log.open("rb") as file:

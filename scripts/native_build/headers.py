@@ -2,18 +2,12 @@
 
 CACHE/headers-<version>/<header>.h      as the release holds them, in one folder
 CACHE/headers-<version>/release.json    which release, and ggml's version and commit in it
-
-The release is an sdist of 80 MB. `pip download` is made to fetch it, since pip knows the user's index and checks the
-hash; but pip asks an sdist's build backend for its name, and the backend would first have to be installed. So for the
-length of that question a stand-in of four lines is the backend: it knows the name, and builds nothing.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -23,6 +17,7 @@ from pathlib import Path
 
 from .install import WheelCache
 from .recipe import SDIST_SHA256, VERSION
+from .release import download_sdist
 
 _GGML = "vendor/llama.cpp/ggml"
 _HEADERS = (
@@ -32,26 +27,6 @@ _HEADERS = (
     f"{_GGML}/src/ggml-backend-impl.h",
 )
 _FACTS = "release.json"
-
-_STAND_IN = f"""
-import pathlib
-def prepare_metadata_for_build_wheel(folder, config_settings=None):
-    name = "llama_cpp_python-{VERSION}.dist-info"
-    (pathlib.Path(folder) / name).mkdir()
-    text = "Metadata-Version: 2.1\\nName: llama_cpp_python\\nVersion: {VERSION}\\n"
-    (pathlib.Path(folder) / name / "METADATA").write_text(text)
-    return name
-def build_wheel(folder, config_settings=None, metadata_folder=None):
-    raise NotImplementedError("this backend only knows a name")
-"""
-
-
-class HeadersMissingError(Exception):
-    """The headers are not in the cache and the release could not be fetched: why, and what to do."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +47,7 @@ def user_headers(environ: Mapping[str, str]) -> Headers:
     """Return the pinned release's headers from the user's cache; the first time, fetch the release.
 
     Raises:
-        HeadersMissingError: not in the cache, and pip could not fetch the release.
+        BuildFailedError: not in the cache, and pip could not fetch the release.
     """
     folder = headers_folder(environ)
     if headers := read_headers(folder):
@@ -131,32 +106,3 @@ def _commit(changelog: str) -> str:
     """Return the llama.cpp commit of the newest entry, at the length at which the changelog writes it."""
     newest = changelog.split(f"## [{VERSION}]", 1)[1]
     return re.search(r"llama\.cpp@([0-9a-f]{7,40})", newest)[1]  # type: ignore[index]
-
-
-def download_sdist(folder: Path, environ: Mapping[str, str]) -> Path:
-    """Fetch the pinned release into `folder` from pip's index, without building anything of it.
-
-    Raises:
-        HeadersMissingError: pip failed.
-    """
-    backend = folder / "stand-in" / "scikit_build_core"
-    backend.mkdir(parents=True)
-    (backend / "__init__.py").touch()
-    (backend / "build.py").write_text(_STAND_IN)
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SDIST_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "-qq", "--no-input", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-binary", "llama-cpp-python", "--no-build-isolation", "--require-hashes", "--no-cache-dir"]
-    command += ["--requirement", str(requirements), "--dest", str(folder)]
-    environment = dict(environ) | {"PYTHONPATH": os.pathsep.join([str(backend.parent)])}
-    run = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    found = list(folder.glob("*.tar.gz"))
-    if run.returncode != 0 or len(found) != 1:
-        reason = next((line for line in reversed(run.stderr.splitlines()) if line.strip()), "no reason given")
-        raise HeadersMissingError(
-            f"llama-cpp-python {VERSION} was not fetched: {reason}",
-            "check the network and pip's configuration, and try again",
-        )
-    return found[0]

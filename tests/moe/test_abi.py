@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,12 @@ from quant.ggml_types import GGML_TYPES, GgmlType
 from quant.libggml import load_libggml
 from qwenctl.moe import abi_check, abi_probe, ggml_abi
 from qwenctl.moe.abi_check import UnknownBuild, check_abi
+from scripts.native_build.headers import headers_folder, read_headers
+from scripts.native_build.machine import find_compiler
 
 ROOT = Path(__file__).resolve().parents[2]
+ENVIRON = dict(os.environ)  # the user's: tests get a cache folder of their own
+CAN_GENERATE = read_headers(headers_folder(ENVIRON)) is not None and find_compiler(ENVIRON) is not None
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +177,10 @@ def test_the_python_structs_lie_as_the_compiler_laid_them_out() -> None:
         assert getattr(ggml_abi.ggml_tensor, name).offset == offset, name
     for name, n_bytes in ggml_abi.SIZEOF.items():
         assert ctypes.sizeof(getattr(ggml_abi, name)) == n_bytes, name
+
+
+@pytest.mark.skipif(not CAN_GENERATE, reason="no headers in the cache (`make check` fetches them) or no compiler")
+def test_the_generated_file_is_what_the_headers_say() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "generate_ggml_abi.py"), "--check"]
+    run = subprocess.run(command, env=ENVIRON, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
