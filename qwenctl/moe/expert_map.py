@@ -5,8 +5,10 @@
     offset of expert e  =  offset of the tensor + e × n_out × bytes of a row
 
 A map exists only where that sum is exact for every tensor and the matrices of a layer fit together; otherwise
-`why_not` says what is in the way. Biases and scales of experts are small and belong to the dense part. Names and
-shapes: llama-arch.cpp and models/*.cpp of llama.cpp 0c1e57098. Knows nothing of reading, slots or devices.
+`why_not` says what is in the way. Biases and scales of experts are small and belong to the dense part. Layers for
+multi-token prediction at the end are left out altogether, since llama.cpp does not load them unless it is asked to.
+Names, shapes and keys: llama-arch.cpp, llama-model.cpp and models/*.cpp of llama.cpp 0c1e57098. Knows nothing of
+reading, slots or devices.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
 from quant.ggml_types import GGML_TYPES, GgmlType
 from quant.gguf_read import GgufFile
 from quant.tensor_info import TensorInfo
@@ -25,6 +29,7 @@ from qwenctl.errors import ExpertReadFailed
 Kind = Literal["gate", "up", "gate_up", "down"]
 
 _NAME = re.compile(r"blk\.(?P<layer>\d+)\.ffn_(?P<kind>gate|up|down|gate_up)_exps\.weight")
+_BLOCK = re.compile(r"blk\.(?P<layer>\d+)\.")
 _ORDERS: tuple[tuple[Kind, ...], ...] = (("gate", "up", "down"), ("gate_up", "down"))
 
 
@@ -83,7 +88,10 @@ class MoeLayer:
 
 @dataclass(frozen=True, slots=True)
 class ExpertMap:
-    """All experts of a model. Layers without experts are absent; `slices` takes a position in `layers`."""
+    """All experts of a model. Layers without experts are absent; `slices` takes a position in `layers`.
+
+    `n_experts_used` is the largest, where layers differ.
+    """
 
     paths: tuple[Path, ...]
     file_bytes: tuple[int, ...]
@@ -92,7 +100,7 @@ class ExpertMap:
     n_experts_used: int
     n_embd: int
     layers: tuple[MoeLayer, ...]
-    dense_bytes: int  # all tensors that are not experts' matrices
+    dense_bytes: int  # all other tensors that llama.cpp loads
 
     @property
     def expert_bytes(self) -> int:
@@ -147,14 +155,15 @@ def why_not(gguf: GgufFile) -> str | None:
 
 
 def _build(gguf: GgufFile) -> ExpertMap:
+    architecture = gguf.metadata.get("general.architecture")
     by_layer: dict[int, dict[Kind, TensorInfo]] = {}
-    for name, info in gguf.tensors.items():
+    loaded = _loaded(gguf, str(architecture))
+    for name, info in loaded.items():
         if match := _NAME.fullmatch(name):
             layer = by_layer.setdefault(int(match["layer"]), {})
             layer[next(kind for kind in get_args(Kind) if kind == match["kind"])] = info
     if not by_layer:
         raise _Obstacle("the file holds no tensors of experts (blk.N.ffn_*_exps.weight)")
-    architecture = gguf.metadata.get("general.architecture")
     n_experts = _count(gguf, f"{architecture}.expert_count")
     n_used = _count(gguf, f"{architecture}.expert_used_count")
     if n_used > n_experts:
@@ -169,8 +178,18 @@ def _build(gguf: GgufFile) -> ExpertMap:
         n_experts_used=n_used,
         n_embd=_count(gguf, f"{architecture}.embedding_length"),
         layers=layers,
-        dense_bytes=sum(info.n_bytes for info in gguf.tensors.values()) - mapped,
+        dense_bytes=sum(info.n_bytes for info in loaded.values()) - mapped,
     )
+
+
+def _loaded(gguf: GgufFile, architecture: str) -> dict[str, TensorInfo]:
+    """Return the tensors without those of the last `nextn_predict_layers` blocks."""
+    n_predicting = gguf.metadata.get(f"{architecture}.nextn_predict_layers", 0)
+    if not isinstance(n_predicting, int) or n_predicting <= 0:
+        return dict(gguf.tensors)
+    end = _count(gguf, f"{architecture}.block_count") - n_predicting
+    blocks = {name: _BLOCK.match(name) for name in gguf.tensors}
+    return {name: gguf.tensors[name] for name, block in blocks.items() if block is None or int(block["layer"]) < end}
 
 
 def _layer(gguf: GgufFile, index: int, found: Mapping[Kind, TensorInfo], n_experts: int) -> MoeLayer:
@@ -204,6 +223,8 @@ def _tensor(gguf: GgufFile, layer: int, kind: Kind, info: TensorInfo, n_experts:
 
 def _count(gguf: GgufFile, key: str) -> int:
     value = gguf.metadata.get(key)
+    if isinstance(value, np.ndarray) and value.size and value.dtype.kind in "iu":  # one for each layer
+        value = int(value.max())
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise _Obstacle(f"{key} is not a number of at least 1")
     return value

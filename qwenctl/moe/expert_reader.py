@@ -4,7 +4,8 @@
                                                                      └─► staging ─► function (address of the bytes)
 
 The parts of one ticket are read by several threads at once. Every failure is an `ExpertReadFailed` of its ticket,
-naming what was read, the file and the offset; other tickets go on. Knows nothing of slots, layouts or which expert is wanted.
+naming what was read, the file and the offset; other tickets go on. Knows nothing of slots, layouts or which expert is
+wanted.
 """
 
 from __future__ import annotations
