@@ -53,7 +53,7 @@ class ContextShape:
         n_embd = max(_numbers(metadata, f"{a}.embedding_length", 0))
         heads = _numbers(metadata, f"{a}.attention.head_count", 1)
         kv_heads = _numbers(metadata, f"{a}.attention.head_count_kv", max(heads))
-        key_length = max(_numbers(metadata, f"{a}.attention.key_length", n_embd // max(1, *heads, 1)))
+        key_length = max(_numbers(metadata, f"{a}.attention.key_length", n_embd // max(1, *heads)))
         value_length = max(_numbers(metadata, f"{a}.attention.value_length", key_length))
         all_kv_heads = sum(kv_heads) if len(kv_heads) > 1 else kv_heads[0] * n_layers
         widths = _numbers(metadata, f"{a}.expert_feed_forward_length", 0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from quant.ggml_types import GGML_TYPES
+from quant.gguf_read import GgufFile
 from quant.tensor_info import TensorInfo
 from qwenctl.moe.context_memory import ContextShape
+from qwenctl.moe.expert_map import ExpertMap
 
 _AMX_EXTRA_BYTES = {"Q8_0": 4, "Q4_K": 4, "Q5_K": 4, "IQ4_XS": 2}  # a block: get_row_size in ggml-cpu/amx/mmq.cpp
 
@@ -57,6 +59,33 @@ class ModelSize:
         return -(-inner // self.shape.n_layers)
 
 
+def size_of_model(gguf: GgufFile, experts: ExpertMap, slot_bytes: Sequence[int]) -> ModelSize:
+    """Return the sizes of a model's parts.
+
+    Args:
+        gguf: the model's file or split set.
+        experts: of the same file.
+        slot_bytes: of one expert of each of the map's layers, in the layout chosen.
+    """
+    tensors = [tensor for layer in experts.layers for tensor in layer.tensors]
+    dense, embedding, output = dense_parts(gguf.tensors.values(), {tensor.name for tensor in tensors})
+    table = gguf.tensors.get("token_embd.weight")
+    return ModelSize(
+        n_experts=experts.n_experts,
+        n_experts_used=experts.n_experts_used,
+        layers=tuple(layer.index for layer in experts.layers),
+        expert_bytes=tuple(layer.expert_bytes for layer in experts.layers),
+        slot_bytes=tuple(slot_bytes),
+        expert_macs=tuple(sum(tensor.n_in * tensor.n_out for tensor in layer.tensors) for layer in experts.layers),
+        largest_slice_bytes=max(tensor.expert_bytes for tensor in tensors),
+        dense_bytes=dense,
+        embedding_bytes=embedding,
+        output_bytes=output,
+        file_bytes=gguf.size_bytes,
+        shape=ContextShape.of(gguf.metadata, table.n_rows if table else 0),
+    )
+
+
 def resident_bytes(tensor: TensorInfo) -> int:
     """Return the most that a dense tensor takes in memory, whichever of ggml's buffer types holds it.
 
@@ -66,7 +95,7 @@ def resident_bytes(tensor: TensorInfo) -> int:
     return tensor.n_bytes + tensor.n_bytes // GGML_TYPES[tensor.dtype].block_bytes * extra
 
 
-def dense_parts(tensors: Iterable[TensorInfo], expert_tensors: set[str]) -> tuple[int, int, int]:
+def dense_parts(tensors: Iterable[TensorInfo], expert_tensors: Set[str]) -> tuple[int, int, int]:
     """Return (dense_bytes, embedding_bytes, output_bytes) of a model's tensors.
 
     A model without an output matrix computes with a second copy of its embedding.
