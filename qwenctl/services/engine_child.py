@@ -171,19 +171,17 @@ class EngineChild:
             call.ended.set()
 
     def _take(self, message: dict[str, Any]) -> None:
-        call = self._calls.pop(decode(int, message.get("id")), None)
+        """Give an answer to who asked. One that makes no sense stays open: it ends with the process."""
+        number = decode(int, message.get("id"))
+        call = self._calls.get(number)
         if call is None:
             raise MessageError("an answer to nothing")
-        try:
-            if "error" in message:
-                call.error = decode_error(message["error"])
-            else:
-                call.value = call.take(message.get("value"))
-        except MessageError as error:
-            call.error = error
-            raise
-        finally:
-            call.ended.set()
+        if "error" in message:
+            call.error = decode_error(message["error"])
+        else:
+            call.value = call.take(message.get("value"))
+        del self._calls[number]
+        call.ended.set()
 
     def _last_lines(self) -> tuple[str, ...]:
         size = self._log.seek(0, 2)
