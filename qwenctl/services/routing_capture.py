@@ -21,7 +21,7 @@ import numpy as np
 
 from quant.libggml import load_libggml
 from qwenctl.core import ModelInfo
-from qwenctl.errors import InvalidRequest
+from qwenctl.errors import GenerationFailed, InvalidRequest
 from qwenctl.telemetry.routing_trace import RoutingSink, TraceHeader, TraceWriter
 
 _PREFIX = b"ffn_moe_topk-"
@@ -70,8 +70,14 @@ class RoutingCapture:
         self.callback: Any = llama_cpp.ggml_backend_sched_eval_callback(self._on_node)
 
     def raise_error(self) -> None:
-        """Raise what the sink raised since the last call; call it after each llama_decode."""
+        """Raise what the sink raised since the last call; call it after each llama_decode.
+
+        Raises:
+            GenerationFailed: the sink refused the ids (ValueError): layers of this model route differently.
+        """
         error, self._error = self._error, None
+        if isinstance(error, ValueError):
+            raise GenerationFailed(f"the routing of this model cannot be recorded: {error}") from error
         if error is not None:
             raise error
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qwenctl.core import Finished, GenerationRequest, SamplingParams, TextDelta
-from qwenctl.errors import InvalidRequest, QwenctlError
+from qwenctl.errors import GenerationFailed, InvalidRequest, QwenctlError
 from qwenctl.services import native_model
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.routing_capture import RoutingCapture
@@ -89,13 +89,20 @@ def test_a_trace_that_cannot_be_written_does_not_cost_the_answer(demo_gguf):
         engine.close()
 
 
-def test_what_a_sink_raises_comes_out_of_the_computation(demo_gguf, tmp_path, monkeypatch):
-    def broken(layer: int, ids: object, n_tokens: int, n_used: int) -> None:
-        raise ZeroDivisionError(f"layer {layer}")
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (ZeroDivisionError("layer 0"), ZeroDivisionError, "layer 0"),
+        (ValueError("layer 0: 3 ids"), GenerationFailed, "routing of this model cannot be recorded: layer 0: 3 ids"),
+    ],
+)
+def test_what_a_sink_raises_comes_out_of_the_computation(demo_gguf, tmp_path, monkeypatch, raised, expected, message):
+    def broken(*_: object) -> None:
+        raise raised
 
     monkeypatch.setattr(native_model, "RoutingCapture", lambda _: RoutingCapture(broken))
     with (
         Engine.open(demo_gguf, EngineOptions(n_ctx=512, n_threads=1, trace_file=str(tmp_path / "t"))) as engine,
-        pytest.raises(ZeroDivisionError, match="layer 0"),
+        pytest.raises(expected, match=message),
     ):
         list(engine.generate(GenerationRequest("a", engine.tokenize("Hello"), GREEDY, 4)))
