@@ -7,10 +7,12 @@ read and taken. Knows nothing of what the calls mean.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -24,6 +26,8 @@ from qwenctl.services.engine_messages import MessageError, decode, frame_of, rea
 T = TypeVar("T")
 
 _LAST_BYTES = 4096
+# A signal that arrives after Python last looked for one and before it sleeps on a lock does not wake it.
+_LOOK_FOR_SIGNALS_S = 0.2
 _END_LIMIT_S = 5.0  # from the end of its output to the end of the process
 
 # Nothing that lies in the current folder is to be imported (-P), but the package that this file belongs to is.
@@ -51,13 +55,33 @@ class ChildDied(Exception):
 
 
 class _Call:
-    """A question that is not answered yet."""
+    """A question and its answer.
+
+    Its end is a bare lock: a KeyboardInterrupt inside an Event, whose parts are Python, could leave the
+    Event's own lock taken, and the reading thread would wait for that for ever.
+    """
+
+    __slots__ = ("error", "take", "value", "wake")
 
     def __init__(self, take: Callable[[Any], Any]) -> None:
         self.take = take
-        self.ended = threading.Event()
         self.value: Any = None
         self.error: Exception | None = None
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+    def wait(self, limit_s: float) -> bool:
+        """Wait for the answer; False when there is none in time."""
+        deadline = time.monotonic() + limit_s
+        while not self.wake.acquire(timeout=_LOOK_FOR_SIGNALS_S):
+            if time.monotonic() > deadline:
+                return False
+        return True
+
+    def end(self, error: Exception | None = None) -> None:
+        """Let the caller go on."""
+        self.error = error or self.error
+        self.wake.release()
 
 
 class EngineChild:
@@ -90,7 +114,7 @@ class EngineChild:
         """Number of the process."""
         return self._process.pid
 
-    def call(self, name: str, take: Callable[[Any], T], *, limit_s: float | None = None, **fields: object) -> T:
+    def call(self, name: str, take: Callable[[Any], T], *, limit_s: float = math.inf, **fields: object) -> T:
         """Return what `take` makes of the answer.
 
         Args:
@@ -113,8 +137,8 @@ class EngineChild:
             self._calls.pop(number, None)
             raise ChildDied(self.death)
         self._outgoing.put(frame)
-        if not call.ended.wait(limit_s):
-            raise TimeoutError(f"no answer to {name} within {limit_s} s")
+        if not call.wait(limit_s):
+            raise TimeoutError(f"no answer to {name} within {limit_s:g} s")
         if call.error:
             raise call.error
         return cast("T", call.value)
@@ -167,8 +191,7 @@ class EngineChild:
         status = self._reap(_END_LIMIT_S)
         self.death = Death(status, self._last_lines(), nonsense)
         for call in list(self._calls.values()):
-            call.error = ChildDied(self.death)
-            call.ended.set()
+            call.end(ChildDied(self.death))
 
     def _take(self, message: dict[str, Any]) -> None:
         """Give an answer to who asked. One that makes no sense stays open: it ends with the process."""
@@ -181,7 +204,7 @@ class EngineChild:
         else:
             call.value = call.take(message.get("value"))
         del self._calls[number]
-        call.ended.set()
+        call.end()
 
     def _last_lines(self) -> tuple[str, ...]:
         size = self._log.seek(0, 2)

@@ -10,6 +10,7 @@ nothing of how the engine works.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -209,7 +210,7 @@ class EngineProcess:
 
     # --- calls and how they end --------------------------------------------------------------------------------------
 
-    def _call(self, name: str, take: Callable[[Any], T], *, limit_s: float | None = None, **fields: object) -> T:
+    def _call(self, name: str, take: Callable[[Any], T], *, limit_s: float = math.inf, **fields: object) -> T:
         if self._closed:
             raise GenerationFailed("the model is closed")
         if self._failure:
