@@ -38,7 +38,7 @@ class ContextShape:
     n_experts: int
     n_experts_used: int
     n_vocab: int
-    n_layers: int
+    n_layers: int  # without those for multi-token prediction, which llama.cpp does not load
 
     @classmethod
     def of(cls, metadata: Mapping[str, object], n_vocab: int) -> ContextShape:
@@ -49,7 +49,8 @@ class ContextShape:
             n_vocab: rows of the embedding.
         """
         a = str(metadata["general.architecture"])
-        n_layers = max(_numbers(metadata, f"{a}.block_count", 1))
+        n_predicting = max(0, *_numbers(metadata, f"{a}.nextn_predict_layers", 0))
+        n_layers = max(1, *_numbers(metadata, f"{a}.block_count", 1)) - n_predicting
         n_embd = max(_numbers(metadata, f"{a}.embedding_length", 0))
         heads = _numbers(metadata, f"{a}.attention.head_count", 1)
         kv_heads = _numbers(metadata, f"{a}.attention.head_count_kv", max(heads))

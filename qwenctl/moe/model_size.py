@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
@@ -68,8 +69,10 @@ def size_of_model(gguf: GgufFile, experts: ExpertMap, slot_bytes: Sequence[int])
         slot_bytes: of one expert of each of the map's layers, in the layout chosen.
     """
     tensors = [tensor for layer in experts.layers for tensor in layer.tensors]
-    dense, embedding, output = dense_parts(gguf.tensors.values(), {tensor.name for tensor in tensors})
     table = gguf.tensors.get("token_embd.weight")
+    shape = ContextShape.of(gguf.metadata, table.n_rows if table else 0)
+    loaded = (tensor for tensor in gguf.tensors.values() if _layer_of(tensor.name) < shape.n_layers)
+    dense, embedding, output = dense_parts(loaded, {tensor.name for tensor in tensors})
     return ModelSize(
         n_experts=experts.n_experts,
         n_experts_used=experts.n_experts_used,
@@ -82,7 +85,7 @@ def size_of_model(gguf: GgufFile, experts: ExpertMap, slot_bytes: Sequence[int])
         embedding_bytes=embedding,
         output_bytes=output,
         file_bytes=gguf.size_bytes,
-        shape=ContextShape.of(gguf.metadata, table.n_rows if table else 0),
+        shape=shape,
     )
 
 
@@ -107,3 +110,9 @@ def dense_parts(tensors: Iterable[TensorInfo], expert_tensors: Set[str]) -> tupl
     if not any(tensor.name == "output.weight" for tensor in dense):
         total, output = total + embedding, output + embedding
     return total, embedding, output
+
+
+def _layer_of(name: str) -> int:
+    """Return the layer that a tensor belongs to, -1 for those of none."""
+    match = re.match(r"blk\.(\d+)\.", name)
+    return int(match.group(1)) if match else -1

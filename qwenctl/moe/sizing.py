@@ -28,10 +28,12 @@ from qwenctl.moe.offload_plan import MemoryParts, OffloadPlan, OffloadRequest
 from qwenctl.units import GIB, MIB, format_memory
 
 _TIGHT_UBATCHES = (256, 128, 64)  # where not even the smallest of N_UBATCHES fits
-_BASE_BYTES = 140 * MIB
-_BASE_VOCAB_BYTES = 1200  # a token of the vocabulary, in llama.cpp and in ours
+# Measured: 27 MiB anonymous and 31 of libraries before the engine opens, 98 after it with the vocabulary of Qwen3, 132
+# in between; the rest is for what the scheduler and the I/O threads hold.
+_BASE_BYTES = 90 * MIB
+_BASE_VOCAB_BYTES = 700  # a token of the vocabulary, in llama.cpp and in ours
 _MOST_SCORES_BYTES = 1 << 30  # of attention without flash attention: services/native_model.py
-_SCORES_SHARE = 16  # nor more than this part of the budget
+_SCORES_SHARE = 16  # nor more than this part of the budget, unless all experts have slots nevertheless
 _LEAST_RING_SLOTS = 4
 _RING_ROUNDS = 2  # experts of this many tokens in the ring, if that is …
 _RING_SHARE = 16  # … at most this part of what experts have
@@ -65,6 +67,20 @@ def smallest_ram_bytes(model: ModelSize, machine: MachineMemory, request: Offloa
         else:
             high = middle
     return high * MIB
+
+
+def largest_context(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> int | None:
+    """Return the longest context that fits, at most the one asked for, in steps of 256; None if none does."""
+    if _planned(model, machine, request) is not None:
+        return request.n_cells
+    low, high = 0, request.n_cells // _CELLS_STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _planned(model, machine, replace(request, n_cells=_CELLS_STEP * middle)) is None:
+            high = middle - 1
+        else:
+            low = middle
+    return _CELLS_STEP * low if low else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +119,21 @@ class _Room:
 
     def _attempt(self, n_ubatch: int) -> _Attempt | None:
         """Return what a micro-batch leaves; without flash attention where that is allowed, sensible and fits."""
-        for flash in self._flash_choices(n_ubatch):
+        scores = scores_bytes(self.model.shape, n_ubatch, self.request.n_cells)
+        for flash in self._flash_choices(scores):
             parts = self._parts(n_ubatch, flash=flash)
             left = self.budget - parts.total_bytes
-            if left >= _least_bytes(self.model, self.request):
+            asked = self.request.flash_attention is not None
+            cheap = flash or asked or scores <= self.budget // _SCORES_SHARE
+            if left >= (_least_bytes(self.model, self.request) if cheap else self.model.all_slots_bytes):
                 return _Attempt(n_ubatch, flash, parts, left)
         return None
 
-    def _flash_choices(self, n_ubatch: int) -> tuple[bool, ...]:
+    def _flash_choices(self, scores: int) -> tuple[bool, ...]:
         if self.request.flash_attention is not None:
             return (self.request.flash_attention,)
-        scores = scores_bytes(self.model.shape, n_ubatch, self.request.n_cells)
-        small = scores <= min(_MOST_SCORES_BYTES, self.budget // _SCORES_SHARE)
-        return (False, True) if small and self.request.type_v in ("f32", "f16", "bf16") else (True,)
+        without = scores <= _MOST_SCORES_BYTES and self.request.type_v in ("f32", "f16", "bf16")
+        return (False, True) if without else (True,)
 
     def _parts(self, n_ubatch: int, *, flash: bool) -> MemoryParts:
         model, request, devices = self.model, self.request, self.devices
@@ -242,19 +260,7 @@ def _does_not_fit(model: ModelSize, machine: MachineMemory, request: OffloadRequ
     message = f"the model needs at least {needed} of RAM with a context of {request.n_cells} tokens; {has}"
     if smallest <= (machine.budget_bytes if request.ram_bytes is None else machine.limit_bytes):
         return DoesNotFit(message, f"use --ram {smallest // MIB}MiB or more")
-    n_cells = _largest_cells(model, machine, request)
+    n_cells = largest_context(model, machine, request)
     if n_cells is not None:
         return DoesNotFit(message, f"use --ctx {n_cells} or less")
     return DoesNotFit(message, "close other programs, raise the limit, or take a smaller quantization")
-
-
-def _largest_cells(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> int | None:
-    """Return the longest context that fits, a multiple of 256; None if none does."""
-    low, high = 0, request.n_cells // _CELLS_STEP
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _planned(model, machine, replace(request, n_cells=_CELLS_STEP * middle)) is None:
-            high = middle - 1
-        else:
-            low = middle
-    return _CELLS_STEP * low if low else None

@@ -23,10 +23,10 @@ from qwenctl.moe.expert_map import read_expert_map
 from qwenctl.moe.machine_memory import DeviceMemory, MachineMemory
 from qwenctl.moe.model_size import ModelSize, resident_bytes, size_of_model
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
-from qwenctl.moe.sizing import size_offload, smallest_ram_bytes
+from qwenctl.moe.sizing import largest_context, size_offload, smallest_ram_bytes
 from qwenctl.units import GIB, MIB, parse_bytes
 from tests.moe.true_sizes import true_size
-from tests.tiny_gguf import TinyGguf
+from tests.tiny_gguf import U32, TinyGguf
 
 LARGE, SMALL = "Qwen3-235B-A22B", "Qwen3-30B-A3B"
 
@@ -130,6 +130,23 @@ def test_the_sizes_of_a_file_are_those_of_its_tensors(tmp_path: Path) -> None:
     assert size.output_bytes == size.embedding_bytes + 4 * 64  # tied: llama.cpp has a second copy
     assert size.dense_bytes == experts.dense_bytes + size.embedding_bytes
     assert size.shape == ContextShape(64, 2, 1, 2 * 32, 2 * 32, 32, 32, 4, 2, 259, 2)
+
+
+def test_layers_for_prediction_take_no_memory(tmp_path: Path) -> None:
+    """llama.cpp does not load them unless it is asked to."""
+    tiny_model = TinyGguf.of("qwen3moe")
+    plain = read_gguf(tiny_model.write(tmp_path / "plain.gguf"))
+    tiny_model.pairs |= {"qwen3moe.block_count": (U32, 3), "qwen3moe.nextn_predict_layers": (U32, 1)}
+    layer = {name: tensor for name, tensor in tiny_model.tensors.items() if name.startswith("blk.1.")}
+    tiny_model.tensors |= {name.replace("blk.1.", "blk.2."): tensor for name, tensor in layer.items()}
+    predicting = read_gguf(tiny_model.write(tmp_path / "predicting.gguf"))
+    sizes = []
+    for gguf in (plain, predicting):
+        experts = read_expert_map(gguf)
+        assert experts is not None
+        sizes.append(size_of_model(gguf, experts, [28672, 28672]))
+    assert sizes[0] == replace(sizes[1], file_bytes=plain.size_bytes)
+    assert sizes[1].file_bytes == predicting.size_bytes > plain.size_bytes
 
 
 def test_tiles_for_amx_are_larger_than_blocks_of_the_file() -> None:
@@ -249,6 +266,15 @@ def test_the_hint_is_a_context_that_fits_where_one_does() -> None:
         size_offload(model, machine, OffloadRequest(n_cells + 256))
 
 
+def test_the_longest_context_that_fits() -> None:
+    model, machine = true_size(SMALL), group(4 * GIB)
+    assert largest_context(model, machine, OffloadRequest(1000)) == 1000
+    n_cells = largest_context(model, machine, OffloadRequest(40960))
+    assert n_cells is not None
+    assert 8192 < n_cells < 32768
+    assert largest_context(model, group(GIB), OffloadRequest(40960)) is None
+
+
 def test_the_hint_asks_for_memory_where_no_context_helps() -> None:
     with pytest.raises(DoesNotFit) as refused:
         size_offload(true_size(LARGE), group(2 * GIB), OffloadRequest(8192))
@@ -317,6 +343,9 @@ def test_flash_attention_where_scores_would_take_the_memory() -> None:
     assert size_offload(model, group(4 * GIB), OffloadRequest(8192, n_ubatch=512)).flash_attention
     assert not size_offload(model, group(16 * GIB), OffloadRequest(8192, n_ubatch=512)).flash_attention
     assert size_offload(model, group(16 * GIB), OffloadRequest(512, type_v="q8_0")).flash_attention
+    # 512 MiB of scores are more than a sixteenth of 3 GiB, but nothing else would use them.
+    assert not size_offload(tiny(), group(3 * GIB), OffloadRequest(65536, n_ubatch=512)).flash_attention
+    assert size_offload(tiny(), group(600 * MIB), OffloadRequest(65536, n_ubatch=512)).flash_attention
 
 
 @pytest.mark.parametrize(
