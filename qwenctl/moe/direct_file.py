@@ -117,6 +117,8 @@ class DirectFile:
         Raises:
             UnreadableError: I/O error, fewer bytes than asked for, or a changed file.
         """
+        if address <= 0:
+            raise UnreadableError("there is no destination")
         granule = self.granule
         if granule and (offset | n_bytes | address) % granule:
             ctypes.memmove(address, self._read_around(offset, n_bytes, staging), n_bytes)

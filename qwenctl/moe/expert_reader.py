@@ -187,7 +187,8 @@ class ExpertReader:
 
     def _failure(self, ticket: ReadTicket, piece: Slice, error: BaseException) -> ExpertReadFailed:
         name = self._files[piece.file].path if 0 <= piece.file < len(self._files) else f"file {piece.file}"
-        reason = str(error) if isinstance(error, UnreadableError) else f"{type(error).__name__}: {error}"
+        text = " ".join(str(error).split())
+        reason = text if isinstance(error, UnreadableError) else f"{type(error).__name__}: {text}"
         failed = ExpertReadFailed(f"{ticket.what}: {name} at byte {piece.offset_bytes:,}: {reason}", _HINT)
         failed.__cause__ = error
         return failed
