@@ -14,18 +14,49 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# A signal that arrives after Python last looked for one and before it sleeps on a lock does not wake it.
+_LOOK_FOR_SIGNALS_S = 0.2
+
+
+class _Ticket:
+    """One call and its answer.
+
+    The end is a mark first and a lock second, so that whoever was interrupted at any bytecode, the one after taking the
+    lock included, can tell from the mark. An Event would not do: its parts are Python, and a KeyboardInterrupt inside
+    one can leave its lock taken, which would stop the thread that is to set it.
+    """
+
+    __slots__ = ("call", "done", "error", "result", "wake")
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call
+        self.result: object = None
+        self.error: BaseException | None = None
+        self.done = False
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+    def answer(self) -> None:
+        """Make the call."""
+        try:
+            self.result = self.call()
+        except BaseException as error:  # for the caller
+            self.error = error
+        self.done = True
+        self.wake.release()
+
 
 class NativeThread:
     """Runs one call at a time.
 
     Args:
-        interrupt: called when waiting is interrupted (KeyboardInterrupt): makes the running call return soon.
+        interrupt: called when waiting is interrupted (KeyboardInterrupt), once or more: makes the running call return
+            soon.
     """
 
     def __init__(self, name: str, interrupt: Callable[[], None]) -> None:
         self._interrupt = interrupt
-        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._results: SimpleQueue[tuple[object, BaseException | None]] = SimpleQueue()
+        self._calls: SimpleQueue[_Ticket | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -35,34 +66,33 @@ class NativeThread:
         Raises:
             BaseException: the wait was interrupted; `call` has been made to return before this is raised.
         """
+        ticket = _Ticket(call)
         try:
-            self._calls.put(call)  # CPython looks for signals after a call, not before it: an answer will come
-            result, error = self._results.get()
+            self._calls.put(ticket)  # CPython looks for signals after a call, not before it: an answer will come
+            while not ticket.wake.acquire(timeout=_LOOK_FOR_SIGNALS_S):
+                pass
         except BaseException:
-            self._interrupt()
-            self._drain()
+            self._abandon(ticket)
             raise
-        if error:
-            raise error
-        return result  # type: ignore[return-value]
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.result  # type: ignore[return-value]
 
     def close(self) -> None:
         """End the thread."""
         self._calls.put(None)
         self._thread.join()
 
-    def _drain(self) -> None:
-        """Wait for the answer to a call that nobody wants any more, however often the wait is interrupted."""
-        while True:
+    def _abandon(self, ticket: _Ticket) -> None:
+        """Make a call return that nobody wants any more, and wait until it has, however often that is interrupted."""
+        while not ticket.done:
             try:
-                self._results.get()
+                self._interrupt()
+                ticket.wake.acquire(timeout=_LOOK_FOR_SIGNALS_S)
             except KeyboardInterrupt:
                 continue
-            return
 
     def _serve(self) -> None:
-        while (call := self._calls.get()) is not None:
-            try:
-                self._results.put((call(), None))
-            except BaseException as error:  # for the caller
-                self._results.put((None, error))
+        while (ticket := self._calls.get()) is not None:
+            ticket.answer()
+            del ticket  # and what the call holds
