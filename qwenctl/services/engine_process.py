@@ -189,16 +189,15 @@ class EngineProcess:
         if self._closed:
             return
         self._closed = True
-        if not self._failure:
-            try:
+        try:
+            if not self._failure:
                 self._child.call("close", self._take_events, limit_s=_CLOSE_LIMIT_S)
-            except BaseException as error:
-                self._child.kill()
-                if not isinstance(error, Exception):
-                    raise
-        self._stop.detach()
-        self._child.close()
-        self._end_all(FinishReason.CANCELLED)
+        except (ChildDied, TimeoutError):
+            self._child.kill()
+        finally:
+            self._stop.detach()
+            self._child.close()
+            self._end_all(FinishReason.CANCELLED)
 
     def __enter__(self) -> Self:
         return self

@@ -108,8 +108,12 @@ class EngineWorker:
 
     def _close(self, number: int) -> None:
         """End the step that is being computed, then everything; the answer is the last events, after that step's."""
-        self.engine.close()
-        self._between_steps.put(partial(self._answer, number, EngineWorker.step, {}))
+        try:
+            self.engine.close()
+        except Exception as error:
+            self._between_steps.put(partial(self._answer, number, partial(_raise, error), {}))
+        else:
+            self._between_steps.put(partial(self._answer, number, EngineWorker.step, {}))
 
     def _answer(self, number: int, call: Callable[..., object], fields: dict[str, Any]) -> None:
         """Carry out `call` and answer with what it returns or raises."""
@@ -197,6 +201,10 @@ def add_rpc_server(endpoint: str) -> None:
         raise ModelLoadFailed(f"the RPC server {endpoint} offers no devices")
     library.ggml_backend_register.restype, library.ggml_backend_register.argtypes = None, [pointer]
     library.ggml_backend_register(devices)
+
+
+def _raise(error: Exception, _: EngineWorker) -> NoReturn:
+    raise error
 
 
 def _run_all(jobs: SimpleQueue[Job]) -> NoReturn:

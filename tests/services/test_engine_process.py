@@ -158,6 +158,13 @@ def test_books_that_do_not_agree_over_there_are_an_assertion_here(demo_gguf: Pat
         assert engine.tokenize("still there")
 
 
+def test_what_fails_while_closing_is_not_kept_quiet(demo_gguf: Path) -> None:
+    engine = EngineProcess.open(demo_gguf, OPTIONS, changed_child("Engine.close = lambda self: 1 / 0"))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        engine.close()
+    assert not is_alive(engine._child.pid)
+
+
 # --- cancelling and interrupting -------------------------------------------------------------------------------------
 
 
