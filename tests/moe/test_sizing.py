@@ -17,7 +17,7 @@ from quant.ggml_types import GGML_TYPES
 from quant.gguf_read import read_gguf
 from quant.tensor_info import TensorInfo
 from qwenctl.errors import DoesNotFit, ExitCode, InvalidRequest
-from qwenctl.moe.context_memory import ContextShape, compute_bytes, kv_cache_bytes
+from qwenctl.moe.context_memory import ContextShape, compute_buffer_bytes, compute_bytes, kv_cache_bytes, work_bytes
 from qwenctl.moe.device_budget import DeviceRequest, plan_devices
 from qwenctl.moe.expert_map import read_expert_map
 from qwenctl.moe.machine_memory import DeviceMemory, MachineMemory
@@ -370,10 +370,17 @@ def test_the_compute_buffer_is_never_larger_than_estimated(
     hidden: int, width: int, heads: int, n_cells: int, n_ubatch: int, flash: bool, mebibytes: float
 ) -> None:
     shape = ContextShape(hidden, heads, 4, 1024, 1024, 128, width, 128, 8, 259, 2)
-    n_tokens = min(n_ubatch, n_cells)
-    work = n_tokens * (2 * (8 * width + hidden) + 8 * 8 * 128)
-    estimated = (compute_bytes(shape, n_ubatch, n_cells, flash=flash) - work) / MIB
+    estimated = compute_buffer_bytes(shape, n_ubatch, n_cells, flash=flash) / MIB
     assert mebibytes - 0.1 <= estimated <= 1.1 * mebibytes
+
+
+@pytest.mark.parametrize(("n_ubatch", "mebibytes"), [(512, 66), (2048, 240)])
+def test_work_memory_is_never_larger_than_estimated(n_ubatch: int, mebibytes: int) -> None:
+    """Anonymous memory of a process after 2048 tokens at 30B shape, less the compute buffer."""
+    shape = ContextShape(2048, 32, 4, 1024, 1024, 128, 768, 128, 8, 0, 2)
+    work = work_bytes(shape, n_ubatch, 2048)
+    assert mebibytes <= work / MIB <= 1.4 * mebibytes
+    assert compute_bytes(shape, n_ubatch, 2048) == work + compute_buffer_bytes(shape, n_ubatch, 2048)
 
 
 def test_the_kv_cache_is_what_llama_cpp_allocates() -> None:
