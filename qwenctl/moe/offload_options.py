@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from qwenctl.errors import InvalidRequest
@@ -26,7 +25,6 @@ class OffloadOptions:
     mode: OffloadMode = "auto"  # auto: when the model does not fit, or when it is faster than stock llama.cpp
     ram_bytes: int | None = None  # of main memory for this process in all; None: what is available
     vram_bytes: int | None = None  # of device memory in all; None: what is free
-    trace: Path | None = None  # where the routing is recorded
     layout: Layout = "auto"  # of expert weights in their slots
     operation: Operation = "auto"  # id: one MUL_MAT_ID a matrix; expert: a MUL_MAT an expert on gathered tokens
     n_io_threads: int | None = None

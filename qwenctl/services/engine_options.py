@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from qwenctl.errors import InvalidRequest
+from qwenctl.moe.offload_options import OffloadOptions
 from qwenctl.services.rpc_servers import check_endpoints
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -42,6 +43,7 @@ class EngineOptions:
     repack: bool = True  # let llama.cpp rearrange weights for the CPU's matrix instructions
     rpc: tuple[str, ...] = ()  # "host:port" of RPC servers whose devices are used too; see engine_process.py
     trace_file: str | None = None  # where the experts of every token are written, see telemetry/routing_trace.py
+    offload: OffloadOptions = field(default_factory=OffloadOptions)  # of the experts of a Mixture-of-Experts model
 
     def __post_init__(self) -> None:
         for name, low, high in (
