@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from quant.page_cache import drop_from_cache
+from qwenctl.moe.staging import Staging
 
 MAX_READ_BYTES = 1 << 30  # Linux reads at most 0x7ffff000 bytes a call
 _GRANULES = (512, 4096)
@@ -46,29 +47,6 @@ def _seek_and_read(fd: int, buffers: Sequence[Any], offset: int) -> int:
 
 
 default_pread: Pread = getattr(os, "preadv", _seek_and_read)
-
-
-class Staging:
-    """Page-aligned memory of one thread, grown to what is asked for."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
-        self._view = ctypes.c_char.from_buffer(self._memory)
-        self.address = ctypes.addressof(self._view)
-
-    def at_least(self, n_bytes: int) -> int:
-        """Return the address of `n_bytes`; what an earlier call returned is not valid any more."""
-        if n_bytes > len(self._memory):
-            self.close()
-            self._memory = mmap.mmap(-1, -(-n_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
-            self._view = ctypes.c_char.from_buffer(self._memory)
-            self.address = ctypes.addressof(self._view)
-        return self.address
-
-    def close(self) -> None:
-        """Give the memory back."""
-        del self._view
-        self._memory.close()
 
 
 class DirectFile:

@@ -19,9 +19,10 @@ from types import TracebackType
 from typing import Self
 
 from qwenctl.errors import ExpertReadFailed
-from qwenctl.moe.direct_file import DirectFile, Pread, Staging, UnreadableError, default_pread
+from qwenctl.moe.direct_file import DirectFile, Pread, UnreadableError, default_pread
 from qwenctl.moe.expert_map import Slice
 from qwenctl.moe.read_queue import Destination, QueueEntry, ReadQueue, ReadTicket
+from qwenctl.moe.staging import Staging
 
 _HINT = "check the disk and whether the model's file was changed; `qwenctl inspect` reads its header"
 
@@ -78,6 +79,11 @@ class ExpertReader:
             thread = threading.Thread(target=self._work, args=(counts,), name=f"expert-reader-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    @property
+    def file_bytes(self) -> tuple[int, ...]:
+        """Sizes of the files when they were opened."""
+        return tuple(file.size_bytes for file in self._files)
 
     @property
     def granules(self) -> tuple[int, ...]:
