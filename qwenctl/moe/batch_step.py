@@ -1,0 +1,95 @@
+"""Many tokens through one layer, or one where MUL_MAT_ID is used: what is in RAM first, the rest as it arrives.
+
+When all routed experts are there, llama.cpp's own nodes are computed, pointed at the pool's slots (`DirectNodes`).
+Otherwise waves.py sorts the pairs by expert.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from time import perf_counter_ns
+
+import numpy as np
+import numpy.typing as npt
+
+from qwenctl.moe.expert_pools import LayerSlots
+from qwenctl.moe.ggml_calls import TensorContext, address_of
+from qwenctl.moe.graph_tensors import I32
+from qwenctl.moe.layer_call import LayerCall
+from qwenctl.moe.waves import Waves
+from qwenctl.moe.workbench import Workbench
+
+
+class DirectNodes:
+    """llama.cpp's own nodes of a layer, pointed at the pool's slots: MUL_MAT_ID when all that is routed is there.
+
+    Attributes:
+        ids: int32 (n_tokens, n_used), to be filled with slot numbers.
+    """
+
+    def __init__(self, bench: Workbench, layer: LayerSlots, call: LayerCall) -> None:
+        self._context = context = TensorContext(bench.ggml, 6)
+        self.address = call.graph
+        self.ids = np.zeros((call.n_tokens, call.n_used), dtype=np.int32)
+        ids = context.tensor(I32, call.n_used, call.n_tokens)
+        ids.buffer, ids.data = layer.buffers.by_type[0], self.ids.ctypes.data
+        n_experts = layer.layer.n_experts
+        for index, matrix in enumerate(layer.layout.matrices):
+            weights = context.tensor(matrix.type_id, matrix.n_in, matrix.n_out, n_experts)
+            weights.buffer, weights.extra = layer.buffers.of(matrix), layer.buffers.extras[index] or None
+            weights.data = layer.address + matrix.offset_bytes
+            weights.nb[2], weights.nb[3] = layer.slot_bytes, layer.slot_bytes * n_experts
+            node = call.products[matrix.kind]
+            node.src[0], node.src[2] = address_of(weights), address_of(ids)
+
+
+class BatchStep:
+    """Tokens of one or many sequences through one layer: experts sorted, computed in waves as they are there."""
+
+    def __init__(self, bench: Workbench, position: int, call: LayerCall) -> None:
+        self._bench, self._position, self._call = bench, position, call
+        self._layer = bench.pools[position]
+        self._direct = None if bench.per_expert else DirectNodes(bench, self._layer, call)
+        n_words = call.ids_row_bytes // 4
+        words = (ctypes.c_int32 * (n_words * (call.n_tokens - 1) + call.n_used)).from_address(call.ids)
+        self._ids: npt.NDArray[np.int32] = np.lib.stride_tricks.as_strided(
+            np.ctypeslib.as_array(words), (call.n_tokens, call.n_used), (call.ids_row_bytes, 4), writeable=False
+        )
+
+    def __call__(self) -> int:
+        """Compute; returns a ggml_status."""
+        bench, layer, call = self._bench, self._layer, self._call
+        began = perf_counter_ns()
+        routed = np.ascontiguousarray(self._ids).ravel()
+        if bench.record is not None:
+            bench.record(self._position, routed.tolist(), call.n_tokens, call.n_used)
+        counts = np.bincount(routed, minlength=layer.layer.n_experts)
+        experts = np.flatnonzero(counts).tolist()
+        layer.settle()
+        absent = layer.pool.use(experts)
+        stats = bench.stats
+        single = call.n_tokens == 1
+        if single:
+            stats.n_token_steps += 1
+            stats.token_hits += len(experts) - len(absent)
+            stats.token_misses += len(absent)
+        else:
+            stats.n_batch_steps += 1
+            stats.batch_hits += len(experts) - len(absent)
+            stats.batch_misses += len(absent)
+        if self._direct is not None and not absent and not layer.loading:
+            self._direct.ids.ravel()[:] = np.asarray(layer.pool.slot_of, dtype=np.int32)[routed]
+            ready = perf_counter_ns()
+            status = bench.compute(self._direct.address)
+            computed = perf_counter_ns()
+            self._note(computed - ready, ready - began)
+            return status
+        return Waves(bench, self._position, call, routed, counts).run(experts, absent)
+
+    def _note(self, native_ns: int, own_ns: int) -> None:
+        stats = self._bench.stats
+        if self._call.n_tokens == 1:
+            stats.compute_token_ns += native_ns
+            stats.resident_overhead_ns.append(own_ns)
+        else:
+            stats.compute_batch_ns += native_ns

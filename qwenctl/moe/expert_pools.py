@@ -1,0 +1,217 @@
+"""Where experts are in RAM, and how they get there: a pool of slots a layer, and loading.
+
+    LayerSlots    one layer: its pool (which expert in which slot), the slots' memory, ggml's buffers over it
+    ExpertLoader  file → slot, through the reader's threads; rearranged on the way where the layout asks for it
+
+An expert with a slot may still be on its way: `LayerSlots.loading` holds its ticket until it has been waited for. No
+product may touch a slot before that. Knows nothing of graphs or of which expert is wanted when.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from quant.ggml_types import GGML_TYPES_BY_ID
+from qwenctl.moe import ggml_abi as abi
+from qwenctl.moe.expert_map import ExpertMap, MoeLayer
+from qwenctl.moe.expert_reader import ExpertReader
+from qwenctl.moe.ggml_calls import Ggml, TensorContext, address_of
+from qwenctl.moe.graph_tensors import SlotBuffers
+from qwenctl.moe.read_queue import ReadTicket
+from qwenctl.moe.residency import LayerPool
+from qwenctl.moe.slot_layout import LayoutMaker, SlotLayout, SlotMatrix
+from qwenctl.moe.slot_memory import SlotMemory
+
+
+class SlotSpace:
+    """Slots of one size in anonymous memory, with a ggml buffer over them for every buffer type of the layouts."""
+
+    def __init__(self, ggml: Ggml, maker: LayoutMaker, slot_bytes: int, n_slots: int) -> None:
+        self._ggml = ggml
+        self._maker = maker
+        self.memory = SlotMemory(slot_bytes, n_slots)
+        self._buffers: dict[int, int] = {}
+        self._buffer(0)
+
+    def buffers(self, layout: SlotLayout) -> SlotBuffers:
+        """Return the buffers in which slots of this layout lie, and what ggml's kernels want in `extra`."""
+        extras = tuple(self._extra(matrix) for matrix in layout.matrices)
+        return SlotBuffers(dict(self._buffers), extras)
+
+    def close(self) -> None:
+        """Free the buffers; the memory goes with the last reference."""
+        while self._buffers:
+            self._ggml.ggml_backend_buffer_free(self._buffers.popitem()[1])
+
+    def _buffer(self, buffer_type: int) -> int:
+        if buffer_type not in self._buffers:
+            memory = self.memory
+            if buffer_type == 0:
+                made = self._ggml.ggml_backend_cpu_buffer_from_ptr(memory.address, memory.n_bytes)
+            else:  # the interface of a real buffer of that type, over our memory, which it must not free
+                probe = abi.ggml_backend_buffer.from_address(self._maker.probe_buffer(buffer_type))
+                interface = abi.ggml_backend_buffer_i()
+                ctypes.memmove(address_of(interface), address_of(probe.iface), ctypes.sizeof(interface))
+                _clear(interface, "free_buffer")
+                made = self._ggml.ggml_backend_buffer_init(buffer_type, interface, memory.address, memory.n_bytes)
+            self._buffers[buffer_type] = made
+        return self._buffers[buffer_type]
+
+    def _extra(self, matrix: SlotMatrix) -> int:
+        buffer = self._buffer(matrix.buffer_type)
+        if not matrix.buffer_type:
+            return 0
+        context = TensorContext(self._ggml, 2)
+        try:
+            tensor = context.tensor(matrix.type_id, matrix.n_in, matrix.n_out)
+            tensor.buffer, tensor.data = buffer, self.memory.address
+            interface = abi.ggml_backend_buffer.from_address(buffer).iface
+            interface.init_tensor(buffer, address_of(tensor))
+            return int(tensor.extra or 0)
+        finally:
+            context.free()
+
+
+class LayerSlots:
+    """The experts of one layer that are in RAM.
+
+    Attributes:
+        layer: what the file says.
+        layout: of its slots.
+        pool: which expert has which slot.
+        loading: expert → ticket, while its slot is being filled.
+    """
+
+    def __init__(  # noqa: PLR0917 - what a layer's slots are made of
+        self, ggml: Ggml, maker: LayoutMaker, layer: MoeLayer, layout: SlotLayout, n_slots: int, slot_bytes: int
+    ) -> None:
+        n_experts = layer.n_experts
+        self.layer, self.layout = layer, layout
+        self.space = SlotSpace(ggml, maker, slot_bytes, n_experts)
+        self.space.memory.prefer_huge_pages(n_slots)
+        self.buffers = self.space.buffers(layout)
+        self.pool = LayerPool(n_experts, n_slots)
+        self.address, self.slot_bytes = self.space.memory.address, slot_bytes
+        self.loading: dict[int, ReadTicket] = {}
+
+    def resize(self, n_slots: int) -> None:
+        """Grow or shrink the pool; memory of slots that went is given back."""
+        before = self.pool.n_slots
+        self.pool.resize(n_slots)
+        if n_slots < before:
+            self.space.memory.release(n_slots, before)
+        else:
+            self.space.memory.prefer_huge_pages(n_slots)
+
+    def wait_for(self, experts: Sequence[int]) -> None:
+        """Wait until these experts, which have slots, are there.
+
+        Raises:
+            ExpertReadFailed: one could not be read; its slot is free again.
+        """
+        for expert in experts:
+            ticket = self.loading.pop(expert, None)
+            if ticket is None:
+                continue
+            try:
+                ticket.wait()
+            except BaseException:
+                self.pool.forget(expert)
+                raise
+            self.pool.unpin(expert)
+
+    def settle(self) -> None:
+        """Take note of what has arrived by itself."""
+        for expert in [one for one, ticket in self.loading.items() if ticket.done]:
+            if self.loading[expert].error is None:
+                del self.loading[expert]
+                self.pool.unpin(expert)
+
+
+class ExpertLoader:
+    """Reads experts into slots.
+
+    Args:
+        experts: where they lie in the files.
+        n_threads: reads at the same time.
+    """
+
+    def __init__(
+        self, experts: ExpertMap, n_threads: int, *, direct: bool | None = None, **reader_options: Any
+    ) -> None:
+        self._experts = experts
+        self._local = threading.local()
+        self.reader = ExpertReader(
+            experts.paths, n_threads=n_threads, direct=direct, on_thread_start=_one_thread_a_thread, **reader_options
+        )
+
+    def load(
+        self, position: int, expert: int, layout: SlotLayout, buffers: SlotBuffers, slot: int, *, urgent: bool = True
+    ) -> ReadTicket:
+        """Begin to read an expert into the slot at an address.
+
+        Args:
+            position: of the layer in the expert map.
+            expert: which one.
+            layout: of the slot.
+            buffers: in which the slot lies.
+            slot: its address.
+            urgent: whether a step waits for it.
+        """
+        parts: list[tuple[Any, int | Callable[[int], None]]] = []
+        for matrix, piece in zip(layout.matrices, self._experts.slices(position, expert), strict=True):
+            target = slot + matrix.offset_bytes
+            if matrix.buffer_type:
+                parts.append((piece, partial(self._rearrange, matrix, buffers.of(matrix), target)))
+            else:
+                parts.append((piece, target))
+        name = f"expert {expert} of layer {self._experts.layers[position].index}"
+        return self.reader.submit(name, parts, urgent=urgent)
+
+    def close(self) -> None:
+        """Stop the threads; what is under way fails."""
+        self.reader.close()
+
+    def _rearrange(self, matrix: SlotMatrix, buffer: int, target: int, staged: int) -> None:
+        """Copy a matrix of the file's layout at `staged` into its slot in the layout of its buffer type."""
+        headers = self._local.__dict__.setdefault("headers", {})
+        key = (matrix.type_id, matrix.n_in, matrix.n_out, matrix.buffer_type)
+        if key not in headers:
+            headers[key] = _tensor_header(matrix)
+        tensor = headers[key]
+        tensor.buffer, tensor.data = buffer, target
+        interface = abi.ggml_backend_buffer.from_address(buffer).iface
+        if matrix.buffer_type:
+            if not tensor.extra:
+                interface.init_tensor(buffer, address_of(tensor))
+            interface.set_tensor(buffer, address_of(tensor), staged, 0, matrix.file_bytes)
+
+
+def _tensor_header(matrix: SlotMatrix) -> Any:
+    """Return a free-standing header for one matrix."""
+    tensor = abi.ggml_tensor()
+    tensor.type = matrix.type_id
+    row_bytes = matrix.file_bytes // matrix.n_out
+    tensor.ne[:] = [matrix.n_in, matrix.n_out, 1, 1]
+    tensor.nb[:] = [GGML_TYPES_BY_ID[matrix.type_id].block_bytes, row_bytes, matrix.file_bytes, matrix.file_bytes]
+    return tensor
+
+
+def _clear(interface: Any, slot: str) -> None:
+    """Make a function pointer of a vtable NULL."""
+    field = getattr(type(interface), slot)
+    ctypes.memset(address_of(interface) + field.offset, 0, field.size)
+
+
+def _one_thread_a_thread() -> None:
+    """AMX rearranging starts an OpenMP team; in a reader's thread that team shall be the thread itself."""
+    for name in ("libgomp.so.1", "libomp.so.5", "libomp.dylib"):
+        try:
+            ctypes.CDLL(name).omp_set_num_threads(1)
+        except (OSError, AttributeError):
+            continue
+        return

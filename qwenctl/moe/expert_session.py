@@ -1,0 +1,175 @@
+"""An opened model's experts: pools, ring, loader and steps, between llama.cpp's graphs and the model's files.
+
+    ExpertSession.run   called by the device (backend.py) for every layer of every batch: finds or makes the step
+
+Made before llama.cpp loads the model, closed after it has been freed. One thread computes. Decides nothing about sizes:
+`SessionPlan` says what was decided.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from qwenctl.errors import GenerationFailed
+from qwenctl.moe import ggml_abi as abi
+from qwenctl.moe.backend import ExpertDevice
+from qwenctl.moe.batch_step import BatchStep
+from qwenctl.moe.expert_map import ExpertMap
+from qwenctl.moe.expert_pools import ExpertLoader, LayerSlots
+from qwenctl.moe.ggml_calls import Ggml
+from qwenctl.moe.layer_call import read_call
+from qwenctl.moe.offload_stats import OffloadStats
+from qwenctl.moe.slot_layout import LayoutMaker, LayoutName
+from qwenctl.moe.stream_ring import StreamRing
+from qwenctl.moe.token_step import TokenStep
+from qwenctl.moe.workbench import Recorder, Workbench
+
+_UID_AT = abi.ggml_cgraph.uid.offset
+_MOST_STEPS = 4096  # graphs that are remembered; llama.cpp makes new ones as the context grows
+OVERRIDE_PATTERN = rb"blk\.\d+\.ffn_(gate|up|gate_up|down)_exps\.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """What an opened model's experts get.
+
+    Attributes:
+        n_slots: of each layer, in the order of the expert map.
+        ring_slots: for streaming; at least one unless every expert has a slot.
+        layout: of the slots.
+        per_expert: a product an expert, or MUL_MAT_ID.
+        n_threads: that compute.
+        n_io_threads: that read.
+        wave_rows: pairs of (token, expert) that one graph computes at most.
+        direct: read with O_DIRECT; None: where it works.
+    """
+
+    n_slots: tuple[int, ...]
+    ring_slots: int
+    layout: LayoutName
+    per_expert: bool
+    n_threads: int
+    n_io_threads: int
+    wave_rows: int
+    direct: bool | None = None
+
+
+class ExpertSession:
+    """See the module. Close it."""
+
+    def __init__(
+        self,
+        ggml: Ggml,
+        experts: ExpertMap,
+        plan: SessionPlan,
+        *,
+        abort: tuple[int, int] | None = None,
+        record: Recorder | None = None,
+        reader_options: dict[str, Any] | None = None,
+    ) -> None:
+        """Reserve and prepare everything; nothing is read yet.
+
+        Args:
+            ggml: the library.
+            experts: where they lie.
+            plan: what was decided.
+            abort: addresses of a C function and its data: true breaks off what is being computed.
+            record: called with (position of the layer, routed ids, n_tokens, n_used).
+            reader_options: for ExpertReader; tests inject faults.
+        """
+        self.experts, self.plan = experts, plan
+        self.stats = OffloadStats()
+        self._ggml = ggml
+        self._steps: dict[int, Callable[[], int]] = {}
+        self._positions = {layer.index: position for position, layer in enumerate(experts.layers)}
+        self._maker = LayoutMaker(ggml)
+        layouts = [self._maker.layout(layer, plan.layout) for layer in experts.layers]
+        self.per_expert = plan.per_expert and all(layout.joins_gate_and_up for layout in layouts)
+        self.pools = [
+            LayerSlots(ggml, self._maker, layer, layout, n_slots, layout.slot_bytes)
+            for layer, layout, n_slots in zip(experts.layers, layouts, plan.n_slots, strict=True)
+        ]
+        self.loader = ExpertLoader(experts, plan.n_io_threads, direct=plan.direct, **(reader_options or {}))
+        self.ring = StreamRing(ggml, self._maker, layouts, max(1, plan.ring_slots), self.loader)
+        self._cpu = int(ggml.ggml_backend_cpu_init())
+        ggml.ggml_backend_cpu_set_n_threads(self._cpu, plan.n_threads)
+        if abort is not None:
+            ggml.ggml_backend_cpu_set_abort_callback(self._cpu, *abort)
+        self._bench = Workbench(
+            ggml,
+            self._cpu,
+            self.loader,
+            self.pools,
+            self.ring,
+            self.stats,
+            per_expert=self.per_expert,
+            wave_rows=plan.wave_rows,
+            record=record,
+        )
+        self._device = ExpertDevice.shared(ggml)
+        self._device.attach(self)
+        self._overrides = self._make_overrides()
+
+    @property
+    def overrides_address(self) -> int:
+        """Address of the llama_model_tensor_buft_override array for llama_model_params."""
+        return ctypes.addressof(self._overrides)
+
+    def run(self, graph: int) -> int:
+        """Compute what llama.cpp's scheduler sent: the ggml_cgraph at an address. Returns a ggml_status."""
+        uid = ctypes.c_uint64.from_address(graph + _UID_AT).value
+        step = self._steps.get(uid)
+        if step is None:
+            step = self._new_step(graph, uid)
+        return step()
+
+    def take_error(self) -> BaseException | None:
+        """Return what was raised below llama_decode since the last call."""
+        return self._device.take_error()
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless the books on slots agree."""
+        for layer in self.pools:
+            layer.pool.check_integrity()
+        self.ring.check_integrity()
+
+    def close(self) -> None:
+        """Stop reading and free everything. llama.cpp's model must be freed already."""
+        self._device.detach(self)
+        self._steps.clear()
+        self.loader.close()
+        self._bench.close()
+        self.ring.close()
+        for layer in self.pools:
+            layer.space.close()
+        self._maker.close()
+        self._ggml.ggml_backend_free(self._cpu)
+
+    def _new_step(self, graph: int, uid: int) -> Callable[[], int]:
+        call = read_call(graph)
+        if call is None:
+            raise GenerationFailed(
+                "this model's expert layers have a form that cannot be offloaded", "use --offload off"
+            )
+        if len(self._steps) >= _MOST_STEPS:
+            self._steps.clear()
+        position = self._positions[call.layer]
+        step: Callable[[], int]
+        if call.n_tokens == 1 and self.per_expert:
+            graph_of_layer = self._bench.own_token_graph(self.pools[position], call.n_used, call.glu_params)
+            step = TokenStep(self._bench, position, call, graph_of_layer)
+        else:
+            step = BatchStep(self._bench, position, call)
+        if uid:
+            self._steps[uid] = step
+        return step
+
+    def _make_overrides(self) -> Any:
+        overrides = (abi.llama_model_tensor_buft_override * 2)()
+        self._pattern = ctypes.create_string_buffer(OVERRIDE_PATTERN)
+        overrides[0].pattern = ctypes.addressof(self._pattern)
+        overrides[0].buft = self._device.buffer_type_address
+        return overrides

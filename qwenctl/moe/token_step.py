@@ -1,0 +1,98 @@
+"""One token through one layer: hits are computed while misses are read into the layer's pool, then the misses.
+
+A step is made once for a graph of llama.cpp's and called for every token that reuses the graph; all that can be decided
+then is. The hot path of the whole program is TokenStep.__call__ with every routed expert in RAM.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from time import perf_counter_ns
+
+from qwenctl.moe import ggml_abi as abi
+from qwenctl.moe.graph_tensors import FLOAT_BYTES
+from qwenctl.moe.layer_call import LayerCall
+from qwenctl.moe.token_graph import TokenGraph
+from qwenctl.moe.workbench import Workbench
+
+_DONE = abi.GGML_STATUS_SUCCESS
+
+
+class TokenStep:
+    """One token through one layer, a product an expert."""
+
+    def __init__(self, bench: Workbench, position: int, call: LayerCall, graph: TokenGraph) -> None:
+        self._bench, self._position, self._call, self._graph = bench, position, call, graph
+        self._layer = layer = bench.pools[position]
+        self._ids = (ctypes.c_int32 * call.n_used).from_address(call.ids)
+        row_bytes = layer.layout.n_embd * FLOAT_BYTES
+        self._rows = [call.out + i * row_bytes for i in range(call.n_used)]
+        graph.set_input(call.x)
+        graph.set_outputs(self._rows)
+        # Looked up once: this is the hot path.
+        self._pool, self._slot_of, self._loading = layer.pool, layer.pool.slot_of, layer.loading
+        self._base, self._stride = layer.address, layer.slot_bytes
+        self._compute, self._cpu, self._address = bench.ggml.graph_compute, bench.cpu, graph.address
+        self._stats, self._record = bench.stats, bench.record
+
+    def __call__(self) -> int:
+        """Compute; returns a ggml_status."""
+        began = perf_counter_ns()
+        ids = self._ids[:]
+        absent = self._pool.use(ids)
+        if self._record is not None:
+            self._record(self._position, ids, 1, len(ids))
+        if absent or self._loading:
+            return self._with_misses(ids, absent, began)
+        slot_of, base, stride = self._slot_of, self._base, self._stride
+        self._graph.set_experts([base + slot_of[expert] * stride for expert in ids])
+        stats = self._stats
+        ready = perf_counter_ns()
+        status = self._compute(self._cpu, self._address)
+        computed = perf_counter_ns()
+        stats.n_token_steps += 1
+        stats.token_hits += len(ids)
+        stats.compute_token_ns += computed - ready
+        stats.resident_overhead_ns.append(ready - began + perf_counter_ns() - computed)
+        return int(status)
+
+    def _with_misses(self, ids: list[int], absent: list[int], began: int) -> int:
+        bench, layer, stats = self._bench, self._layer, self._stats
+        layer.settle()
+        for expert in absent:
+            bench.load(self._position, expert, ids)
+        stats.n_token_steps += 1
+        stats.token_misses += len(absent)
+        stats.token_hits += len(ids) - len(absent)
+        loading = layer.loading
+        here = [place for place, expert in enumerate(ids) if expert not in loading]
+        coming = [place for place, expert in enumerate(ids) if expert in loading]
+        native = 0
+        status = _DONE
+        if here:
+            status, spent = self._part(ids, here)
+            native += spent
+        if coming and status == _DONE:
+            waiting = perf_counter_ns()
+            layer.wait_for([ids[place] for place in coming])
+            waited = perf_counter_ns() - waiting
+            stats.wait_token_ns += waited
+            status, spent = self._part(ids, coming)
+            native += spent + waited
+        stats.missing_overhead_ns.append(perf_counter_ns() - began - native)
+        return status
+
+    def _part(self, ids: list[int], places: list[int]) -> tuple[int, int]:
+        """Compute some of the token's experts. Returns status and nanoseconds."""
+        graph = self._graph
+        if len(places) < len(ids):
+            graph = self._bench.token_graph(self._layer, len(places), self._call.glu_params)
+            graph.set_input(self._call.x)
+            graph.set_outputs([self._rows[place] for place in places])
+        slot_of, base, stride = self._slot_of, self._base, self._stride
+        graph.set_experts([base + slot_of[ids[place]] * stride for place in places])
+        began = perf_counter_ns()
+        status = int(self._compute(self._cpu, graph.address))
+        spent = perf_counter_ns() - began
+        self._stats.compute_token_ns += spent
+        return status, spent

@@ -1,0 +1,123 @@
+"""What the steps of an opened model share: the CPU backend, graphs, scratch memory, pools, ring, loader, counters.
+
+Graphs are made on first use and kept: equal layers share those whose every address is set anew for each call. They are
+computed one after the other, so scratch memory is shared too. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from qwenctl.moe.expert_pools import ExpertLoader, LayerSlots
+from qwenctl.moe.ggml_calls import Ggml
+from qwenctl.moe.graph_tensors import GraphKit, Scratch
+from qwenctl.moe.offload_stats import OffloadStats
+from qwenctl.moe.pair_graphs import GatheredGraph, IndexedGraph
+from qwenctl.moe.slot_layout import SlotLayout
+from qwenctl.moe.stream_ring import StreamRing
+from qwenctl.moe.token_graph import TokenGraph
+
+MOST_WAVE_EXPERTS = 64  # of one GatheredGraph
+_TOKEN_ROWS = 64  # scratch of graphs for one token: most experts that a token may use
+
+Recorder = Callable[[int, list[int], int, int], None]
+
+
+@dataclass(slots=True)
+class Workbench:
+    """See the module.
+
+    Attributes:
+        ggml: the library.
+        cpu: a CPU backend of ggml's, for our graphs only.
+        loader: reads experts.
+        pools: the layers, in the order of the expert map.
+        ring: slots for streaming.
+        stats: counters.
+        per_expert: compute a product an expert (True) or MUL_MAT_ID (False).
+        wave_rows: pairs of (token, expert) that one graph computes at most.
+        record: called with a layer's position, routed ids, n_tokens, n_used; None: nothing is recorded.
+    """
+
+    ggml: Ggml
+    cpu: int
+    loader: ExpertLoader
+    pools: Sequence[LayerSlots]
+    ring: StreamRing
+    stats: OffloadStats
+    per_expert: bool
+    wave_rows: int
+    record: Recorder | None = None
+    _scratch: dict[tuple[int, int, int], Scratch] = field(default_factory=dict)
+    _token_graphs: dict[tuple[SlotLayout, bytes, int], TokenGraph] = field(default_factory=dict)
+    _gathered: dict[tuple[SlotLayout, bytes], GatheredGraph] = field(default_factory=dict)
+    _indexed: dict[tuple[SlotLayout, bytes, bool], IndexedGraph] = field(default_factory=dict)
+    _own: list[TokenGraph] = field(default_factory=list)
+
+    def compute(self, graph: int) -> int:
+        """Compute a graph on the CPU; returns a ggml_status."""
+        return int(self.ggml.graph_compute(self.cpu, graph))
+
+    def token_graph(self, layer: LayerSlots, k: int, glu_params: bytes) -> TokenGraph:
+        """Return a graph of k experts for one token: for steps that compute in parts, shared by equal layers."""
+        key = (layer.layout, glu_params, k)
+        if key not in self._token_graphs:
+            self._token_graphs[key] = TokenGraph(self._kit(layer, glu_params, _TOKEN_ROWS), k)
+        return self._token_graphs[key]
+
+    def own_token_graph(self, layer: LayerSlots, k: int, glu_params: bytes) -> TokenGraph:
+        """Return a new graph of k experts for one token: the caller's own."""
+        made = TokenGraph(self._kit(layer, glu_params, _TOKEN_ROWS), k)
+        self._own.append(made)
+        return made
+
+    def gathered_graph(self, layer: LayerSlots, glu_params: bytes) -> GatheredGraph:
+        """Return the graph of a product an expert."""
+        key = (layer.layout, glu_params)
+        if key not in self._gathered:
+            self._gathered[key] = GatheredGraph(self._kit(layer, glu_params, self.wave_rows), MOST_WAVE_EXPERTS)
+        return self._gathered[key]
+
+    def indexed_graph(self, layer: LayerSlots, glu_params: bytes, *, in_ring: bool) -> IndexedGraph:
+        """Return the MUL_MAT_ID graph over the slots of a pool, or of the ring."""
+        key = (layer.layout, glu_params, in_ring)
+        if key not in self._indexed:
+            kit = self._kit(layer, glu_params, self.wave_rows)
+            n_slots, slot_bytes = layer.layer.n_experts, layer.slot_bytes
+            if in_ring:
+                n_slots, slot_bytes = self.ring.n_slots, self.ring.slot_bytes
+            self._indexed[key] = IndexedGraph(kit, n_slots, slot_bytes)
+        return self._indexed[key]
+
+    def load(self, position: int, expert: int, keep: Sequence[int], *, urgent: bool = True) -> None:
+        """Give an absent expert a slot in its layer's pool and begin to read it.
+
+        Raises:
+            ValueError: every slot holds an expert that must stay.
+        """
+        layer = self.pools[position]
+        slot, evicted = layer.pool.admit(expert, keep)
+        if evicted >= 0:
+            self.stats.n_evicted += 1
+        layer.pool.pin(expert)
+        address = layer.address + slot * layer.slot_bytes
+        layer.loading[expert] = self.loader.load(position, expert, layer.layout, layer.buffers, address, urgent=urgent)
+
+    def close(self) -> None:
+        """Free the graphs."""
+        for graph in (*self._own, *self._token_graphs.values()):
+            graph.free()
+        for gathered in self._gathered.values():
+            gathered.free()
+        for indexed in self._indexed.values():
+            indexed.free()
+        for cache in (self._token_graphs, self._gathered, self._indexed):
+            cache.clear()
+        self._own.clear()
+
+    def _kit(self, layer: LayerSlots, glu_params: bytes, n_rows: int) -> GraphKit:
+        key = (layer.layout.n_embd, layer.layout.n_ff, n_rows)
+        if key not in self._scratch:
+            self._scratch[key] = Scratch(*key)
+        return GraphKit(self.ggml, layer.layout, layer.buffers, glu_params, self._scratch[key])
