@@ -30,7 +30,7 @@ class MachineMemory:
     limit_bytes: int  # that this process could have at the very most: memory of the machine or its control group
     bound_by: str = "this machine"  # what `available_bytes` comes from, for messages
     shared: bool = True  # others take from the same memory: the machine is the bound, no control group
-    address_space_bytes: int | None = None  # that may still be mapped (RLIMIT_AS); None: any amount
+    address_space_bytes: int | None = None  # that may still be mapped; None: any amount
     devices: tuple[DeviceMemory, ...] = ()
 
     def __post_init__(self) -> None:

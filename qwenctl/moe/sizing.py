@@ -159,7 +159,7 @@ def _check(model: ModelSize, machine: MachineMemory, request: OffloadRequest) ->
     needed = model.file_bytes + model.n_experts * sum(model.expert_bytes) + model.all_slots_bytes
     if space is not None and needed > space:
         message = f"the model needs {format_memory(needed)} of address space; {format_memory(space)} are allowed"
-        raise DoesNotFit(message, "raise the limit: ulimit -v unlimited")
+        raise DoesNotFit(message, "run `ulimit -v unlimited` first, or set vm.overcommit_memory to 0")
     if request.n_slots is not None and request.n_slots < model.n_experts_used:
         raise InvalidRequest(f"{request.n_slots} slots a layer, but each token uses {model.n_experts_used} experts")
 

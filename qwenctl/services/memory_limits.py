@@ -54,7 +54,7 @@ def machine_memory(devices: tuple[DeviceMemory, ...] = (), root: Path = Path("/"
         if group.left_bytes < left:
             left, bound_by, shared = group.left_bytes, f"the control group {_shown(group.folder, root)}", False
     if address_space is not None and address_space < left:
-        left, bound_by, shared = address_space, "ulimit -v", False
+        left, bound_by, shared = address_space, "the limit of address space", False
     return MachineMemory(
         available_bytes=left,
         used_bytes=_used_bytes(root),
@@ -86,13 +86,20 @@ def _used_bytes(root: Path) -> int:
 
 
 def _address_space_left(root: Path) -> int | None:
-    """Return the bytes that RLIMIT_AS still lets this process map, None without a limit."""
-    if resource is None:
-        return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft == resource.RLIM_INFINITY:
-        return None
-    return max(0, soft - _kilobytes(root / "proc/self/status").get("VmSize", 0))
+    """Return the bytes that this process may still map, None where nobody counts them.
+
+    RLIMIT_AS counts all of them; a kernel that never overcommits (vm.overcommit_memory = 2) counts what is private and
+    writable, over all processes.
+    """
+    left = []
+    if _number(root / "proc/sys/vm/overcommit_memory") == 2:
+        facts = _kilobytes(root / "proc/meminfo")
+        left.append(facts.get("CommitLimit", 0) - facts.get("Committed_AS", 0))
+    if resource is not None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            left.append(soft - _kilobytes(root / "proc/self/status").get("VmSize", 0))
+    return max(0, min(left)) if left else None
 
 
 def _limited_groups(root: Path) -> Iterator[_Group]:

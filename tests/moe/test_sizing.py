@@ -316,7 +316,7 @@ def test_too_little_address_space_is_refused_before_anything_is_reserved() -> No
     machine = replace(group(32 * GIB), address_space_bytes=32 * GIB)
     with pytest.raises(DoesNotFit, match="of address space") as refused:
         size_offload(model, machine, OffloadRequest(512))
-    assert refused.value.hint == "raise the limit: ulimit -v unlimited"
+    assert "ulimit -v unlimited" in (refused.value.hint or "")
     assert size_offload(model, replace(machine, address_space_bytes=64 * GIB), OffloadRequest(512))
 
 

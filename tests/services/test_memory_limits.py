@@ -177,7 +177,22 @@ def test_kernels_that_do_not_say_what_is_available(tmp_path: Path) -> None:
 def test_a_ulimit_on_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_limits.resource, "getrlimit", lambda which: (900000 * 1024 + 2 * GIB, 1 << 40))
     found = machine(tmp_path)
-    assert (found.available_bytes, found.address_space_bytes, found.bound_by) == (2 * GIB, 2 * GIB, "ulimit -v")
+    assert (found.available_bytes, found.address_space_bytes, found.bound_by) == (
+        2 * GIB,
+        2 * GIB,
+        "the limit of address space",
+    )
+
+
+def test_a_kernel_that_never_overcommits(tmp_path: Path) -> None:
+    files = {
+        "proc/meminfo": f"MemTotal: {32 << 20} kB\nMemAvailable: {24 << 20} kB\nCommitLimit: {20 << 20} kB\n"
+        f"Committed_AS: {15 << 20} kB\n",
+        "proc/sys/vm/overcommit_memory": "2\n",
+    }
+    found = machine(tmp_path, files=files)
+    assert (found.available_bytes, found.address_space_bytes) == (5 * GIB, 5 * GIB)
+    assert machine(tmp_path, files=files | {"proc/sys/vm/overcommit_memory": "1\n"}).address_space_bytes is None
 
 
 def test_devices_are_handed_through(tmp_path: Path) -> None:
