@@ -39,6 +39,11 @@ class DeviceBudget:
         """All that is placed on it."""
         return self.dense_bytes + self.kv_bytes + self.compute_bytes + self.slots_bytes
 
+    @property
+    def for_experts_bytes(self) -> int:
+        """What experts may take, slots and the work of computing them: more than `slots_bytes`."""
+        return self.free_bytes - self.dense_bytes - self.kv_bytes - self.compute_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class DevicePlan:

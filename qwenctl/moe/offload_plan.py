@@ -33,11 +33,12 @@ class OffloadRequest:
     n_gpu_layers: int | None = None
     n_slots: int | None = None  # in every layer; None: what fits
     n_io_threads: int = 4
+    wave_rows: int = 2048  # pairs of token and expert that one graph computes at most
     layout: str = "plain"  # for the summary; ModelSize has its bytes
     rates: PrefillRates = field(default_factory=PrefillRates)
 
     def __post_init__(self) -> None:
-        for name in ("n_cells", "n_streams", "n_outputs", "n_batch", "n_io_threads"):
+        for name in ("n_cells", "n_streams", "n_outputs", "n_batch", "n_io_threads", "wave_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
@@ -52,6 +53,7 @@ class MemoryParts:
     kv: int
     compute: int
     staging: int
+    scratch: int
     ring: int
     experts: int
 

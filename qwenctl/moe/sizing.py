@@ -7,6 +7,7 @@
       kv          the KV cache
       compute     activations of the micro-batch, logits
       staging     where the I/O threads read what has to be rearranged
+      scratch     rows between our own graphs' nodes
       ring        slots outside the pools, through which a prompt's experts stream
       experts     slots, the same number in every layer to start with, the rest one each to the first layers
     free        what is too small for another slot
@@ -38,6 +39,8 @@ _LEAST_RING_SLOTS = 4
 _RING_ROUNDS = 2  # experts of this many tokens in the ring, if that is …
 _RING_SHARE = 16  # … at most this part of what experts have
 _CELLS_STEP = 256
+_HUGE_PAGE_BYTES = 2 * MIB  # staging.py takes whole ones
+_TOKEN_ROWS = 64  # workbench.py: of graphs for one token
 
 
 def size_offload(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> OffloadPlan:
@@ -144,7 +147,8 @@ class _Room:
             dense=max(0, model.dense_bytes - devices.dense_bytes),
             kv=max(0, _kv_bytes(model, request) - devices.kv_bytes),
             compute=compute_bytes(model.shape, n_ubatch, request.n_cells, n_outputs=request.n_outputs, flash=flash),
-            staging=request.n_io_threads * model.largest_slice_bytes,
+            staging=request.n_io_threads * _padded(model.largest_slice_bytes, _HUGE_PAGE_BYTES),
+            scratch=4 * (request.wave_rows + _TOKEN_ROWS) * (model.shape.n_embd + 3 * model.shape.n_ff_expert),
             ring=0,
             experts=0,
         )
@@ -201,6 +205,10 @@ def _devices(model: ModelSize, machine: MachineMemory, request: OffloadRequest) 
     compute = compute_bytes(model.shape, n_ubatch, request.n_cells, n_outputs=request.n_outputs, flash=flash)
     wanted = DeviceRequest(_kv_bytes(model, request), compute, request.vram_bytes, request.n_gpu_layers)
     return plan_devices(model, machine.devices, wanted)
+
+
+def _padded(n_bytes: int, step: int) -> int:
+    return -(-n_bytes // step) * step
 
 
 def _margin_bytes(budget: int, *, shared: bool) -> int:

@@ -16,6 +16,7 @@ def offload_request(
     *,
     layout: str = "plain",
     n_ubatch: int | None = None,
+    wave_rows: int = 2048,
     rates: PrefillRates | None = None,
 ) -> OffloadRequest:
     """Return the request for `size_offload`.
@@ -26,6 +27,7 @@ def offload_request(
         n_slots: sequences of the KV cache, kept prefixes included: each may want logits.
         layout: of the slots.
         n_ubatch: None: chosen.
+        wave_rows: pairs of token and expert that one graph computes at most.
         rates: as measured; None: a slow machine's.
     """
     offload = options.offload
@@ -43,6 +45,7 @@ def offload_request(
         n_gpu_layers=options.n_gpu_layers,
         n_slots=offload.n_slots,
         n_io_threads=offload.n_io_threads or _IO_THREADS,
+        wave_rows=wave_rows,
         layout=layout,
         rates=rates or PrefillRates(),
     )

@@ -249,6 +249,16 @@ def test_the_smallest_budget_works_and_one_mebibyte_less_does_not(name: str, n_c
     assert parse_bytes(named.group(1)) == smallest
 
 
+def test_reading_threads_and_waves_take_their_part() -> None:
+    model, request = true_size(LARGE), OffloadRequest(512)
+    usual = size_offload(model, group(32 * GIB), request).parts
+    more = size_offload(model, group(32 * GIB), replace(request, n_io_threads=8, wave_rows=8192)).parts
+    assert usual.staging == 4 * 6 * MIB  # one matrix of 1536 × 4096 in Q6_K: 5.2 MB, in huge pages
+    assert more.staging == 2 * usual.staging
+    assert more.scratch == 4 * (8192 + 64) * (4096 + 3 * 1536)
+    assert more.experts < usual.experts
+
+
 def test_too_little_memory_names_what_is_needed_and_what_there_is() -> None:
     with pytest.raises(DoesNotFit, match=r"needs at least 3\.\d GiB of RAM .* the control group /a has 2\.0 GiB left"):
         size_offload(true_size(SMALL), group(2 * GIB), OffloadRequest(8192))
@@ -401,6 +411,7 @@ def test_a_card_holds_the_dense_part_first_then_experts() -> None:
     assert budget.has_output
     assert 5 <= budget.n_slots <= 20
     assert budget.planned_bytes <= budget.free_bytes < CARD.free_bytes
+    assert budget.for_experts_bytes - budget.slots_bytes == budget.free_bytes - budget.planned_bytes
     without = size_offload(model, group(64 * GIB), OffloadRequest(32768))
     assert plan.parts.dense < without.parts.dense / 5
     assert plan.parts.kv == 0

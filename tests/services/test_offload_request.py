@@ -29,6 +29,6 @@ def test_what_the_user_decided_is_kept() -> None:
         cache_type_k="q8_0", cache_type_v="q4_0", flash_attention=True, n_batch=4096, n_gpu_layers=3, offload=offload
     )
     rates = PrefillRates(9e9)
-    assert offload_request(options, 512, 1, layout="amx", n_ubatch=64, rates=rates) == OffloadRequest(
-        512, 1, 1, "q8_0", "q4_0", True, 4096, 64, 1 << 30, 1 << 29, 3, 9, 2, "amx", rates
+    assert offload_request(options, 512, 1, layout="amx", n_ubatch=64, wave_rows=77, rates=rates) == OffloadRequest(
+        512, 1, 1, "q8_0", "q4_0", True, 4096, 64, 1 << 30, 1 << 29, 3, 9, 2, 77, "amx", rates
     )
