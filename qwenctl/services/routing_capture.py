@@ -2,8 +2,8 @@
 
 llama.cpp names the routed ids of block N "ffn_moe_topk-N": int32, n_used × n_tokens, a view into the sorted expert
 numbers, so a row is followed by those that were not chosen. llama_context_params.cb_eval is asked about every node of
-the graph, and the graph is computed up to each node that it wants to see: a step takes a few milliseconds longer, and
-what is computed stays the same.
+the graph, some 60 a layer, and the graph is computed up to each node that it wants to see. What is computed stays the
+same; it takes about 0.3 ms a layer longer (the demo on a busy machine: 2.4 to 3.7 ms a token of 4 layers).
 
 Shape and row stride come from ggml's own functions, so no struct layout is assumed; the ids are fetched through their
 buffer, so they may lie on a GPU. Knows nothing of the file's layout and of what is done with the ids.
