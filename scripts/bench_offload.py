@@ -9,8 +9,11 @@
 Random weights at true layer shapes and fewer layers (see offload_bench/synthetic_model.py); written once, then kept
 in --work. Every measurement is a child process in a control group of its own, which counts the page cache, too; the
 file is dropped from the cache before. The two engines take turns. Prompts are real text, another part for each run;
-decoding is greedy. cold: the first run of its process; warm: the next one. --quick measures 512 tokens cold, then
-2,048 tokens, then decoding, in one process, and ends runs of stock llama.cpp that take long; its rate is then of less.
+decoding is greedy. cold: the first run of its process; warm: the next one. A run of stock llama.cpp ends after --max-s;
+its rate is then of less.
+
+--quick: in one process 64 tokens to warm up, 64 more, 512 tokens of prompt, 2,048 tokens. Stock llama.cpp computes the
+first micro-batch of these alone, its fastest, and stops decoding after some seconds.
 
 Needs root, for the limit on memory.
 """
@@ -46,7 +49,12 @@ from quant.libggml import load_libggml
 from qwenctl.services.cpu_threads import default_n_threads
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-QUICK_STOCK_MAX_S = {"prefill_512": 8.0, "prefill_2048": 11.0, "decode": 10.0}
+QUICK_RUNS: tuple[tuple[Phase, str, int, float], ...] = (  # phase, state, tokens decoded, stock's longest time in s
+    ("decode", "cold", 64, 25.0),  # under half of the memory it takes stock that long to find a working set
+    ("decode", "warm", 64, 8.0),
+    ("prefill_512", "cold", 0, 0.0),
+    ("prefill_2048", "warm", 0, 0.0),
+)
 
 
 def say(text: str) -> None:
@@ -129,17 +137,18 @@ class Bench:
                         self._measure(memory_fraction, limit, who, settings, runs)
 
     def _groups(self) -> Iterator[tuple[Run, ...]]:
-        """Yield the runs of one child after another: each phase cold and warm, or, if quick, all phases once."""
-        phases: Sequence[Phase] = self.options.phases
+        """Yield the runs of one child after another: each phase cold and warm, or, if quick, all phases in one."""
+        chosen: Sequence[Phase] = self.options.phases
         if self.options.quick:
-            yield tuple(self._run(phase, "warm" if number else "cold") for number, phase in enumerate(phases))
+            quick = [run for run in QUICK_RUNS if run[0] in chosen]
+            yield tuple(self._run(phase, state, n_decoded, max_s) for phase, state, n_decoded, max_s in quick)
             return
-        for phase in phases:
-            yield self._run(phase, "cold"), self._run(phase, "warm")
+        for phase in chosen:
+            n_decoded = N_DECODED if phase == "decode" else 0
+            yield tuple(self._run(phase, state, n_decoded, self.options.max_s) for state in ("cold", "warm"))
 
-    def _run(self, phase: Phase, state: str) -> Run:
-        n_decoded = N_DECODED if phase == "decode" else 0
-        return Run(phase, state, self.prompts.take(PROMPT_TOKENS[phase]), n_decoded, self.options.max_s)
+    def _run(self, phase: Phase, state: str, n_decoded: int, max_s: float) -> Run:
+        return Run(phase, state, self.prompts.take(PROMPT_TOKENS[phase]), n_decoded, max_s)
 
     def _turns(self, memory_fraction: float, phase: Phase) -> Iterator[tuple[str, StockSettings | None]]:
         """Yield who is measured: every setting of stock, and ours."""
@@ -153,10 +162,6 @@ class Bench:
     def _measure(
         self, memory_fraction: float, limit: int, who: str, settings: StockSettings | None, runs: tuple[Run, ...]
     ) -> None:
-        if settings and self.options.quick:
-            runs = tuple(
-                Run(one.phase, one.state, one.prompt, one.n_decoded, QUICK_STOCK_MAX_S[one.phase]) for one in runs
-            )
         task = Task(
             engine="stock" if settings else "qwenctl",
             path=str(self.path),

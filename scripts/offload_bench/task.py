@@ -24,7 +24,7 @@ N_CTX = 2304  # 2,048 tokens and room for an answer, in whole multiples of 256
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One measurement. `max_s` ends it early where the engine can be stopped in between; its rate is then of less."""
+    """One measurement. `max_s` ends it early with stock llama.cpp, between micro-batches or tokens."""
 
     phase: Phase
     state: str  # "cold": the first of its process, nothing of the file in memory; "warm": after others
