@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+BENCH_OFFLOAD_ARGS ?= --quick
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ DEMO_GGUF := build/demo-q4_k_m.gguf
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test run test test-slow test-interop test-tokenizer check fix docs abi bench bench-convert \
-        bench-batch bench-kld sizes lock clean native
+        bench-batch bench-kld bench-offload sizes lock clean native
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -62,7 +63,7 @@ run: setup ## convert the bundled checkpoint to 4 bits and let it answer a promp
 	$(BIN)/qwenctl convert $(DEMO) $(DEMO_GGUF) --type q4_k_m --force
 	$(BIN)/qwenctl run $(DEMO_GGUF) "What is the capital of France?"
 
-bench: bench-convert bench-batch bench-kld ## all benchmarks
+bench: bench-convert bench-batch bench-kld bench-offload ## all benchmarks
 
 bench-convert: setup ## conversion beside llama.cpp's own: weights/s and memory
 	$(BIN)/python scripts/bench_convert.py
@@ -72,6 +73,10 @@ bench-batch: setup-test ## many prompts at once against one at a time
 
 bench-kld: setup ## what each output type costs in quality, on the demo
 	$(BIN)/python scripts/bench_kld.py
+
+# BENCH_OFFLOAD_ARGS= runs it in full, which takes an hour or more.
+bench-offload: setup ## models that do not fit, beside stock llama.cpp (as root, for the limit on memory)
+	$(BIN)/python scripts/bench_offload.py $(BENCH_OFFLOAD_ARGS)
 
 # --- prove it --------------------------------------------------------------------------------------------------------
 
