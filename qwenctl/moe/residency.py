@@ -1,8 +1,8 @@
 """Which experts of one layer lie in which of its slots, and which one leaves when another must come in.
 
-    slot_of    expert → slot, -1: absent                 (n_experts long)
-    expert_in  slot → expert, -1: free                   (n_slots long)
-    heat       expert → decayed count of its uses        (of absent experts too: they come back with their past)
+    slot_of    expert → slot, -1: absent
+    expert_in  slot → expert, -1: free or closed       (a slot for every expert; only n_slots of them are open)
+    heat       expert → decayed count of its uses      (of absent experts too: they come back with their past)
 
 An expert's heat is the sum over its uses of 2^-(age / half-life), age in steps: the combined recency and frequency
 of LRFU (Lee et al. 2001). Instead of decaying all of them, each step adds a larger weight than the one before.
@@ -13,49 +13,72 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-HALF_LIFE_STEPS = 128.0
 _LARGEST_WEIGHT = 2.0**64
+
+
+def half_life_steps(n_slots: int, n_used: int) -> float:
+    """Return the half-life of heat that suits a pool of `n_slots` for steps of `n_used` experts.
+
+    Four times the steps that fill the pool, but at most 16. Found by replay (scripts/bench_residency.py): on every
+    trace looked at, real or made up, such half-lives were at least as good as plain LRU; 32 and more lost to it from
+    40 % residency on, since they keep what a past topic wanted.
+    """
+    return min(16.0, max(2.0, 4.0 * n_slots / n_used))
 
 
 class LayerPool:
     """The slots of one layer.
 
     Attributes:
-        n_experts: experts of the layer.
-        n_slots: slots, 0 … n_experts.
+        n_experts: experts of the layer, and the most slots.
+        n_slots: open slots.
         slot_of: expert → slot, -1 if absent. Always the same list; not to be written.
-        expert_in: slot → expert, -1 if free. Always the same list; not to be written.
+        expert_in: slot → expert, -1 if free or closed; n_experts long. Always the same list; not to be written.
+        heat: expert → decayed uses, in a unit that changes. Always the same list; not to be written.
 
     Args:
         n_experts: experts of the layer.
-        n_slots: slots.
-        half_life_steps: steps after which a use counts half; small values make plain LRU, large ones LFU.
+        n_slots: slots to open: the first ones.
+        half_life: steps after which a use counts half (`half_life_steps`).
 
     Raises:
         ValueError: more slots than experts, or a negative number.
     """
 
-    __slots__ = ("_growth", "_heat", "_pins", "_weight", "expert_in", "n_experts", "n_slots", "slot_of")
+    __slots__ = (
+        "_free",
+        "_growth",
+        "_pins",
+        "_present",
+        "_weight",
+        "expert_in",
+        "heat",
+        "n_experts",
+        "n_slots",
+        "slot_of",
+    )
 
-    def __init__(self, n_experts: int, n_slots: int, half_life_steps: float = HALF_LIFE_STEPS) -> None:
+    def __init__(self, n_experts: int, n_slots: int, half_life: float = 12.0) -> None:
         if not 0 <= n_slots <= n_experts:
             raise ValueError(f"{n_slots} slots for {n_experts} experts")
-        if half_life_steps <= 0:
-            raise ValueError(f"a half-life of {half_life_steps} steps")
+        if half_life <= 0:
+            raise ValueError(f"a half-life of {half_life} steps")
         self.n_experts = n_experts
         self.n_slots = n_slots
         self.slot_of = [-1] * n_experts
-        self.expert_in = [-1] * n_slots
+        self.expert_in = [-1] * n_experts
+        self.heat = [0.0] * n_experts
+        self._free = list(range(n_slots - 1, -1, -1))
+        self._present: list[int] = []
         self._pins: dict[int, int] = {}
-        self._heat = [0.0] * n_experts
         self._weight = 1.0
-        self._growth = 2.0 ** (1.0 / half_life_steps)
+        self._growth = 2.0 ** (1.0 / half_life)
 
     def use(self, experts: Sequence[int]) -> list[int]:
         """Note one step's distinct experts; return those absent, in the order given."""
         self._weight = weight = self._weight * self._growth
         slot_of = self.slot_of
-        heat = self._heat
+        heat = self.heat
         absent = []
         for expert in experts:
             heat[expert] += weight
@@ -77,14 +100,14 @@ class LayerPool:
         if self.slot_of[expert] >= 0:
             raise ValueError(f"expert {expert} is present")
         evicted = -1
-        if -1 in self.expert_in:
-            slot = self.expert_in.index(-1)
+        if self._free:
+            slot = self._free.pop()
         else:
-            evicted = self._victim(keep)
-            slot = self.slot_of[evicted]
-            self.slot_of[evicted] = -1
+            evicted = self._coldest(keep)
+            slot = self._remove(evicted)
         self.slot_of[expert] = slot
         self.expert_in[slot] = expert
+        self._present.append(expert)
         return slot, evicted
 
     def pin(self, expert: int) -> None:
@@ -117,15 +140,45 @@ class LayerPool:
         Raises:
             ValueError: the expert is absent.
         """
-        slot = self.slot_of[expert]
-        if slot < 0:
+        if self.slot_of[expert] < 0:
             raise ValueError(f"expert {expert} is absent")
         self._pins.pop(expert, None)
-        self.slot_of[expert] = -1
-        self.expert_in[slot] = -1
+        self._free.append(self._remove(expert))
+
+    def close_coldest(self, n_closed: int) -> list[tuple[int, int]]:
+        """Close slots: free ones first, then those of the coldest experts that are not pinned.
+
+        Returns:
+            Each closed slot with the expert that leaves it (-1: it was free).
+
+        Raises:
+            ValueError: there are not so many; nothing has changed then.
+        """
+        n_evicted = max(0, n_closed - len(self._free))
+        free_to_go = [expert for expert in self._present if expert not in self._pins]
+        if n_closed < 0 or n_evicted > len(free_to_go):
+            raise ValueError(f"{n_closed} of {self.n_slots} slots cannot be closed, {len(self._pins)} are pinned")
+        closed = [(self._free.pop(), -1) for _ in range(n_closed - n_evicted)]
+        for expert in sorted(free_to_go, key=self.heat.__getitem__)[:n_evicted]:
+            closed.append((self._remove(expert), expert))
+        self.n_slots -= n_closed
+        return closed
+
+    def open_slots(self, n_opened: int) -> list[int]:
+        """Open so many of the closed slots, the lowest ones; returns them.
+
+        Raises:
+            ValueError: fewer are closed.
+        """
+        if not 0 <= n_opened <= self.n_experts - self.n_slots:
+            raise ValueError(f"{n_opened} more slots than {self.n_slots} for {self.n_experts} experts")
+        opened = self._closed()[:n_opened]
+        self._free.extend(reversed(opened))
+        self.n_slots += n_opened
+        return opened
 
     def resize(self, n_slots: int) -> list[int]:
-        """Change the number of slots. Slots from `n_slots` on are emptied; returns the experts that lay there.
+        """Have exactly the first `n_slots` slots open. Returns the experts that lay in others.
 
         Raises:
             ValueError: an impossible number, or a pinned expert lies in such a slot; nothing has changed then.
@@ -137,44 +190,56 @@ class LayerPool:
         if pinned:
             raise ValueError(f"expert {pinned[0]} is pinned in a slot that would go")
         for expert in evicted:
-            self.slot_of[expert] = -1
-        del self.expert_in[n_slots:]
-        self.expert_in.extend([-1] * (n_slots - self.n_slots))
+            self._remove(expert)
+        self._free = [slot for slot in range(n_slots - 1, -1, -1) if self.expert_in[slot] < 0]
         self.n_slots = n_slots
         return evicted
 
     @property
     def n_free(self) -> int:
-        """Slots that hold nothing."""
-        return self.expert_in.count(-1)
+        """Open slots that hold nothing."""
+        return len(self._free)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError unless slots in = slots out: both tables say the same, and pins are of residents."""
-        resident = [expert for expert in self.expert_in if expert >= 0]
-        n_present = len(self.slot_of) - self.slot_of.count(-1)
-        if not len(self.expert_in) == self.n_slots == len(resident) + self.n_free:
-            raise AssertionError(f"{len(resident)} taken and {self.n_free} free of {self.n_slots} slots")
-        if not len(set(resident)) == len(resident) == n_present:
-            raise AssertionError(f"{len(resident)} slots hold {len(set(resident))} experts, {n_present} are known")
-        for expert in resident:
+        """Raise AssertionError unless slots in = slots out: taken + free = open, and all tables say the same."""
+        held = [expert for expert in self.expert_in if expert >= 0]
+        n_located = self.n_experts - self.slot_of.count(-1)
+        if not len(set(held)) == len(held) == n_located == len(self._present):
+            counts = f"{len(held)} slots taken by {len(set(held))} experts"
+            raise AssertionError(f"{counts}, {n_located} located, {len(self._present)} present")
+        if len(held) + len(self._free) != self.n_slots or len(set(self._free)) != len(self._free):
+            raise AssertionError(f"{len(held)} taken and {len(self._free)} free of {self.n_slots} slots")
+        if any(self.expert_in[slot] >= 0 for slot in self._free):
+            raise AssertionError("a free slot is taken")
+        for expert in self._present:
             if self.expert_in[self.slot_of[expert]] != expert:
                 raise AssertionError(f"expert {expert} is not where it should be")
         for expert, n_pins in self._pins.items():
             if n_pins < 1 or self.slot_of[expert] < 0:
                 raise AssertionError(f"expert {expert} has {n_pins} pins and slot {self.slot_of[expert]}")
 
-    def _victim(self, keep: Collection[int]) -> int:
-        heat = self._heat.__getitem__
-        if self.n_slots:
-            coldest = min(self.expert_in, key=heat)
-            if coldest not in keep and coldest not in self._pins:
-                return coldest
-        free_to_go = [expert for expert in self.expert_in if expert not in keep and expert not in self._pins]
+    def _remove(self, expert: int) -> int:
+        slot = self.slot_of[expert]
+        self.slot_of[expert] = -1
+        self.expert_in[slot] = -1
+        self._present.remove(expert)
+        return slot
+
+    def _coldest(self, keep: Collection[int]) -> int:
+        heat = self.heat.__getitem__
+        coldest = min(self._present, key=heat, default=-1)
+        if coldest not in keep and coldest not in self._pins and coldest >= 0:
+            return coldest
+        free_to_go = [expert for expert in self._present if expert not in keep and expert not in self._pins]
         if not free_to_go:
             raise ValueError(f"all {self.n_slots} slots hold experts that must stay")
         return min(free_to_go, key=heat)
 
+    def _closed(self) -> list[int]:
+        free = set(self._free)
+        return [slot for slot, expert in enumerate(self.expert_in) if expert < 0 and slot not in free]
+
     def _rescale(self) -> None:
         scale = 1.0 / self._weight
-        self._heat[:] = [heat * scale for heat in self._heat]
+        self.heat[:] = [heat * scale for heat in self.heat]
         self._weight = 1.0
