@@ -36,6 +36,9 @@ COMMANDS: dict[str, Entry] = {
     "quantize": Entry("Make models", "qwenctl.cli.commands.quantize", "Turn a GGUF file into one of another type."),
     "show": Entry("Look at models", "qwenctl.cli.commands.show", "Say what a GGUF file holds."),
     "verify": Entry("Look at models", "qwenctl.cli.commands.verify", "Check a GGUF file for damage."),
+    "experts": Entry(
+        "Look at models", "qwenctl.cli.commands.experts", "Show which experts a Mixture-of-Experts model uses."
+    ),
     "models": Entry("Look at models", "qwenctl.cli.commands.models", "List the converted models."),
 }
 
