@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
@@ -86,6 +86,20 @@ class Engine:
     def info(self) -> ModelInfo:
         """What the model's file says."""
         return self._model.info
+
+    @property
+    def placement(self) -> str | None:
+        """Where the experts of an offloaded model are, in a line; None: nothing is offloaded."""
+        return self._model.placement
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What could not be done as it should while the model was opened; a line each."""
+        return tuple(self._model.warnings)
+
+    def offload_stats(self) -> dict[str, Any] | None:
+        """Return placement and counters of the expert scheduler; None: nothing is offloaded."""
+        return self._model.offload_stats()
 
     @property
     def has_work(self) -> bool:

@@ -35,7 +35,7 @@ class EngineOptions:
     n_cells: int | None = None
     n_threads: int | None = None  # None: one a physical core that this process may use
     n_batch: int = 2048  # most tokens of a prompt between two looks at what else is to be done
-    n_ubatch: int = 512  # most tokens computed at once
+    n_ubatch: int | None = None  # most tokens computed at once; None: 512, or what suits offloaded experts
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"
     flash_attention: bool | None = None  # None: see native_model.py

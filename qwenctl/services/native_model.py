@@ -18,12 +18,14 @@ from typing import Any
 
 import llama_cpp
 
-from quant.gguf_read import read_gguf
+from quant.errors import GgufError
+from quant.gguf_read import GgufFile, read_gguf
 from qwenctl.core import ModelInfo
 from qwenctl.errors import ModelLoadFailed
 from qwenctl.services.cpu_threads import default_n_threads
 from qwenctl.services.decode_batch import DecodeBatch
 from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.expert_offload import ContextSize, ExpertOffload, open_offload
 from qwenctl.services.model_facts import model_info
 from qwenctl.services.native_log import native_log
 from qwenctl.services.routing_capture import RoutingCapture, open_trace
@@ -34,6 +36,7 @@ _DEFAULT_CELLS = 32768  # of all sequences together: llama.cpp fills the cache w
 _MOST_SCORES_BYTES = 1 << 30  # of the attention scores of a micro-batch, f32, all heads
 
 _GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
+_DEFAULT_N_UBATCH = 512
 _PREFIXES_KEPT = 16  # finished sequences whose cells stay in a shared cache, besides the running ones
 
 
@@ -48,6 +51,8 @@ class NativeModel:
     def __init__(self, path: Path, options: EngineOptions) -> None:
         self.path = path
         self._handles = ExitStack()
+        self.warnings: list[str] = []
+        self._offload: ExpertOffload | None = None
         self._abort_flag = ctypes.create_string_buffer(2)
         self._routing: RoutingCapture | None = None
         os.environ["GGML_NO_BACKTRACE"] = "1"  # on an abort ggml would start a debugger on this process
@@ -58,12 +63,14 @@ class NativeModel:
             raise
 
     def _open(self, options: EngineOptions) -> None:
+        gguf = self._read_header(options)
+        self.n_ctx = options.n_ctx or _default_n_ctx(gguf, options)
+        self.shares_cells = options.n_cells is not None
+        self._offload = self._open_offload(gguf, options)
         self._model = self._load(options)
         self._handles.callback(llama_cpp.llama_model_free, self._model)
         handle = llama_cpp.llama_model_get_vocab(self._model)
-        self.vocabulary = Vocabulary(handle, read_gguf(self.path).metadata)
-        self.n_ctx = options.n_ctx or self._default_n_ctx(options)
-        self.shares_cells = options.n_cells is not None
+        self.vocabulary = Vocabulary(handle, gguf.metadata)
         # Recurrent layers keep one state a sequence: nothing to share, no way back. Sliding windows forget.
         recurrent = llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model)
         self.remembers_all = not recurrent and llama_cpp.llama_model_n_swa(self._model) == 0
@@ -84,6 +91,8 @@ class NativeModel:
     def decode(self) -> int:
         """Compute `batch`. Returns llama_decode's answer: 0 done, 1 no room in the cache, 2 aborted, < 0 failed."""
         status = int(llama_cpp.llama_decode(self.context, self.batch.native))
+        if self._offload and (error := self._offload.session.take_error()) is not None:
+            raise error
         if self._routing:
             self._routing.raise_error()
         return status
@@ -108,6 +117,15 @@ class NativeModel:
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             self.truncate(target, n_tokens)
 
+    @property
+    def placement(self) -> str | None:
+        """Where the experts are, in a line; None: stock llama.cpp holds them."""
+        return self._offload.plan.summary() if self._offload else None
+
+    def offload_stats(self) -> dict[str, Any] | None:
+        """What the expert scheduler did so far; None: there is none."""
+        return self._offload.stats() if self._offload else None
+
     def forget(self) -> None:
         """Empty the whole cache."""
         llama_cpp.llama_memory_clear(self._memory, False)
@@ -124,15 +142,32 @@ class NativeModel:
         params.use_extra_bufts = options.repack
         if options.n_gpu_layers is not None or llama_cpp.llama_supports_gpu_offload():
             params.n_gpu_layers = -1 if options.n_gpu_layers is None else options.n_gpu_layers
-        model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
+        if self._offload:
+            model = self._offload.load(params, str(self.path))
+        else:
+            model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not model:
             raise ModelLoadFailed(f"{self.path}: {_reason(log.errors_since(n_lines))}", "run `qwenctl verify` on it")
         return model
 
-    def _default_n_ctx(self, options: EngineOptions) -> int:
-        trained = int(llama_cpp.llama_model_n_ctx_train(self._model))
-        most = options.n_cells or max(2048, _DEFAULT_CELLS // options.n_parallel)
-        return min(trained, most, _MOST_DEFAULT_N_CTX)
+    def _read_header(self, options: EngineOptions) -> GgufFile:
+        try:
+            return read_gguf(self.path)
+        except GgufError:
+            llama_cpp.llama_model_free(self._load(options))  # llama.cpp has a reason of its own to refuse it, as a rule
+            raise
+
+    def _open_offload(self, gguf: GgufFile, options: EngineOptions) -> ExpertOffload | None:
+        llama_cpp.llama_backend_init()
+        n_streams = 1 if self.shares_cells else options.n_parallel
+        n_cells = options.n_cells or _padded(self.n_ctx)
+        n_threads = options.n_threads or default_n_threads()
+        context = ContextSize(n_cells, n_streams, options.n_parallel, n_threads)
+        abort = _strlen_address(), ctypes.addressof(self._abort_flag)
+        offload = open_offload(gguf, options, context, abort, self.warnings)
+        if offload:
+            self._handles.callback(offload.close)
+        return offload
 
     def _make_context(self, options: EngineOptions) -> Any:
         log = native_log()
@@ -141,7 +176,7 @@ class NativeModel:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = self.n_cells if self.shares_cells else _padded(self.n_ctx) * options.n_parallel
         params.n_batch = max(options.n_batch, options.n_parallel)
-        params.n_ubatch = options.n_ubatch
+        params.n_ubatch = self._n_ubatch(options)
         params.n_seq_max = self.n_slots
         params.n_outputs_max = self.n_slots
         params.n_threads = params.n_threads_batch = n_threads
@@ -160,15 +195,27 @@ class NativeModel:
             raise ModelLoadFailed(f"{self.path}: {what}", "try a smaller --ctx or --parallel")
         return context
 
+    def _n_ubatch(self, options: EngineOptions) -> int:
+        chosen = self._offload.plan.n_ubatch if self._offload else _DEFAULT_N_UBATCH
+        return options.n_ubatch or chosen
+
     def _flash_attention(self, options: EngineOptions) -> int:
         auto, off, on = -1, 0, 1  # enum llama_flash_attn_type
         if options.flash_attention is not None:
             return on if options.flash_attention else off
+        if self._offload:
+            return on if self._offload.plan.flash_attention else off
         n_heads = int(llama_cpp.llama_model_n_head(self._model))
         n_seen = self.n_cells if self.shares_cells else self.n_ctx
-        small = 4 * n_heads * min(options.n_ubatch, options.n_batch) * n_seen <= _MOST_SCORES_BYTES
+        small = 4 * n_heads * min(self._n_ubatch(options), options.n_batch) * n_seen <= _MOST_SCORES_BYTES
         cpu_only = not _has_gpu()
         return off if small and cpu_only and options.cache_type_v in ("f16", "f32", "bf16") else auto
+
+
+def _default_n_ctx(gguf: GgufFile, options: EngineOptions) -> int:
+    trained = gguf.metadata.get(f"{gguf.metadata.get('general.architecture')}.context_length")
+    most = options.n_cells or max(2048, _DEFAULT_CELLS // options.n_parallel)
+    return min(trained if isinstance(trained, int) else most, most, _MOST_DEFAULT_N_CTX)
 
 
 def _strlen_address() -> int:

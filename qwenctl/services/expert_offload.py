@@ -1,0 +1,239 @@
+"""Whether and how the experts of a model are offloaded: asks, sizes, opens the session, loads the model through it.
+
+    off      stock llama.cpp
+    auto     offload when the experts do not all fit, or when our arrangement of their weights is faster than stock's
+    on       offload, or say why not
+
+Where the system or the build of llama.cpp cannot do it, `auto` goes on without, with a warning. Decides by values that
+qwenctl/moe computes; knows nothing of slots or graphs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import llama_cpp
+
+from quant.gguf_read import GgufFile
+from quant.libggml import load_libggml
+from qwenctl.errors import InvalidRequest, ModelLoadFailed
+from qwenctl.moe.abi_check import UnknownBuild, check_abi
+from qwenctl.moe.expert_map import ExpertMap, read_expert_map, why_not
+from qwenctl.moe.expert_session import ExpertSession, SessionPlan
+from qwenctl.moe.ggml_calls import Ggml
+from qwenctl.moe.model_size import size_of_model
+from qwenctl.moe.model_stream import ModelStream, Piece, can_stream
+from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
+from qwenctl.moe.sizing import size_offload
+from qwenctl.moe.slot_layout import LayoutMaker, LayoutName
+from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.memory_limits import machine_memory
+
+_N_IO_THREADS = 4
+_LOAD_MODE_NONE = 0  # enum llama_load_mode
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSize:
+    """What a context will hold, as NativeModel decided."""
+
+    n_cells: int  # of a stream
+    n_streams: int
+    n_outputs: int
+    n_threads: int
+
+
+@dataclass(slots=True)
+class ExpertOffload:
+    """An opened session, before and after llama.cpp has loaded the model. Close it after the model is freed.
+
+    Attributes:
+        plan: who got what memory.
+        session: pools, reader, counters.
+    """
+
+    plan: OffloadPlan
+    session: ExpertSession
+    _experts: ExpertMap
+
+    def load(self, params: Any, on_error: str) -> Any:
+        """Load the model without its experts; returns the llama_model, None if llama.cpp refused it.
+
+        Raises:
+            ModelLoadFailed, OSError: the file could not be read.
+        """
+        params.tensor_buft_overrides = self.session.overrides_address
+        params.load_mode = _LOAD_MODE_NONE
+        library = llama_cpp.llama_cpp._lib
+        load = library.llama_model_load_from_file_ptr
+        load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_void_p, llama_cpp.llama_model_params]
+        with ModelStream(self._experts.paths, stream_pieces(self._experts)) as stream:
+            model = load(stream.handle, params)
+            if isinstance(stream.error, OSError):
+                raise ModelLoadFailed(f"{on_error}: {stream.error.strerror}") from stream.error
+            if stream.error is not None:
+                raise stream.error
+        return model
+
+    def stats(self) -> dict[str, Any]:
+        """Return placement and counters."""
+        reader = self.session.loader.reader
+        return {
+            "placement": self.plan.as_json(),
+            "operation": "expert" if self.session.per_expert else "id",
+            **self.session.stats.as_json(),
+            "bytes_read": reader.bytes_read,
+            "n_reads": reader.n_reads,
+            "read_s": reader.busy_s,
+        }
+
+    def close(self) -> None:
+        """Stop reading and free the slots."""
+        self.session.close()
+
+
+def open_offload(
+    gguf: GgufFile, options: EngineOptions, context: ContextSize, abort: tuple[int, int], warnings: list[str]
+) -> ExpertOffload | None:
+    """Return an opened session, or None: the model is for stock llama.cpp.
+
+    Args:
+        gguf: the model's header.
+        options: of the engine.
+        context: what the context will hold.
+        abort: addresses of a C function and its data that say whether to break off.
+        warnings: gets a line where `auto` could not do what it should.
+
+    Raises:
+        DoesNotFit: not even the smallest number of experts fits beside the rest.
+        InvalidRequest: `on` was asked for and cannot be; the message says why.
+        ExpertReadFailed: the file cannot be read.
+    """
+    mode = options.offload.mode
+    if mode == "off":
+        return None
+    experts = read_expert_map(gguf)
+    obstacle = _obstacle(gguf, experts)
+    ggml: Ggml | None = None
+    if obstacle is None:
+        try:
+            ggml = open_ggml()
+        except UnknownBuild as error:
+            obstacle = str(error)
+    if obstacle is not None or experts is None or ggml is None:
+        if mode == "on":
+            raise InvalidRequest(f"--offload on: {obstacle}", "leave --offload out")
+        if experts is not None:
+            warnings.append(f"experts are not offloaded: {obstacle}")
+        return None
+    return _open(gguf, experts, ggml, options, context, abort)
+
+
+def open_ggml() -> Ggml:
+    """Return ggml's functions, checked to be of the build that we know.
+
+    Raises:
+        UnknownBuild: another one.
+    """
+    path = load_libggml().path
+    check_abi(ctypes.CDLL(str(path)))
+    return Ggml(path.parent)
+
+
+def stream_pieces(experts: ExpertMap) -> list[Piece]:
+    """Return the model's file as a stream that skips the experts."""
+    ranges = sorted(
+        (tensor.offset_bytes, tensor.expert_bytes * tensor.n_experts)
+        for layer in experts.layers
+        for tensor in layer.tensors
+    )
+    pieces: list[Piece] = []
+    position = 0
+    for offset, n_bytes in ranges:
+        pieces += [Piece(offset - position, 0, position), Piece(n_bytes)]
+        position = offset + n_bytes
+    return [*pieces, Piece(experts.file_bytes[0] - position, 0, position)]
+
+
+def _obstacle(gguf: GgufFile, experts: ExpertMap | None) -> str | None:
+    """Return why this model cannot be offloaded here, None if it can."""
+    if experts is None:
+        return why_not(gguf) or "the model has no experts"
+    if not can_stream():
+        return "this system's C library has no fopencookie"
+    if len(experts.paths) > 1:
+        return "the model is split over several files"
+    return None
+
+
+def _open(  # noqa: PLR0917 - what was decided so far
+    gguf: GgufFile,
+    experts: ExpertMap,
+    ggml: Ggml,
+    options: EngineOptions,
+    context: ContextSize,
+    abort: tuple[int, int],
+) -> ExpertOffload | None:
+    wanted = options.offload
+    layout, slot_bytes = _choose_layout(ggml, experts, options)
+    model = size_of_model(gguf, experts, slot_bytes)
+    n_io_threads = wanted.n_io_threads or _N_IO_THREADS
+    request = OffloadRequest(
+        n_cells=context.n_cells,
+        n_streams=context.n_streams,
+        n_outputs=context.n_outputs,
+        type_k=options.cache_type_k,
+        type_v=options.cache_type_v,
+        flash_attention=options.flash_attention,
+        n_batch=options.n_batch,
+        n_ubatch=options.n_ubatch,
+        ram_bytes=wanted.ram_bytes,
+        n_slots=wanted.n_slots,
+        n_io_threads=n_io_threads,
+        layout=layout,
+    )
+    plan = size_offload(model, machine_memory(), request)
+    if wanted.mode == "auto" and plan.resident and layout != "amx":
+        return None
+    per_expert = layout == "amx" or wanted.operation == "expert"
+    session = ExpertSession(
+        ggml,
+        experts,
+        SessionPlan(
+            n_slots=plan.n_slots,
+            ring_slots=plan.ring_slots,
+            layout=layout,
+            per_expert=per_expert,
+            n_threads=context.n_threads,
+            n_io_threads=n_io_threads,
+            wave_rows=max(plan.n_ubatch, 1024),
+        ),
+        abort=abort,
+    )
+    return ExpertOffload(plan, session, experts)
+
+
+def _choose_layout(ggml: Ggml, experts: ExpertMap, options: EngineOptions) -> tuple[LayoutName, Sequence[int]]:
+    """Return the arrangement of weights in slots, and the bytes of a slot of each layer."""
+    maker = LayoutMaker(ggml)
+    try:
+        wanted = options.offload.layout
+        names: tuple[LayoutName, ...] = ("plain",)
+        if wanted != "auto":
+            names = (wanted,)
+        elif options.repack and options.offload.operation != "id":
+            names = ("amx", "plain")
+        for name in names:
+            if name not in maker.available():
+                continue
+            layouts = [maker.layout(layer, name) for layer in experts.layers]
+            if name == "plain" or wanted != "auto" or not any(layout.is_plain for layout in layouts):
+                return name, [layout.slot_bytes for layout in layouts]
+        raise InvalidRequest(
+            f"this CPU or build has no layout {wanted!r}", f"there are: {', '.join(maker.available())}"
+        )
+    finally:
+        maker.close()
