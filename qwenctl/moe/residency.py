@@ -110,6 +110,29 @@ class LayerPool:
         self._present.append(expert)
         return slot, evicted
 
+    def admit_hotter(self, expert: int, advantage: float = 1.0) -> tuple[int, int] | None:
+        """Give an absent expert a slot only if that pays: a free one, or that of a colder expert that is not pinned.
+
+        For slots that a step can do without: on a device, or fewer than a token uses.
+
+        Args:
+            expert: which.
+            advantage: how many times as hot as the coldest it must be.
+
+        Returns:
+            As `admit`; None: it stays out.
+
+        Raises:
+            ValueError: the expert is present.
+        """
+        if not self._free and self.slot_of[expert] < 0:
+            coldest = min(
+                (one for one in self._present if one not in self._pins), key=self.heat.__getitem__, default=-1
+            )
+            if coldest < 0 or self.heat[expert] <= self.heat[coldest] * advantage:
+                return None
+        return self.admit(expert, ())
+
     def pin(self, expert: int) -> None:
         """Keep a present expert from leaving until `unpin`; calls nest.
 
