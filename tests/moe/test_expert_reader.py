@@ -143,10 +143,12 @@ def test_an_address_gets_the_slice_and_nothing_more(
     path, data = model
     pread = Pread()
     with ExpertReader([path], direct=direct, pread=pread) as reader:
+        granules = reader.granules
         for at in (4096, 4096 + 512, 5000):
             memory = Memory(1 << 18)
             reader.submit("it", [(Slice(0, offset, n_bytes), memory.address + at)]).wait()
             assert memory.holds_only((at, data[offset : offset + n_bytes]))
+        assert reader.granules == granules  # no read had to fall back to the page cache
     assert all(start >= 0 and start + got <= len(data) for start, _, _, got in pread.calls)
 
 
