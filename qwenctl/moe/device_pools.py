@@ -1,0 +1,218 @@
+"""Expert slots in a device's memory: one buffer a layer, one 3-d tensor a matrix, a map of what lies where.
+
+    buffer of a layer:  | gate [n_in, n_out, n_slots] | up [n_in, n_out, n_slots] | down [n_in, n_out, n_slots] |
+                        | gate_up [n_in, n_out, n_slots] | down [n_in, n_out, n_slots] |
+
+A slot is one index of the last dimension in each tensor, so its weights are the file's plain bytes at slot ×
+expert_bytes, and a slot's number is what MUL_MAT_ID takes for an expert's. Knows nothing of what is uploaded when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qwenctl.moe import ggml_abi as abi
+from qwenctl.moe.devices import Device, DeviceCalls
+from qwenctl.moe.expert_map import MoeLayer
+from qwenctl.moe.ggml_calls import TensorContext, address_of
+from qwenctl.moe.residency import LayerPool
+
+_F32, _I32 = abi.GGML_TYPE["F32"], abi.GGML_TYPE["I32"]
+# A device that refused memory is asked for this much less, and in the end for none.
+_NEXT_TRY = 7 / 8
+
+
+class DevicePool:
+    """The slots of one layer on one device. `open_pools` makes them.
+
+    Attributes:
+        layer: what the file says.
+        slots: which expert has which slot, with those on their way; its heat decides who leaves.
+        slot_of: expert → slot, -1: not there, or not yet. Always the same list; not to be written.
+        tensors: the ggml tensors, in the order of `layer.tensors`.
+        n_bytes: of device memory.
+    """
+
+    __slots__ = ("_buffer", "_calls", "_context", "layer", "n_bytes", "slot_of", "slots", "tensors")
+
+    def __init__(  # noqa: PLR0917 - what a pool is made of
+        self, calls: DeviceCalls, layer: MoeLayer, n_slots: int, context: TensorContext, buffer: int, n_bytes: int
+    ) -> None:
+        self._calls, self._context, self._buffer = calls, context, buffer
+        self.layer, self.n_bytes = layer, n_bytes
+        self.slots = LayerPool(layer.n_experts, n_slots)
+        self.slot_of = [-1] * layer.n_experts
+        self.tensors: tuple[Any, ...] = ()
+
+    def admit(self, expert: int, keep: Collection[int] = ()) -> int:
+        """Give an absent expert a slot and pin it there until `publish` or `drop`; the coldest one leaves for it.
+
+        Args:
+            expert: which one.
+            keep: experts that must stay: those of the step that computes now.
+
+        Returns:
+            The expert that left, -1: the slot was free.
+
+        Raises:
+            ValueError: the expert has a slot, or every slot holds one that must stay.
+        """
+        _, evicted = self.slots.admit(expert, keep)
+        self.slots.pin(expert)
+        if evicted >= 0:
+            self.slot_of[evicted] = -1
+        return evicted
+
+    def write(self, expert: int, matrix: int, address: int) -> None:
+        """Copy one matrix of an admitted expert into its slot, from any thread; then the memory may change.
+
+        Args:
+            expert: which one.
+            matrix: index in `layer.tensors`.
+            address: of the file's plain bytes.
+        """
+        n_bytes = self.layer.tensors[matrix].expert_bytes
+        at = self.slots.slot_of[expert] * n_bytes
+        self._calls.ggml_backend_tensor_set(address_of(self.tensors[matrix]), address, at, n_bytes)
+
+    def publish(self, expert: int) -> None:
+        """Let an admitted and written expert be computed with."""
+        self.slots.unpin(expert)
+        self.slot_of[expert] = self.slots.slot_of[expert]
+
+    def drop(self, expert: int) -> None:
+        """Take the slot back from an expert that was admitted but could not be written."""
+        self.slots.forget(expert)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless what is published is what has slots and is not on its way."""
+        self.slots.check_integrity()
+        for expert, slot in enumerate(self.slot_of):
+            if slot >= 0 and self.slots.slot_of[expert] != slot:
+                raise AssertionError(f"expert {expert} is published in slot {slot} but not there")
+
+    def close(self) -> None:
+        """Free the device's memory."""
+        buffer, self._buffer = self._buffer, 0
+        if buffer:
+            self._calls.ggml_backend_buffer_free(buffer)
+            self._context.free()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedPools:
+    """What a device could take: a pool for each layer that got slots, and a line for each thing it could not."""
+
+    pools: dict[int, DevicePool]
+    notes: tuple[str, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Device memory of all pools."""
+        return sum(pool.n_bytes for pool in self.pools.values())
+
+
+def slots_within(expert_bytes: Sequence[int], n_experts: Sequence[int], budget_bytes: int) -> list[int]:
+    """Return how many slots each layer gets under a budget: as many each, the rest one by one from the first on.
+
+    Args:
+        expert_bytes: of one expert, by layer.
+        n_experts: by layer; no layer gets more slots.
+        budget_bytes: for all layers together.
+    """
+    row = sum(expert_bytes)
+    n_slots = [min(most, max(0, budget_bytes) // row) for most in n_experts] if row else []
+    left = budget_bytes - sum(n * size for n, size in zip(n_slots, expert_bytes, strict=True))
+    for index, (size, most) in enumerate(zip(expert_bytes, n_experts, strict=True)):
+        if size <= left and n_slots[index] < most:
+            n_slots[index] += 1
+            left -= size
+    return n_slots
+
+
+def open_pools(calls: DeviceCalls, device: Device, layers: Mapping[int, MoeLayer], budget_bytes: int) -> OpenedPools:
+    """Give layers slots on a device, as many as the budget and the device allow.
+
+    Args:
+        calls: the library.
+        device: which one.
+        layers: the layers it holds, by any key.
+        budget_bytes: of its memory, for the slots.
+    """
+    notes: list[str] = []
+    able = {}
+    for key, layer in layers.items():
+        reason = why_not(calls, device, layer)
+        if reason is None:
+            able[key] = layer
+        elif reason not in notes:
+            notes.append(reason)
+    wanted_bytes = budget_bytes
+    while able:
+        pools = _try(calls, device, able, budget_bytes)
+        if pools is not None:
+            if budget_bytes < wanted_bytes:
+                got = sum(pool.n_bytes for pool in pools.values())
+                notes.append(f"{device.label} gave {got} bytes for experts where {wanted_bytes} were planned")
+            return OpenedPools(pools, tuple(notes))
+        budget_bytes = int(budget_bytes * _NEXT_TRY)
+    return OpenedPools({}, tuple(notes))
+
+
+def why_not(calls: DeviceCalls, device: Device, layer: MoeLayer) -> str | None:
+    """Return why a device cannot compute a layer's experts, None: it can. An RPC device says yes to everything."""
+    context = TensorContext(calls.ggml, 4 * len(layer.tensors))
+    try:
+        for info in layer.tensors:
+            weights = context.tensor(info.type.type_id, info.n_in, info.n_out, 1)
+            x, ids = context.tensor(_F32, info.n_in, 1, 1), context.tensor(_I32, 1, 1)
+            parts = (address_of(one) for one in (weights, x, ids))
+            product = calls.ggml.ggml_mul_mat_id(context.handle, *parts)
+            if not calls.ggml.ggml_backend_dev_supports_op(device.handle, product):
+                return f"{device.label} cannot multiply experts of type {info.type.name}"
+        return None
+    finally:
+        context.free()
+
+
+def _try(
+    calls: DeviceCalls, device: Device, layers: Mapping[int, MoeLayer], budget_bytes: int
+) -> dict[int, DevicePool] | None:
+    """Return the pools, or None if the device refused some of the memory."""
+    sizes = [layer.expert_bytes for layer in layers.values()]
+    counts = slots_within(sizes, [layer.n_experts for layer in layers.values()], budget_bytes)
+    pools: dict[int, DevicePool] = {}
+    for (key, layer), n_slots in zip(layers.items(), counts, strict=True):
+        pool = _opened(calls, device, layer, n_slots) if n_slots else None
+        if pool is not None:
+            pools[key] = pool
+        elif n_slots:
+            for one in pools.values():
+                one.close()
+            return None
+    return pools
+
+
+def _opened(calls: DeviceCalls, device: Device, layer: MoeLayer, n_slots: int) -> DevicePool | None:
+    buffer_type = calls.ggml_backend_dev_buffer_type(device.handle)
+    alignment = calls.ggml_backend_buft_get_alignment(buffer_type)
+    context = TensorContext(calls.ggml, len(layer.tensors) + 1)
+    tensors = [context.tensor(info.type.type_id, info.n_in, info.n_out, n_slots) for info in layer.tensors]
+    offsets, n_bytes = [], 0
+    for tensor in tensors:
+        offsets.append(n_bytes)
+        size = calls.ggml_backend_buft_get_alloc_size(buffer_type, address_of(tensor))
+        n_bytes += -(-size // alignment) * alignment
+    largest = calls.ggml_backend_buft_get_max_size(buffer_type)
+    buffer = calls.ggml_backend_buft_alloc_buffer(buffer_type, n_bytes) if n_bytes <= largest else None
+    if not buffer:
+        context.free()
+        return None
+    base = calls.ggml_backend_buffer_get_base(buffer)
+    for tensor, offset in zip(tensors, offsets, strict=True):
+        calls.ggml_backend_tensor_alloc(buffer, address_of(tensor), base + offset)
+    pool = DevicePool(calls, layer, n_slots, context, buffer, n_bytes)
+    pool.tensors = tuple(tensors)
+    return pool

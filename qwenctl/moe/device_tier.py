@@ -1,0 +1,247 @@
+"""Experts on devices, as the engine sees them: which layer's experts are where, compute there, bring more.
+
+    tier = DeviceTier(calls, layers, [DevicePlace(device, positions, budget_bytes), …])
+    tier.slot_of[position]                      expert → slot of its device, -1: not there; None: no slots at all
+    run = tier.start(position, slots, tokens, x, glu_params);  … the CPU's part …;  tier.finish(run, out, rows)
+    writers = tier.begin_upload(position, expert, keep);  each writer(address) from any thread;  tier.end_upload(…)
+
+Each layer's slots are on one device, the one that holds the layer; devices run side by side. Only `slot_of` is touched
+for a layer without slots, so a machine without devices pays for nothing. Knows nothing of RAM or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from qwenctl.moe.device_executor import DeviceExecutor, Run
+from qwenctl.moe.device_pools import DevicePool, open_pools
+from qwenctl.moe.devices import Device, DeviceCalls
+from qwenctl.moe.expert_map import MoeLayer
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlace:
+    """What one device is to hold.
+
+    Attributes:
+        device: which one.
+        positions: of its layers in the expert map; a layer belongs to one device.
+        budget_bytes: of its memory, for slots and what computing takes.
+    """
+
+    device: Device
+    positions: tuple[int, ...]
+    budget_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """One device as it was used: for the placement line and `--stats`.
+
+    Attributes:
+        label: the device.
+        n_layers: layers that have slots there.
+        n_slots: in all of them.
+        slots_bytes, workspace_bytes: of its memory.
+        n_runs, n_pairs, n_uploads: what it did.
+        busy_s: between `start` and the end of `finish`; waited_s: of that, in `finish`.
+    """
+
+    label: str
+    n_layers: int
+    n_slots: int
+    slots_bytes: int
+    workspace_bytes: int
+    n_runs: int
+    n_pairs: int
+    n_uploads: int
+    busy_s: float
+    waited_s: float
+
+
+@dataclass(slots=True)
+class _Used:
+    """One device at work."""
+
+    place: DevicePlace
+    executor: DeviceExecutor
+    pools: dict[int, DevicePool]
+    n_runs: int = 0
+    n_pairs: int = 0
+    n_uploads: int = 0
+    busy_s: float = 0.0
+    waited_s: float = 0.0
+
+
+class DeviceTier:
+    """Devices with expert slots.
+
+    Attributes:
+        slot_of: by position: expert → slot, -1: not there; None for a layer without slots. The inner lists are always
+            the same objects; not to be written.
+        notes: a line for each thing that was planned and could not be had.
+
+    Args:
+        calls: the library.
+        layers: of the expert map.
+        places: what each device is to hold. A device that gives no memory is left out, with a note.
+        chunk_pairs: most pairs in one graph.
+
+    Raises:
+        ValueError: a layer is placed twice.
+    """
+
+    def __init__(
+        self, calls: DeviceCalls, layers: Sequence[MoeLayer], places: Sequence[DevicePlace], *, chunk_pairs: int = 512
+    ) -> None:
+        positions = [position for place in places for position in place.positions]
+        if len(set(positions)) < len(positions):
+            raise ValueError("a layer is placed on two devices")
+        self.slot_of: list[list[int] | None] = [None] * len(layers)
+        self.notes: tuple[str, ...] = ()
+        self._used: list[_Used] = []
+        self._by_position: list[tuple[_Used, DevicePool] | None] = [None] * len(layers)
+        try:
+            for place in places:
+                self._open(calls, layers, place, chunk_pairs)
+        except BaseException:
+            self.close()
+            raise
+
+    def pool(self, position: int) -> DevicePool | None:
+        """Return a layer's slots, None: it has none."""
+        found = self._by_position[position]
+        return found[1] if found else None
+
+    def start(
+        self, position: int, slots: Sequence[int], tokens: Sequence[int] | None, x_address: int, glu_params: bytes
+    ) -> Run:
+        """Queue experts of one layer on its device and return at once.
+
+        Args:
+            position: of the layer.
+            slots: of each (token, expert) pair, from `slot_of`; not empty.
+            tokens: the row of x of each pair; None: row 0 for all (a decode step of one sequence).
+            x_address: of x, float32 (n_tokens, n_embd); must not change before `finish`.
+            glu_params: op_params of the layer's GLU node, 64 bytes; always the same for a layer.
+
+        Raises:
+            GenerationFailed: the device reports that it cannot compute.
+        """
+        used, pool = self._at(position)
+        return used.executor.start(pool, slots, tokens, x_address, glu_params)
+
+    def finish(self, position: int, run: Run, out_address: int, rows: Sequence[int]) -> None:
+        """Wait for a run and write the row of each pair into `out`, float32 (n_rows, n_embd).
+
+        Raises:
+            GenerationFailed: the device reports that it cannot compute.
+        """
+        used, _ = self._at(position)
+        used.executor.finish(run, out_address, rows)
+        used.n_runs += 1
+        used.n_pairs += run.n_pairs
+        used.busy_s += run.finished_s - run.started_s
+        used.waited_s += run.finished_s - run.waited_from_s
+
+    def abandon(self) -> None:
+        """Wait for whatever is under way and forget it: after an error between `start` and `finish`."""
+        for used in self._used:
+            used.executor.abandon()
+
+    def begin_upload(self, position: int, expert: int, keep: Collection[int] = ()) -> list[Callable[[int], None]]:
+        """Give an absent expert a slot; the coldest expert leaves for it if none is free.
+
+        Args:
+            position: of the layer.
+            expert: which one.
+            keep: experts that must stay: those that the device is computing in this layer now.
+
+        Returns:
+            One function a matrix, in the order of the layer's tensors. Called with the address of the file's plain
+            bytes, from any thread, it returns when that memory may change. After all of them: `end_upload`.
+
+        Raises:
+            ValueError: the expert has a slot, or every slot holds one that must stay.
+        """
+        _, pool = self._at(position)
+        pool.admit(expert, keep)
+        return [partial(pool.write, expert, index) for index in range(len(pool.layer.tensors))]
+
+    def end_upload(self, position: int, expert: int, *, arrived: bool = True) -> None:
+        """Let an expert be computed with whose writers have all returned, or give its slot back if one failed."""
+        used, pool = self._at(position)
+        if arrived:
+            pool.publish(expert)
+            used.n_uploads += 1
+        else:
+            pool.drop(expert)
+
+    def upload(self, position: int, expert: int, addresses: Sequence[int], keep: Collection[int] = ()) -> None:
+        """Bring an expert to its device now: `begin_upload`, writing from `addresses` (one a matrix), `end_upload`."""
+        for write, address in zip(self.begin_upload(position, expert, keep), addresses, strict=True):
+            write(address)
+        self.end_upload(position, expert)
+
+    def stats(self) -> tuple[DeviceFacts, ...]:
+        """Return what each device holds and did."""
+        return tuple(
+            DeviceFacts(
+                label=used.place.device.label,
+                n_layers=len(used.pools),
+                n_slots=sum(pool.slots.n_slots for pool in used.pools.values()),
+                slots_bytes=sum(pool.n_bytes for pool in used.pools.values()),
+                workspace_bytes=used.executor.device_bytes,
+                n_runs=used.n_runs,
+                n_pairs=used.n_pairs,
+                n_uploads=used.n_uploads,
+                busy_s=used.busy_s,
+                waited_s=used.waited_s,
+            )
+            for used in self._used
+        )
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless every pool's slots in are its slots out."""
+        for used in self._used:
+            for pool in used.pools.values():
+                pool.check_integrity()
+
+    def close(self) -> None:
+        """Wait for the devices and free what was taken of them."""
+        while self._used:
+            used = self._used.pop()
+            used.executor.close()
+            for position, pool in used.pools.items():
+                self.slot_of[position] = self._by_position[position] = None
+                pool.close()
+
+    def _at(self, position: int) -> tuple[_Used, DevicePool]:
+        found = self._by_position[position]
+        if found is None:
+            raise ValueError(f"layer {position} has no slots on a device")
+        return found
+
+    def _open(self, calls: DeviceCalls, layers: Sequence[MoeLayer], place: DevicePlace, chunk_pairs: int) -> None:
+        held = {position: layers[position] for position in place.positions}
+        if not held:
+            return
+        n_embd = max(layer.tensors[0].n_in for layer in held.values())
+        n_ff = max(layer.tensors[-1].n_in for layer in held.values())
+        try:
+            executor = DeviceExecutor(calls, place.device, (n_embd, n_ff), chunk_pairs=chunk_pairs)
+        except MemoryError as error:
+            self.notes += (str(error),)
+            return
+        opened = open_pools(calls, place.device, held, place.budget_bytes - executor.device_bytes)
+        self.notes += opened.notes
+        if not opened.pools:
+            executor.close()
+            return
+        used = _Used(place, executor, opened.pools)
+        self._used.append(used)
+        for position, pool in opened.pools.items():
+            self.slot_of[position] = pool.slot_of
+            self._by_position[position] = used, pool
