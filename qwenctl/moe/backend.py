@@ -6,6 +6,10 @@
                      into it is ignored. It is not host memory, so each MUL_MAT_ID on it must come to this device, and
                      the device takes the GLU between them too: one call a layer, up → gate → GLU → down.
 
+The buffer type belongs to another device, which is not registered and computes nothing. llama.cpp loads tensors of a
+device that copies asynchronously through a few buffers of 1 MiB instead of one as large as the tensor: what it "reads"
+of the experts (model_stream.py) then never leaves the processor's cache.
+
 ggml keeps pointers to everything here for ever, so there is one device a process; models come and go (`attach`).
 Every callback is fenced: an exception cannot cross C. It is kept, the graph fails, and whoever called llama_decode asks
 `take_error` for it. Knows nothing of experts: `GraphRunner` does.
@@ -58,7 +62,7 @@ class ExpertDevice:
         self.buffer_type = self._make_buffer_type()
         self.buffer_type_address = address_of(self.buffer_type)
         self._device = self._make_device()
-        self.buffer_type.device = address_of(self._device)
+        self.buffer_type.device = address_of(self._make_store())
         self._registry = self._make_registry()
         self._device.reg = address_of(self._registry)
         ggml.ggml_backend_register(address_of(self._registry))
@@ -155,6 +159,50 @@ class ExpertDevice:
         iface.supports_op = fenced(kinds.ggml_backend_device_i_supports_op, self._supports_op, False)
         iface.supports_buft = fenced(kinds.ggml_backend_device_i_supports_buft, self._supports_buffer_type, False)
         return made
+
+    def _make_store(self) -> Any:
+        """Return the device of the experts' buffer type: asynchronous copies, and events that are always over."""
+        name, cpu, weights = self._text(_NAME), self.cpu_buffer_type, self.buffer_type_address
+        made = abi.ggml_backend_device()
+        fenced, iface, kinds = self._fenced, made.iface, abi
+        accel = abi.GGML_BACKEND_DEVICE_TYPE_ACCEL
+        self._event = (ctypes.c_void_p * 2)(address_of(made), None)  # struct ggml_backend_event: device, context
+        event = ctypes.addressof(self._event)
+
+        def properties(_device: int, props: int) -> None:
+            told = abi.ggml_backend_dev_props.from_address(props)
+            ctypes.memset(props, 0, ctypes.sizeof(told))
+            told.name, told.description, told.type = name, name, accel
+            for capability in ("async", "host_buffer", "events"):
+                setattr(told.caps, capability, True)
+
+        iface.get_name = fenced(kinds.ggml_backend_device_i_get_name, lambda _: name, name)
+        iface.get_description = fenced(kinds.ggml_backend_device_i_get_description, lambda _: name, name)
+        iface.get_memory = fenced(kinds.ggml_backend_device_i_get_memory, _no_memory, None)
+        iface.get_type = fenced(kinds.ggml_backend_device_i_get_type, lambda _: accel, accel)
+        iface.get_props = fenced(kinds.ggml_backend_device_i_get_props, properties, None)
+        iface.init_backend = fenced(kinds.ggml_backend_device_i_init_backend, lambda *_: self._make_copier(made), None)
+        iface.get_buffer_type = fenced(kinds.ggml_backend_device_i_get_buffer_type, lambda _: weights, weights)
+        iface.get_host_buffer_type = fenced(kinds.ggml_backend_device_i_get_host_buffer_type, lambda _: cpu, cpu)
+        iface.supports_op = fenced(kinds.ggml_backend_device_i_supports_op, lambda *_: False, False)
+        iface.supports_buft = fenced(kinds.ggml_backend_device_i_supports_buft, lambda *_: False, False)
+        iface.event_new = fenced(kinds.ggml_backend_device_i_event_new, lambda _: event, None)
+        iface.event_free = fenced(kinds.ggml_backend_device_i_event_free, lambda *_: None, None)
+        iface.event_synchronize = fenced(kinds.ggml_backend_device_i_event_synchronize, lambda *_: None, None)
+        self._alive.append(made)
+        return made
+
+    def _make_copier(self, device: Any) -> int:
+        """Return the store's backend, whose copies do nothing."""
+        name = self._text(_NAME)
+        made = abi.ggml_backend()
+        made.guid, made.device = ctypes.addressof(self._guid), address_of(device)
+        made.iface.get_name = self._fenced(abi.ggml_backend_i_get_name, lambda _: name, name)
+        made.iface.free = self._fenced(abi.ggml_backend_i_free, lambda _: None, None)
+        made.iface.set_tensor_async = self._fenced(abi.ggml_backend_i_set_tensor_async, lambda *_: None, None)
+        made.iface.event_record = self._fenced(abi.ggml_backend_i_event_record, lambda *_: None, None)
+        self._alive.append(made)
+        return address_of(made)
 
     def _make_registry(self) -> Any:
         name, device = self._text(_NAME), address_of(self._device)
