@@ -264,7 +264,7 @@ def _does_not_fit(model: ModelSize, machine: MachineMemory, request: OffloadRequ
     has = f"{machine.bound_by} has {format_memory(budget)} left"
     if request.ram_bytes is not None:
         has = f"--ram is {format_memory(budget)}"
-    needed = f"{-(-smallest * 10 // GIB) / 10:.1f} GiB"  # rounded up
+    needed = f"{-(-smallest * 10 // GIB) / 10:.1f} GiB" if smallest >= GIB else f"{smallest // MIB} MiB"  # rounded up
     message = f"the model needs at least {needed} of RAM with a context of {request.n_cells} tokens; {has}"
     if smallest <= (machine.budget_bytes if request.ram_bytes is None else machine.limit_bytes):
         return DoesNotFit(message, f"use --ram {smallest // MIB}MiB or more")

@@ -262,6 +262,8 @@ def test_reading_threads_and_waves_take_their_part() -> None:
 def test_too_little_memory_names_what_is_needed_and_what_there_is() -> None:
     with pytest.raises(DoesNotFit, match=r"needs at least 3\.\d GiB of RAM .* the control group /a has 2\.0 GiB left"):
         size_offload(true_size(SMALL), group(2 * GIB), OffloadRequest(8192))
+    with pytest.raises(DoesNotFit, match=r"needs at least \d{3} MiB of RAM .* --ram is 50\.0 MiB"):
+        size_offload(tiny(), group(2 * GIB), OffloadRequest(512, ram_bytes=50 * MIB))
 
 
 def test_the_hint_is_a_context_that_fits_where_one_does() -> None:
