@@ -57,6 +57,8 @@ class ExpertDevice:
         self._runner: GraphRunner | None = None
         self._reserved: dict[int, tuple[int, int]] = {}  # buffer → address, bytes
         self._host_types: dict[int, bool] = {}
+        self.compute_function = self._compute_function()
+        self._compute_address = _address_of_function(self.compute_function)
         self._guid = ctypes.create_string_buffer(b"qwenctl-experts\0", 16)
         self.cpu_buffer_type = int(ggml.ggml_backend_cpu_buffer_type())
         self.buffer_type = self._make_buffer_type()
@@ -75,8 +77,13 @@ class ExpertDevice:
                 cls._shared = cls(ggml)
             return cls._shared
 
-    def attach(self, runner: GraphRunner) -> None:
+    def attach(self, runner: GraphRunner, compute_address: int | None = None) -> None:
         """Send graphs to `runner` from now on.
+
+        Args:
+            runner: computes them.
+            compute_address: of a C function for contexts made from now on, which calls `compute_function` for what it
+                leaves; None: that function itself.
 
         Raises:
             RuntimeError: another model's runner is attached.
@@ -84,6 +91,7 @@ class ExpertDevice:
         if self._runner is not None:
             raise RuntimeError("a model with offloaded experts is open in this process already")
         self._runner = runner
+        self._compute_address = compute_address or _address_of_function(self.compute_function)
 
     def detach(self, runner: GraphRunner) -> None:
         """Send no more graphs to `runner`."""
@@ -222,7 +230,7 @@ class ExpertDevice:
         made.device = address_of(self._device)
         made.iface.get_name = self._fenced(abi.ggml_backend_i_get_name, lambda _: name, name)
         made.iface.free = self._fenced(abi.ggml_backend_i_free, lambda _: None, None)
-        made.iface.graph_compute = self._compute_function()
+        made.iface.graph_compute = abi.ggml_backend_i_graph_compute(self._compute_address)
         self._alive.append(made)
         return address_of(made)
 
@@ -290,6 +298,10 @@ class ExpertDevice:
 
 def _pointer(address: int) -> int:
     return ctypes.c_void_p.from_address(address).value or 0
+
+
+def _address_of_function(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def _no_memory(_device: int, free: int, total: int) -> None:

@@ -15,14 +15,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from quant.ggml_types import GGML_TYPES_BY_ID
+from qwenctl.errors import ExpertReadFailed
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.expert_map import ExpertMap, MoeLayer
 from qwenctl.moe.expert_reader import ExpertReader
 from qwenctl.moe.ggml_calls import Ggml, TensorContext, address_of
 from qwenctl.moe.graph_tensors import SlotBuffers
 from qwenctl.moe.read_queue import ReadTicket
-from qwenctl.moe.residency import LayerPool
+from qwenctl.moe.residency import LayerPool, half_life_steps
 from qwenctl.moe.slot_layout import LayoutMaker, SlotLayout, SlotMatrix
 from qwenctl.moe.slot_memory import SlotMemory
 
@@ -84,28 +88,47 @@ class LayerSlots:
         layout: of its slots.
         pool: which expert has which slot.
         loading: expert → ticket, while its slot is being filled.
+        ready: int32 (n_experts,) the slot of each expert whose bytes are there, -1: not there.
     """
 
     def __init__(  # noqa: PLR0917 - what a layer's slots are made of
-        self, ggml: Ggml, maker: LayoutMaker, layer: MoeLayer, layout: SlotLayout, n_slots: int, slot_bytes: int
+        self, ggml: Ggml, maker: LayoutMaker, layer: MoeLayer, layout: SlotLayout, n_slots: int, n_used: int
     ) -> None:
         n_experts = layer.n_experts
         self.layer, self.layout = layer, layout
-        self.space = SlotSpace(ggml, maker, slot_bytes, n_experts)
+        self.space = SlotSpace(ggml, maker, layout.slot_bytes, n_experts)
         self.space.memory.prefer_huge_pages(n_slots)
         self.buffers = self.space.buffers(layout)
-        self.pool = LayerPool(n_experts, n_slots)
-        self.address, self.slot_bytes = self.space.memory.address, slot_bytes
+        self.pool = LayerPool(n_experts, n_slots, half_life_steps(n_slots, n_used))
+        self.ready: npt.NDArray[np.int32] = np.full(n_experts, -1, dtype=np.int32)
+        self.address, self.slot_bytes = self.space.memory.address, layout.slot_bytes
         self.loading: dict[int, ReadTicket] = {}
+
+    def admit(self, expert: int, keep: Sequence[int]) -> tuple[int, int]:
+        """Give an absent expert a slot, pinned until it has been waited for. Returns its address and who left (-1).
+
+        Raises:
+            ValueError: every slot holds an expert that must stay.
+        """
+        slot, evicted = self.pool.admit(expert, keep)
+        if evicted >= 0:
+            self.ready[evicted] = -1
+        self.pool.pin(expert)
+        return self.address + slot * self.slot_bytes, evicted
 
     def resize(self, n_slots: int) -> None:
         """Grow or shrink the pool; memory of slots that went is given back."""
         before = self.pool.n_slots
-        self.pool.resize(n_slots)
+        for expert in self.pool.resize(n_slots):
+            self.ready[expert] = -1
         if n_slots < before:
             self.space.memory.release(n_slots, before)
         else:
             self.space.memory.prefer_huge_pages(n_slots)
+
+    def slot_address(self, expert: int) -> int:
+        """Return the address of a present expert's slot."""
+        return self.address + self.pool.slot_of[expert] * self.slot_bytes
 
     def wait_for(self, experts: Sequence[int]) -> None:
         """Wait until these experts, which have slots, are there.
@@ -114,22 +137,33 @@ class LayerSlots:
             ExpertReadFailed: one could not be read; its slot is free again.
         """
         for expert in experts:
-            ticket = self.loading.pop(expert, None)
+            ticket = self.loading.get(expert)
             if ticket is None:
                 continue
             try:
                 ticket.wait()
-            except BaseException:
+            except ExpertReadFailed:  # by now nobody writes into the slot any more
+                del self.loading[expert]
                 self.pool.forget(expert)
                 raise
-            self.pool.unpin(expert)
+            self._arrived(expert)
 
     def settle(self) -> None:
-        """Take note of what has arrived by itself."""
-        for expert in [one for one, ticket in self.loading.items() if ticket.done]:
-            if self.loading[expert].error is None:
-                del self.loading[expert]
-                self.pool.unpin(expert)
+        """Take note of what has arrived by itself. Failures stay until they are waited for."""
+        for expert in [one for one, ticket in self.loading.items() if ticket.done and ticket.error is None]:
+            self._arrived(expert)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless pool, table and tickets agree."""
+        self.pool.check_integrity()
+        there = [-1 if expert in self.loading else slot for expert, slot in enumerate(self.pool.slot_of)]
+        if self.ready.tolist() != there:
+            raise AssertionError(f"layer {self.layer.index}: ready {self.ready.tolist()}, slots {there}")
+
+    def _arrived(self, expert: int) -> None:
+        del self.loading[expert]
+        self.pool.unpin(expert)
+        self.ready[expert] = self.pool.slot_of[expert]
 
 
 class ExpertLoader:

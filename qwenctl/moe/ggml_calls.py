@@ -80,6 +80,7 @@ class Ggml:
                 setattr(self, name, _bind(library, name, result, arguments))
         unlocked = ctypes.CDLL(str(self.base_path))
         self.graph_compute = _bind(unlocked, "ggml_backend_graph_compute", c_int, (c_void_p, c_void_p))
+        self.graph_compute_address = int(ctypes.cast(self.graph_compute, c_void_p).value or 0)
         self.cpu_device = int(self.ggml_backend_dev_by_type(DEVICE_TYPE_CPU) or 0)
 
     def __getattr__(self, name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 _KEPT = 8192  # samples of the scheduler's own time
@@ -36,6 +36,16 @@ class OffloadStats:
         fresh = OffloadStats()
         for name in self.__slots__:
             setattr(self, name, getattr(fresh, name))
+
+    def with_path(self, n_steps: int, n_hits: int, compute_ns: int, own_ns: list[int]) -> OffloadStats:
+        """Return these counters with the compiled path's added."""
+        return replace(
+            self,
+            n_token_steps=self.n_token_steps + n_steps,
+            token_hits=self.token_hits + n_hits,
+            compute_token_ns=self.compute_token_ns + compute_ns,
+            resident_overhead_ns=deque([*self.resident_overhead_ns, *own_ns], maxlen=_KEPT),
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it in units: seconds, microseconds, rates."""

@@ -62,6 +62,11 @@ class TokenGraph:
             words[gate] = slot
             words[down] = slot + down_offset
 
+    def expert_words(self) -> tuple[list[int], list[int]]:
+        """Return the addresses of the words that `set_experts` writes: of first and of last matrices."""
+        first = [int(self._context.words[gate:].ctypes.data) for gate, _ in self._at_experts]
+        return first, [int(self._context.words[down:].ctypes.data) for _, down in self._at_experts]
+
     def free(self) -> None:
         """Free the graph."""
         self._context.free()

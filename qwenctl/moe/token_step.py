@@ -13,6 +13,7 @@ from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.graph_tensors import FLOAT_BYTES
 from qwenctl.moe.layer_call import LayerCall
 from qwenctl.moe.token_graph import TokenGraph
+from qwenctl.moe.token_path import MOST_USED, LoggedStep
 from qwenctl.moe.workbench import Workbench
 
 _DONE = abi.GGML_STATUS_SUCCESS
@@ -21,7 +22,7 @@ _DONE = abi.GGML_STATUS_SUCCESS
 class TokenStep:
     """One token through one layer, a product an expert."""
 
-    def __init__(self, bench: Workbench, position: int, call: LayerCall, graph: TokenGraph) -> None:
+    def __init__(self, bench: Workbench, position: int, call: LayerCall, graph: TokenGraph, uid: int = 0) -> None:
         self._bench, self._position, self._call, self._graph = bench, position, call, graph
         self._layer = layer = bench.pools[position]
         self._ids = (ctypes.c_int32 * call.n_used).from_address(call.ids)
@@ -34,10 +35,19 @@ class TokenStep:
         self._base, self._stride = layer.address, layer.slot_bytes
         self._compute, self._cpu, self._address = bench.ggml.graph_compute, bench.cpu, graph.address
         self._stats, self._record = bench.stats, bench.record
+        self._logged: LoggedStep | None = None
+        if bench.path and uid and call.n_used <= MOST_USED:
+            down_offset = layer.layout.matrices[-1].offset_bytes
+            slots = (layer.address, layer.slot_bytes, down_offset)
+            self._logged = LoggedStep(uid, call.ids, layer.ready, slots, *graph.expert_words(), graph.address)
+            bench.path.add(self._logged)
 
     def __call__(self) -> int:
         """Compute; returns a ggml_status."""
         began = perf_counter_ns()
+        if self._logged is not None:
+            for experts in self._logged.drain():
+                self._pool.use(experts)
         ids = self._ids[:]
         absent = self._pool.use(ids)
         if self._record is not None:

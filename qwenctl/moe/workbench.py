@@ -17,6 +17,7 @@ from qwenctl.moe.pair_graphs import GatheredGraph, IndexedGraph
 from qwenctl.moe.slot_layout import SlotLayout
 from qwenctl.moe.stream_ring import StreamRing
 from qwenctl.moe.token_graph import TokenGraph
+from qwenctl.moe.token_path import TokenPath
 
 MOST_WAVE_EXPERTS = 64  # of one GatheredGraph
 _TOKEN_ROWS = 64  # scratch of graphs for one token: most experts that a token may use
@@ -38,6 +39,7 @@ class Workbench:
         per_expert: compute a product an expert (True) or MUL_MAT_ID (False).
         wave_rows: pairs of (token, expert) that one graph computes at most.
         record: called with a layer's position, routed ids, n_tokens, n_used; None: nothing is recorded.
+        path: the compiled hot path; None: Python computes all.
     """
 
     ggml: Ggml
@@ -49,6 +51,7 @@ class Workbench:
     per_expert: bool
     wave_rows: int
     record: Recorder | None = None
+    path: TokenPath | None = None
     _scratch: dict[tuple[int, int, int], Scratch] = field(default_factory=dict)
     _token_graphs: dict[tuple[SlotLayout, bytes, int], TokenGraph] = field(default_factory=dict)
     _gathered: dict[tuple[SlotLayout, bytes], GatheredGraph] = field(default_factory=dict)
@@ -97,11 +100,9 @@ class Workbench:
             ValueError: every slot holds an expert that must stay.
         """
         layer = self.pools[position]
-        slot, evicted = layer.pool.admit(expert, keep)
+        address, evicted = layer.admit(expert, keep)
         if evicted >= 0:
             self.stats.n_evicted += 1
-        layer.pool.pin(expert)
-        address = layer.address + slot * layer.slot_bytes
         layer.loading[expert] = self.loader.load(position, expert, layer.layout, layer.buffers, address, urgent=urgent)
 
     def close(self) -> None:

@@ -84,7 +84,7 @@ class ExpertOffload:
         return {
             "placement": self.plan.as_json(),
             "operation": "expert" if self.session.per_expert else "id",
-            **self.session.stats.as_json(),
+            **self.session.counters(),
             "bytes_read": reader.bytes_read,
             "n_reads": reader.n_reads,
             "read_s": reader.busy_s,
