@@ -9,7 +9,7 @@ Made before llama.cpp loads the model, closed after it has been freed. One threa
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,18 @@ from qwenctl.errors import GenerationFailed
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.backend import ExpertDevice
 from qwenctl.moe.batch_step import BatchStep
+from qwenctl.moe.device_tier import DevicePlace, DeviceTier
+from qwenctl.moe.devices import DeviceCalls
 from qwenctl.moe.expert_map import ExpertMap
 from qwenctl.moe.expert_pools import ExpertLoader, LayerSlots
 from qwenctl.moe.ggml_calls import Ggml
-from qwenctl.moe.layer_call import read_call
+from qwenctl.moe.hybrid_devices import DevicePolicy, HybridDevices
+from qwenctl.moe.hybrid_step import hybrid_step
+from qwenctl.moe.layer_call import LayerCall, read_call
 from qwenctl.moe.offload_stats import OffloadStats
 from qwenctl.moe.slot_layout import LayoutMaker, LayoutName
 from qwenctl.moe.stream_ring import StreamRing
+from qwenctl.moe.token_path import TokenPath, find_token_path
 from qwenctl.moe.token_step import TokenStep
 from qwenctl.moe.workbench import Recorder, Workbench
 
@@ -68,7 +73,10 @@ class ExpertSession:
         *,
         abort: tuple[int, int] | None = None,
         record: Recorder | None = None,
+        compiled: bool = True,
         reader_options: dict[str, Any] | None = None,
+        devices: Sequence[DevicePlace] = (),
+        device_policy: DevicePolicy | None = None,
     ) -> None:
         """Reserve and prepare everything; nothing is read yet.
 
@@ -78,7 +86,10 @@ class ExpertSession:
             plan: what was decided.
             abort: addresses of a C function and its data: true breaks off what is being computed.
             record: called with (position of the layer, routed ids, n_tokens, n_used).
+            compiled: use the compiled hot path if it is there.
             reader_options: for ExpertReader; tests inject faults.
+            devices: what each device is to hold.
+            device_policy: what steps may do with them.
         """
         self.experts, self.plan = experts, plan
         self.stats = OffloadStats()
@@ -89,7 +100,7 @@ class ExpertSession:
         layouts = [self._maker.layout(layer, plan.layout) for layer in experts.layers]
         self.per_expert = plan.per_expert and all(layout.joins_gate_and_up for layout in layouts)
         self.pools = [
-            LayerSlots(ggml, self._maker, layer, layout, n_slots, layout.slot_bytes)
+            LayerSlots(ggml, self._maker, layer, layout, n_slots, experts.n_experts_used)
             for layer, layout, n_slots in zip(experts.layers, layouts, plan.n_slots, strict=True)
         ]
         self.loader = ExpertLoader(experts, plan.n_io_threads, direct=plan.direct, **(reader_options or {}))
@@ -109,8 +120,15 @@ class ExpertSession:
             wave_rows=plan.wave_rows,
             record=record,
         )
+        self.devices: HybridDevices | None = None
+        if devices:
+            tier = DeviceTier(DeviceCalls(ggml), experts.layers, devices)
+            self.devices = HybridDevices(tier, experts, self.loader.reader, device_policy)
         self._device = ExpertDevice.shared(ggml)
-        self._device.attach(self)
+        library = find_token_path() if compiled and record is None else None
+        self._path = TokenPath(library, ggml.graph_compute_address, self._cpu) if library else None
+        self._bench.path = self._path
+        self._device.attach(self, self._path.attach(self._device.compute_function) if self._path else None)
         self._overrides = self._make_overrides()
 
     @property
@@ -126,6 +144,19 @@ class ExpertSession:
             step = self._new_step(graph, uid)
         return step()
 
+    def counters(self) -> dict[str, Any]:
+        """Return what was counted, in units; steps of the compiled path are token steps with hits only."""
+        if self._path is None:
+            return self.stats.as_json()
+        n_steps, n_used = self._path.n_steps, self.experts.n_experts_used
+        return self.stats.with_path(n_steps, n_steps * n_used, self._path.compute_ns, self._path.own_ns()).as_json()
+
+    def reset_counters(self) -> None:
+        """Count from zero."""
+        self.stats.reset()
+        if self._path:
+            self._path.reset()
+
     def take_error(self) -> BaseException | None:
         """Return what was raised below llama_decode since the last call."""
         return self._device.take_error()
@@ -133,14 +164,18 @@ class ExpertSession:
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books on slots agree."""
         for layer in self.pools:
-            layer.pool.check_integrity()
+            layer.check_integrity()
         self.ring.check_integrity()
+        if self.devices is not None:
+            self.devices.tier.check_integrity()
 
     def close(self) -> None:
         """Stop reading and free everything. llama.cpp's model must be freed already."""
         self._device.detach(self)
-        self._steps.clear()
+        self._forget_steps()
         self.loader.close()
+        if self.devices is not None:
+            self.devices.close()
         self._bench.close()
         self.ring.close()
         for layer in self.pools:
@@ -155,17 +190,23 @@ class ExpertSession:
                 "this model's expert layers have a form that cannot be offloaded", "use --offload off"
             )
         if len(self._steps) >= _MOST_STEPS:
-            self._steps.clear()
+            self._forget_steps()
         position = self._positions[call.layer]
-        step: Callable[[], int]
-        if call.n_tokens == 1 and self.per_expert:
-            graph_of_layer = self._bench.own_token_graph(self.pools[position], call.n_used, call.glu_params)
-            step = TokenStep(self._bench, position, call, graph_of_layer)
-        else:
-            step = BatchStep(self._bench, position, call)
+        step = hybrid_step(self._bench, position, call, self.devices) or self._cpu_step(position, call, uid)
         if uid:
             self._steps[uid] = step
         return step
+
+    def _cpu_step(self, position: int, call: LayerCall, uid: int) -> Callable[[], int]:
+        if call.n_tokens == 1 and self.per_expert:
+            graph_of_layer = self._bench.own_token_graph(self.pools[position], call.n_used, call.glu_params)
+            return TokenStep(self._bench, position, call, graph_of_layer, uid)
+        return BatchStep(self._bench, position, call)
+
+    def _forget_steps(self) -> None:
+        self._steps.clear()
+        if self._path:
+            self._path.clear()
 
     def _make_overrides(self) -> Any:
         overrides = (abi.llama_model_tensor_buft_override * 2)()

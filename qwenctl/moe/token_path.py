@@ -1,0 +1,194 @@
+"""The compiled hot path of generation (token_path.c): finding it, and the steps it may compute without Python.
+
+    llama.cpp's scheduler ─► token_path_run ─┬─► all routed experts there: ggml
+                                             └─► anything else: Python (token_step.py and the others)
+
+Optional: without it everything goes through Python, with the same results. The C side holds pointers only; what they
+point to is kept alive here. Knows nothing of pools: a step's `ready` table says where experts are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qwenctl.moe import ggml_abi as abi
+
+MOST_USED = 64  # experts of a token
+N_SAMPLES = 4096
+LOG_STEPS = 64
+_TABLE_SIZE = 4096
+_NAME = "_token_path"
+
+Compute = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+
+
+class TokenStepStruct(ctypes.Structure):
+    """`struct token_step`."""
+
+    _fields_ = (
+        ("uid", ctypes.c_uint64),
+        ("ids", ctypes.c_void_p),
+        ("ready", ctypes.c_void_p),
+        ("base", ctypes.c_uint64),
+        ("stride", ctypes.c_uint64),
+        ("down_offset", ctypes.c_uint64),
+        ("gates", ctypes.c_void_p),
+        ("downs", ctypes.c_void_p),
+        ("graph", ctypes.c_void_p),
+        ("log", ctypes.c_void_p),
+        ("n_used", ctypes.c_int32),
+        ("log_steps", ctypes.c_int32),
+        ("n_logged", ctypes.c_int32),
+    )
+
+
+class TokenPathStruct(ctypes.Structure):
+    """`struct token_path`."""
+
+    _fields_ = (
+        ("compute", ctypes.c_void_p),
+        ("cpu", ctypes.c_void_p),
+        ("fallback", ctypes.c_void_p),
+        ("table", ctypes.c_void_p),
+        ("mask", ctypes.c_uint64),
+        ("uid_at", ctypes.c_uint64),
+        ("n_steps", ctypes.c_int64),
+        ("compute_ns", ctypes.c_int64),
+        ("n_samples", ctypes.c_int64),
+        ("own_ns", ctypes.c_int32 * N_SAMPLES),
+    )
+
+
+class LoggedStep:
+    """One layer's step for the compiled path, and the log of its uses.
+
+    Args:
+        uid: of llama.cpp's graph.
+        ids: address of n_used routed ids, i32.
+        ready: int32 (n_experts,) slot of each expert, -1 where it is not there; kept up to date by its owner.
+        slots: address of slot 0, bytes from slot to slot, offset of the last matrix.
+        gates, downs: addresses of the words that take the addresses of first and last matrices.
+        graph: address of the graph to compute.
+    """
+
+    def __init__(  # noqa: PLR0917 - the fields of a C struct
+        self,
+        uid: int,
+        ids: int,
+        ready: npt.NDArray[np.int32],
+        slots: tuple[int, int, int],
+        gates: Sequence[int],
+        downs: Sequence[int],
+        graph: int,
+    ) -> None:
+        n_used = len(gates)
+        self._kept = ready, np.array(gates, dtype=np.uint64), np.array(downs, dtype=np.uint64)
+        self._log = np.zeros((LOG_STEPS, n_used), dtype=np.int32)
+        self.struct = TokenStepStruct(
+            uid,
+            ids,
+            ready.ctypes.data,
+            *slots,
+            self._kept[1].ctypes.data,
+            self._kept[2].ctypes.data,
+            graph,
+            self._log.ctypes.data,
+            n_used,
+            LOG_STEPS,
+            0,
+        )
+
+    def drain(self) -> list[list[int]]:
+        """Return the experts of each step since the last call, and empty the log."""
+        n_logged = self.struct.n_logged
+        if not n_logged:
+            return []
+        self.struct.n_logged = 0
+        steps: list[list[int]] = self._log[:n_logged].tolist()
+        return steps
+
+
+class TokenPath:
+    """The compiled path of one opened model.
+
+    Args:
+        library: as `find_token_path` returns it.
+        compute: address of ggml_backend_graph_compute.
+        cpu: the backend that computes.
+    """
+
+    def __init__(self, library: ctypes.CDLL, compute: int, cpu: int) -> None:
+        self._library = library
+        self._table = np.zeros(_TABLE_SIZE, dtype=np.uint64)
+        self._steps: dict[int, LoggedStep] = {}
+        self._struct = TokenPathStruct(
+            compute=compute,
+            cpu=cpu,
+            table=self._table.ctypes.data,
+            mask=_TABLE_SIZE - 1,
+            uid_at=abi.ggml_cgraph.uid.offset,
+        )
+
+    def attach(self, fallback: Any) -> int:
+        """Make this the process's path; returns the address of the function for ggml_backend_i.graph_compute.
+
+        Args:
+            fallback: ctypes function (backend, graph) → status for all that is not computed here.
+        """
+        self._struct.fallback = ctypes.cast(fallback, ctypes.c_void_p).value
+        self._library.token_path_attach(ctypes.addressof(self._struct))
+        return int(ctypes.cast(self._library.token_path_run, ctypes.c_void_p).value or 0)
+
+    def add(self, step: LoggedStep) -> None:
+        """Compute a step here from now on."""
+        index = step.struct.uid & (_TABLE_SIZE - 1)
+        self._steps[index] = step
+        self._table[index] = ctypes.addressof(step.struct)
+
+    def clear(self) -> None:
+        """Forget all steps."""
+        self._table[:] = 0
+        self._steps.clear()
+
+    @property
+    def n_steps(self) -> int:
+        """Steps computed here."""
+        return int(self._struct.n_steps)
+
+    @property
+    def compute_ns(self) -> int:
+        """Nanoseconds in ggml."""
+        return int(self._struct.compute_ns)
+
+    def own_ns(self) -> list[int]:
+        """Return the last samples of the path's own time, nanoseconds a step."""
+        return list(self._struct.own_ns[: min(int(self._struct.n_samples), N_SAMPLES)])
+
+    def reset(self) -> None:
+        """Count from zero."""
+        self._struct.n_steps = self._struct.compute_ns = self._struct.n_samples = 0
+
+
+def find_token_path() -> ctypes.CDLL | None:
+    """Return the compiled library, None where there is none: it was not built, or cannot be loaded."""
+    folder = Path(__file__).parent
+    for suffix in EXTENSION_SUFFIXES:
+        path = folder / f"{_NAME}{suffix}"
+        if not path.is_file():
+            continue
+        try:
+            library = ctypes.CDLL(str(path))
+            library.token_path_attach.argtypes = [ctypes.c_void_p]
+            library.token_path_attach.restype = None
+            library.token_path_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        except (OSError, AttributeError):
+            return None
+        return library
+    return None
