@@ -125,6 +125,10 @@ class DeviceExecutor:
         run.queued_s = perf_counter()
         return run
 
+    def queue_write(self, tensor_address: int, address: int, offset: int, n_bytes: int) -> None:
+        """Queue a copy into a tensor of a pool before the next run; the bytes must not change before its `finish`."""
+        self._calls.ggml_backend_tensor_set_async(self._backend, tensor_address, address, offset, n_bytes)
+
     def finish(self, run: Run, out_address: int, rows: Sequence[int]) -> None:
         """Wait for a run and put its results where they belong.
 

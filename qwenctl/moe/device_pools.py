@@ -22,6 +22,8 @@ from qwenctl.moe.residency import LayerPool
 _F32, _I32 = abi.GGML_TYPE["F32"], abi.GGML_TYPE["I32"]
 # A device that refused memory is asked for this much less, and in the end for none.
 _NEXT_TRY = 7 / 8
+# Bringing an expert costs many times what a use of it saves, so the past that counts is longer than that of RAM slots.
+HALF_LIFE_STEPS = 64.0
 
 
 class DevicePool:
@@ -35,16 +37,28 @@ class DevicePool:
         n_bytes: of device memory.
     """
 
-    __slots__ = ("_buffer", "_calls", "_context", "layer", "n_bytes", "slot_of", "slots", "tensors")
+    __slots__ = ("_buffer", "_calls", "_context", "_unit", "layer", "n_bytes", "slot_of", "slots", "tensors")
 
     def __init__(  # noqa: PLR0917 - what a pool is made of
         self, calls: DeviceCalls, layer: MoeLayer, n_slots: int, context: TensorContext, buffer: int, n_bytes: int
     ) -> None:
         self._calls, self._context, self._buffer = calls, context, buffer
         self.layer, self.n_bytes = layer, n_bytes
-        self.slots = LayerPool(layer.n_experts, n_slots)
+        self.slots = LayerPool(layer.n_experts, n_slots, HALF_LIFE_STEPS)
+        self._unit = 1.0
         self.slot_of = [-1] * layer.n_experts
         self.tensors: tuple[Any, ...] = ()
+
+    def use(self, experts: Sequence[int]) -> None:
+        """Note one step's distinct experts, wherever they are computed; not none."""
+        heat, first = self.slots.heat, experts[0]
+        before = heat[first]
+        self.slots.use(experts)
+        self._unit = heat[first] - before if heat[first] > before else 1.0  # else: all heat was scaled down to that
+
+    def uses_of(self, expert: int) -> float:
+        """Return an expert's heat as a number of uses, each half as much after HALF_LIFE_STEPS."""
+        return self.slots.heat[expert] / self._unit
 
     def admit(self, expert: int, keep: Collection[int] = ()) -> int:
         """Give an absent expert a slot and pin it there until `publish` or `drop`; the coldest one leaves for it.

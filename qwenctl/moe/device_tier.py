@@ -19,6 +19,7 @@ from qwenctl.moe.device_executor import DeviceExecutor, Run
 from qwenctl.moe.device_pools import DevicePool, open_pools
 from qwenctl.moe.devices import Device, DeviceCalls
 from qwenctl.moe.expert_map import MoeLayer
+from qwenctl.moe.ggml_calls import address_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,10 @@ class DeviceTier:
         found = self._by_position[position]
         return found[1] if found else None
 
+    def label_of(self, position: int) -> str:
+        """Return the name of the device that holds a layer's slots."""
+        return self._at(position)[0].place.device.label
+
     def start(
         self, position: int, slots: Sequence[int], tokens: Sequence[int] | None, x_address: int, glu_params: bytes
     ) -> Run:
@@ -184,6 +189,26 @@ class DeviceTier:
         for write, address in zip(self.begin_upload(position, expert, keep), addresses, strict=True):
             write(address)
         self.end_upload(position, expert)
+
+    def upload_queued(self, position: int, expert: int, addresses: Sequence[int], keep: Collection[int]) -> None:
+        """Bring an expert along with the next `start` of its device, without waiting for it.
+
+        Args:
+            position: of the layer.
+            expert: which one.
+            addresses: of the plain bytes of each matrix; they must not change before that run's `finish`.
+            keep: experts that must stay: all of this step.
+
+        Raises:
+            ValueError: as `begin_upload`.
+        """
+        used, pool = self._at(position)
+        pool.admit(expert, keep)
+        slot = pool.slots.slot_of[expert]
+        for tensor, info, address in zip(pool.tensors, pool.layer.tensors, addresses, strict=True):
+            used.executor.queue_write(address_of(tensor), address, slot * info.expert_bytes, info.expert_bytes)
+        pool.publish(expert)
+        used.n_uploads += 1
 
     def stats(self) -> tuple[DeviceFacts, ...]:
         """Return what each device holds and did."""

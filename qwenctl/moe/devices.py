@@ -123,8 +123,8 @@ def device_memory(calls: DeviceCalls, device: Device) -> DeviceMemory:
     return DeviceMemory(device.label, free.value, total.value)
 
 
-def add_rpc_server(calls: DeviceCalls, endpoint: str) -> tuple[Device, ...]:
-    """Make a server's devices known to ggml, once a process; `find_devices` lists them afterwards.
+def add_rpc_server(calls: DeviceCalls, endpoint: str, *, register: bool = True) -> tuple[Device, ...]:
+    """Connect to a server, once a process, and return its devices.
 
     ggml aborts this process if nobody answers there, and waits for ever if the server is busy with another client:
     greet it first.
@@ -132,6 +132,8 @@ def add_rpc_server(calls: DeviceCalls, endpoint: str) -> tuple[Device, ...]:
     Args:
         calls: the library.
         endpoint: "host:port".
+        register: make them known to llama.cpp too, and to `find_devices`, for as long as this process lives: each
+            model that it loads from then on asks them for their memory, and aborts the process if they are gone.
 
     Returns:
         The server's devices.
@@ -149,7 +151,7 @@ def add_rpc_server(calls: DeviceCalls, endpoint: str) -> tuple[Device, ...]:
     if not server:
         raise ModelLoadFailed(f"the RPC server {endpoint} offers no devices")
     handles = [calls.ggml_backend_reg_dev_get(server, n) for n in range(calls.ggml_backend_reg_dev_count(server))]
-    if not {device.handle for device in find_devices(calls)}.issuperset(handles):
+    if register and not {device.handle for device in find_devices(calls)}.issuperset(handles):
         calls.ggml_backend_register(server)
     return tuple(device for handle in handles if (device := _described(calls, handle)) is not None)
 

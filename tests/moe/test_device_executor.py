@@ -53,7 +53,7 @@ def calls() -> DeviceCalls:
 
 @pytest.fixture(scope="module")
 def devices(calls: DeviceCalls, servers: tuple[RpcServer, RpcServer]) -> tuple[Device, Device]:
-    (one,), (other,) = (add_rpc_server(calls, server.endpoint) for server in servers)
+    (one,), (other,) = (add_rpc_server(calls, server.endpoint, register=False) for server in servers)
     return one, other
 
 
@@ -311,17 +311,42 @@ def test_after_an_error_elsewhere_a_run_is_abandoned(calls: DeviceCalls, devices
         tier.close()
 
 
-def test_rpc_devices_are_found_with_their_memory(
+def test_devices_of_servers_say_what_they_are(
     calls: DeviceCalls, devices: tuple[Device, Device], servers: tuple[RpcServer, RpcServer]
 ) -> None:
-    assert set(devices) <= set(find_devices(calls))
-    assert add_rpc_server(calls, servers[0].endpoint) == (devices[0],)  # once more changes nothing
-    assert sum(device.handle == devices[0].handle for device in find_devices(calls)) == 1
+    assert add_rpc_server(calls, servers[0].endpoint, register=False) == (devices[0],)
+    assert not set(devices) & set(find_devices(calls))
     for device, server in zip(devices, servers, strict=True):
         assert (device.kind, device.description) == ("gpu", server.endpoint)
         memory = device_memory(calls, device)
         assert memory.name == f"{device.name}[{server.endpoint}]"
         assert 0 < memory.free_bytes <= memory.total_bytes
+
+
+def test_registered_devices_are_found_once() -> None:
+    """In a process of its own: what is registered stays, and every model loaded later would ask for it."""
+    with running_rpc_server() as server:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _FIND_DEVICES, server.endpoint],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    assert done.stdout.split() == ["0", "1", "1", "RPC0", server.endpoint]
+
+
+_FIND_DEVICES = """
+import sys
+from tests.moe.test_device_executor import *
+calls = DeviceCalls(Ggml(load_libggml().path.parent))
+print(len(find_devices(calls)))
+for _ in range(2):
+    add_rpc_server(calls, sys.argv[1])
+    print(len(find_devices(calls)))
+print(find_devices(calls)[0].name, find_devices(calls)[0].description)
+"""
 
 
 class Stingy(DeviceCalls):

@@ -1,0 +1,165 @@
+"""Devices at work beside the CPU: what each layer's step sends there, what is brought there for later, what it costs.
+
+Three things meet here: what the devices hold (DeviceTier), what everything costs (Costs, which follow the measured
+times), and the model's files, from which the I/O threads bring experts to a device, behind whatever a step waits for.
+The decisions themselves are schedule.py's. Knows nothing of graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from qwenctl.errors import ExpertReadFailed
+from qwenctl.moe.costs import CostCurve, Costs, Measured, updated
+from qwenctl.moe.device_executor import Run
+from qwenctl.moe.device_pools import DevicePool
+from qwenctl.moe.device_tier import DeviceTier
+from qwenctl.moe.expert_map import ExpertMap
+from qwenctl.moe.expert_reader import ExpertReader
+from qwenctl.moe.read_queue import ReadTicket
+from qwenctl.moe.schedule import LayerPlan, plan_uploads
+
+# Plans are looked up by costs, so those used for planning follow the measured ones only so often.
+_STEPS_A_REFRESH = 512
+_LOOKS_EVERY = 4  # steps of a layer between two looks for experts to bring
+_MOST_UNDER_WAY = 4  # uploads
+# A wait this long says that the device ended last, so that its own time is known.
+_WAITED_S = 30e-6
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePolicy:
+    """What a step may do with devices.
+
+    Attributes:
+        costs: to begin with; None: guesses from the size of an expert, which measurements replace.
+        learns: whether measurements change the costs.
+        brings: whether experts are brought to devices for later steps.
+        uploads_now: whether a step may bring an expert and compute it there, if that is sooner.
+    """
+
+    costs: Costs | None = None
+    learns: bool = True
+    brings: bool = True
+    uploads_now: bool = True
+
+
+class HybridDevices:
+    """Devices of an opened model.
+
+    Args:
+        tier: the devices.
+        experts: where experts lie in the files.
+        reader: reads them. It must be closed before the tier is.
+        policy: what may be done.
+    """
+
+    def __init__(
+        self, tier: DeviceTier, experts: ExpertMap, reader: ExpertReader, policy: DevicePolicy | None = None
+    ) -> None:
+        self.tier, self.policy = tier, policy or DevicePolicy()
+        self._experts, self._reader = experts, reader
+        size = max(layer.expert_bytes for layer in experts.layers)
+        first = self.policy.costs or guessed_costs(size)
+        self._measured = dict.fromkeys((facts.label for facts in tier.stats()), first)
+        self._planning = dict(self._measured)
+        self._under_way: dict[tuple[int, int], ReadTicket] = {}
+        self._n_steps = 0
+        self._looks = [0] * len(experts.layers)
+        self.n_shared_steps = 0  # steps in which a device and the CPU both computed
+        self.n_uploads_now = 0
+
+    def pool(self, position: int) -> DevicePool | None:
+        """Return a layer's device slots, None: it has none."""
+        return self.tier.pool(position)
+
+    def costs(self, position: int) -> Costs:
+        """Return the costs to plan a layer with."""
+        return self._planning[self.tier.label_of(position)]
+
+    def note(
+        self, position: int, run: Run, cpu_counts: Sequence[int], cpu_s: float, device_counts: Sequence[int]
+    ) -> None:
+        """Learn from a step.
+
+        Args:
+            position: of the layer.
+            run: finished.
+            cpu_counts, cpu_s: tokens of each expert the CPU computed, and its time; empty and 0.0 where it waited for
+                reads, or computed nothing.
+            device_counts: tokens of each expert of the run.
+        """
+        self._n_steps += 1
+        if not self.policy.learns:
+            return
+        label = self.tier.label_of(position)
+        costs = self._measured[label]
+        device_s = run.finished_s - run.started_s
+        if run.finished_s - run.waited_from_s < _WAITED_S:
+            # It ended unnoticed, some time before: all that is known is that it took no longer than this.
+            expected_s = costs.device_call_s + costs.device.total(device_counts)
+            device_s = min(device_s, expected_s)
+        measured = Measured(
+            cpu_counts=tuple(cpu_counts), cpu_s=cpu_s, device_counts=tuple(device_counts), device_s=device_s
+        )
+        self._measured[label] = updated(costs, measured)
+        if self._n_steps % _STEPS_A_REFRESH == 1:
+            self._planning = dict(self._measured)
+
+    def bring(self, position: int, plan: LayerPlan, keep: Collection[int]) -> None:
+        """Begin to bring what the CPU computed to the device, if that pays back; publish what has arrived.
+
+        Args:
+            position: of the layer.
+            plan: of the step just done.
+            keep: its experts.
+        """
+        self._looks[position] += 1
+        if not self.policy.brings or self._looks[position] % _LOOKS_EVERY:
+            return
+        self.settle()
+        pool = self.tier.pool(position)
+        room = _MOST_UNDER_WAY - len(self._under_way)
+        if pool is None or room <= 0:
+            return
+        located = pool.slots.slot_of
+        candidates = [(one, pool.uses_of(one)) for one in plan.cpu if located[one] < 0]
+        residents = [(e, pool.uses_of(e)) for e, slot in enumerate(pool.slot_of) if slot >= 0 and e not in keep]
+        moves = plan_uploads(
+            plan, self.costs(position), candidates, residents, n_free=pool.slots.n_free, max_uploads=room
+        )
+        for expert, _ in moves:
+            self._read(position, expert, keep)
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Publish experts that have arrived; with `wait`, all that are on their way."""
+        for (position, expert), ticket in list(self._under_way.items()):
+            if not (ticket.done or wait):
+                continue
+            if wait:
+                with suppress(ExpertReadFailed):  # `error` says so too
+                    ticket.wait()
+            del self._under_way[position, expert]
+            self.tier.end_upload(position, expert, arrived=ticket.error is None)
+
+    def close(self) -> None:
+        """Free the devices; the reader must be closed."""
+        self.settle(wait=True)
+        self.tier.close()
+
+    def _read(self, position: int, expert: int, keep: Collection[int]) -> None:
+        writers = self.tier.begin_upload(position, expert, keep)
+        parts = list(zip(self._experts.slices(position, expert), writers, strict=True))
+        name = f"expert {expert} of layer {self._experts.layers[position].index}"
+        self._under_way[position, expert] = self._reader.submit(name, parts, urgent=False)
+
+
+def guessed_costs(expert_bytes: int) -> Costs:
+    """Return costs to begin with: 10 GB/s of weights on the CPU, ten times that on a device, 5 GB/s between them."""
+    cpu_s, device_s = expert_bytes / 10e9, expert_bytes / 100e9
+    n_tokens = (1, 4, 16, 64, 256, 1024)
+    cpu = CostCurve(n_tokens, tuple(cpu_s * max(1.0, n / 4) for n in n_tokens))
+    device = CostCurve(n_tokens, tuple(device_s * max(1.0, n / 16) for n in n_tokens))
+    return Costs(cpu, device, 100e-6, expert_bytes / 1e9, expert_bytes / 5e9, expert_bytes / 4e9)

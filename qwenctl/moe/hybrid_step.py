@@ -1,0 +1,287 @@
+"""One call of an expert layer that has slots on a device: the device and the CPU compute side by side.
+
+    routed ids ─► split by what lies where and what it costs ─► device: queued, no Python until the end
+                                                             └► CPU: pool, ring and reads as without devices
+               ─► wait for the device ─► its rows to their places ─► bring what pays back for later
+
+A layer without slots, and a call none of whose experts goes to the device, take the steps for the CPU alone. Experts
+that the device computes count as used there, not in RAM, so that the two hold different ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter, perf_counter_ns
+
+import numpy as np
+import numpy.typing as npt
+
+from qwenctl.moe import ggml_abi as abi
+from qwenctl.moe.batch_step import BatchStep
+from qwenctl.moe.device_executor import Run
+from qwenctl.moe.device_pools import DevicePool
+from qwenctl.moe.expert_pools import LayerSlots
+from qwenctl.moe.hybrid_devices import HybridDevices
+from qwenctl.moe.layer_call import LayerCall
+from qwenctl.moe.schedule import Counts, LayerPlan, Routed, plan_equals, plan_layer
+from qwenctl.moe.token_graph import TokenGraph
+from qwenctl.moe.token_step import TokenStep
+from qwenctl.moe.waves import Waves
+from qwenctl.moe.workbench import Workbench
+
+_DONE = abi.GGML_STATUS_SUCCESS
+_DECODE_TOKENS = 32  # from there on a batch is a prompt's, which says little about what decoding will want
+
+
+class Split:
+    """Decides a layer's split and brings uploads along; shared by both steps.
+
+    Args:
+        devices: of the model.
+        position: of the layer, which has slots on a device.
+        pool: those slots.
+        layer: its slots in RAM.
+    """
+
+    def __init__(self, devices: HybridDevices, position: int, pool: DevicePool, layer: LayerSlots) -> None:
+        self._devices, self._position, self._pool, self._layer = devices, position, pool, layer
+        self._can_copy = layer.layout.is_plain and devices.policy.uploads_now
+
+    def of_tokens(self, experts: Sequence[int], counts: Sequence[int] | None) -> set[int]:
+        """Return which of the distinct experts the device computes; those that must come along are there then.
+
+        Args:
+            experts: routed in this call.
+            counts: tokens of each; None: one each.
+        """
+        here, in_ram, loading = self._pool.slot_of, self._layer.pool.slot_of, self._layer.loading
+        kinds: tuple[list[int], ...] = ([], [], [], [])
+        for expert in experts:
+            ready = in_ram[expert] >= 0 and expert not in loading
+            kinds[ready if here[expert] >= 0 else 3 - ready].append(expert)
+        costs = self._devices.costs(self._position)
+        room = self._room(kinds) if kinds[2] else 0
+        if counts is None:
+            sizes: Counts = (len(kinds[0]), len(kinds[1]), len(kinds[2]), 0)
+            if not room and not kinds[1]:
+                return set(kinds[0])
+            taken = plan_equals(costs, sizes, room)
+            chosen = [expert for kind, n in zip(kinds, taken, strict=True) for expert in kind[:n]]
+        else:
+            # What is on disk is the CPU's: it is there long after the device has begun.
+            routed = [
+                Routed(expert, n, here[expert] >= 0, in_ram[expert] >= 0 and expert not in loading)
+                for expert, n in zip(experts, counts, strict=True)
+                if expert not in kinds[3]
+            ]
+            chosen = list(plan_layer(routed, costs, room).device) if routed else []
+        for expert in chosen:
+            if here[expert] < 0:
+                self._bring_along(expert, experts)
+        return set(chosen)
+
+    def _room(self, kinds: Sequence[Sequence[int]]) -> int:
+        """Return how many experts may come along: slots that this call does not use."""
+        slots = self._pool.slots
+        if not self._can_copy:
+            return 0
+        n_present = sum(slot >= 0 for slot in self._pool.slot_of)
+        return slots.n_free + n_present - len(kinds[0]) - len(kinds[1])
+
+    def _bring_along(self, expert: int, keep: Sequence[int]) -> None:
+        layer = self._layer
+        slot = layer.address + layer.pool.slot_of[expert] * layer.slot_bytes
+        addresses = [slot + matrix.offset_bytes for matrix in layer.layout.matrices]
+        self._devices.tier.upload_queued(self._position, expert, addresses, keep)
+        self._devices.n_uploads_now += 1
+
+
+class HybridTokenStep(TokenStep):
+    """One token, a product an expert on the CPU."""
+
+    def __init__(
+        self, bench: Workbench, position: int, call: LayerCall, graph: TokenGraph, devices: HybridDevices
+    ) -> None:
+        super().__init__(bench, position, call, graph)
+        pool = devices.pool(position)
+        if pool is None:
+            raise ValueError(f"layer {position} has no slots on a device")
+        self._devices, self._device_pool = devices, pool
+        self._split = Split(devices, position, pool, self._layer)
+
+    def __call__(self) -> int:
+        """Compute; returns a ggml_status."""
+        began = perf_counter_ns()
+        ids = self._ids[:]
+        self._device_pool.use(ids)
+        self._layer.settle()
+        on_device = self._split.of_tokens(ids, None)
+        if not on_device:
+            status = super().__call__()
+            self._bring([], ids)
+            return status
+        if self._record is not None:
+            self._record(self._position, ids, 1, len(ids))
+        self._stats.n_token_steps += 1
+        self._stats.token_hits += len(ids)  # less those that turn out to be on disk
+        there = [place for place, expert in enumerate(ids) if expert in on_device]
+        slot_of, call, devices = self._device_pool.slot_of, self._call, self._devices
+        slots = [slot_of[ids[place]] for place in there]
+        run = devices.tier.start(self._position, slots, None, call.x, call.glu_params)
+        queued = perf_counter_ns()
+        try:
+            cpu = [place for place, expert in enumerate(ids) if expert not in on_device]
+            status, cpu_s, waited = self._on_cpu(ids, cpu) if cpu else (_DONE, 0.0, False)
+        except BaseException:
+            devices.tier.abandon()
+            raise
+        computed = perf_counter_ns()
+        devices.tier.finish(self._position, run, call.out, there)
+        self._note(run, ids, there, cpu, 0.0 if waited else cpu_s)
+        self._stats.missing_overhead_ns.append(queued - began + perf_counter_ns() - computed)
+        return status
+
+    def _on_cpu(self, ids: list[int], places: list[int]) -> tuple[int, float, bool]:
+        """Compute some of the token's experts. Returns status, seconds computing, and whether reads were waited for."""
+        bench, layer, stats = self._bench, self._layer, self._stats
+        experts = [ids[place] for place in places]
+        absent = self._pool.use(experts)
+        for expert in absent:
+            bench.load(self._position, expert, experts)
+        stats.token_misses += len(absent)
+        stats.token_hits -= len(absent)
+        here = [place for place in places if ids[place] not in layer.loading]
+        coming = [place for place in places if ids[place] in layer.loading]
+        status, spent = self._part(ids, here) if here else (_DONE, 0)
+        if coming and status == _DONE:
+            waiting = perf_counter_ns()
+            layer.wait_for([ids[place] for place in coming])
+            stats.wait_token_ns += perf_counter_ns() - waiting
+            status, more = self._part(ids, coming)
+            spent += more
+        return status, spent / 1e9, bool(coming)
+
+    def _note(self, run: Run, ids: list[int], there: list[int], cpu: list[int], cpu_s: float) -> None:
+        devices = self._devices
+        devices.n_shared_steps += bool(cpu)
+        devices.note(self._position, run, [1] * len(cpu) if cpu_s else [], cpu_s, [1] * len(there))
+        self._bring(there, ids)
+
+    def _bring(self, there: list[int], ids: list[int]) -> None:
+        on_device = [ids[place] for place in there]
+        rest = [expert for expert in ids if expert not in on_device]
+        self._devices.bring(self._position, _plan(self._devices, self._position, on_device, rest), ids)
+
+
+class HybridBatchStep(BatchStep):
+    """Any number of tokens."""
+
+    def __init__(self, bench: Workbench, position: int, call: LayerCall, devices: HybridDevices) -> None:
+        super().__init__(bench, position, call)
+        pool = devices.pool(position)
+        if pool is None:
+            raise ValueError(f"layer {position} has no slots on a device")
+        self._devices, self._device_pool = devices, pool
+        self._split = Split(devices, position, pool, self._layer)
+
+    def __call__(self) -> int:
+        """Compute; returns a ggml_status."""
+        call, layer, devices = self._call, self._layer, self._devices
+        routed = np.ascontiguousarray(self._ids).ravel()
+        counts = np.bincount(routed, minlength=layer.layer.n_experts)
+        experts: list[int] = np.flatnonzero(counts).tolist()
+        decoding = call.n_tokens <= _DECODE_TOKENS
+        if decoding:
+            self._device_pool.use(experts)
+        layer.settle()
+        n_tokens = counts[experts].tolist()
+        on_device = self._split.of_tokens(experts, None if call.n_tokens == 1 else n_tokens)
+        if not on_device:
+            status = super().__call__()
+            if decoding:
+                devices.bring(self._position, _plan(devices, self._position, [], experts), experts)
+            return status
+        if self._bench.record is not None:
+            self._bench.record(self._position, routed.tolist(), call.n_tokens, call.n_used)
+        self._count(len(experts))
+        pairs, run = self._start(routed, on_device)
+        rest = [expert for expert in experts if expert not in on_device]
+        try:
+            status, cpu_s = self._on_cpu(routed, counts, rest) if rest else (_DONE, 0.0)
+        except BaseException:
+            devices.tier.abandon()
+            raise
+        devices.tier.finish(self._position, run, call.out, pairs)
+        devices.n_shared_steps += bool(rest)
+        there = [expert for expert in experts if expert in on_device]
+        cpu_counts = counts[rest].tolist() if cpu_s else []
+        devices.note(self._position, run, cpu_counts, cpu_s, counts[there].tolist())
+        if decoding:
+            devices.bring(self._position, _plan(devices, self._position, there, rest), experts)
+        return status
+
+    def _count(self, n_experts: int) -> None:
+        """Count a step, its experts as present: those that turn out to be on disk are taken off later."""
+        stats = self._bench.stats
+        if self._call.n_tokens == 1:
+            stats.n_token_steps += 1
+            stats.token_hits += n_experts
+        else:
+            stats.n_batch_steps += 1
+            stats.batch_hits += n_experts
+
+    def _start(self, routed: npt.NDArray[np.int32], on_device: set[int]) -> tuple[list[int], Run]:
+        """Queue the device's pairs; returns their places in the output."""
+        call = self._call
+        slots = np.full(self._layer.layer.n_experts, -1)
+        chosen = list(on_device)
+        slots[chosen] = [self._device_pool.slot_of[expert] for expert in chosen]
+        slots_of_pairs = slots[routed]
+        pairs = np.flatnonzero(slots_of_pairs >= 0)
+        tokens = (pairs // call.n_used).tolist() if call.n_tokens > 1 else None
+        picked = slots_of_pairs[pairs].tolist()
+        run = self._devices.tier.start(self._position, picked, tokens, call.x, call.glu_params)
+        return pairs.tolist(), run
+
+    def _on_cpu(
+        self, routed: npt.NDArray[np.int32], counts: npt.NDArray[np.int64], experts: list[int]
+    ) -> tuple[int, float]:
+        """Compute the pairs of some experts. Returns status and seconds, 0.0 where reads were waited for."""
+        bench, layer, stats = self._bench, self._layer, self._bench.stats
+        absent = layer.pool.use(experts)
+        if self._call.n_tokens == 1:
+            stats.token_hits -= len(absent)
+            stats.token_misses += len(absent)
+        else:
+            stats.batch_hits -= len(absent)
+            stats.batch_misses += len(absent)
+        waits = bool(absent) or any(expert in layer.loading for expert in experts)
+        began = perf_counter()
+        status = Waves(bench, self._position, self._call, routed, counts).run(experts, absent)
+        return status, 0.0 if waits else perf_counter() - began
+
+
+def hybrid_step(
+    bench: Workbench, position: int, call: LayerCall, devices: HybridDevices | None
+) -> Callable[[], int] | None:
+    """Return the step of a layer that has slots on a device; None: it has none, the CPU's steps compute it.
+
+    Args:
+        bench: what all steps share.
+        position: of the layer in the expert map.
+        call: what llama.cpp asks for.
+        devices: of the model, None: none.
+    """
+    if devices is None or devices.pool(position) is None:
+        return None
+    if call.n_tokens == 1 and bench.per_expert:
+        graph = bench.own_token_graph(bench.pools[position], call.n_used, call.glu_params)
+        return HybridTokenStep(bench, position, call, graph, devices)
+    return HybridBatchStep(bench, position, call, devices)
+
+
+def _plan(devices: HybridDevices, position: int, on_device: list[int], on_cpu: list[int]) -> LayerPlan:
+    """Return a decode step that was done as a plan, with the times that it should have taken."""
+    costs = devices.costs(position)
+    device_s = costs.device_call_s + len(on_device) * costs.device(1) if on_device else 0.0
+    return LayerPlan(tuple(on_device), (), tuple(on_cpu), (), device_s, len(on_cpu) * costs.cpu(1))
