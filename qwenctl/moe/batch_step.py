@@ -66,7 +66,7 @@ class BatchStep:
         counts = np.bincount(routed, minlength=layer.layer.n_experts)
         experts = np.flatnonzero(counts).tolist()
         layer.settle()
-        absent = layer.pool.use(experts)
+        absent = self._use(experts, routed)
         stats = bench.stats
         single = call.n_tokens == 1
         if single:
@@ -85,6 +85,14 @@ class BatchStep:
             self._note(computed - ready, ready - began)
             return status
         return Waves(bench, self._position, call, routed, counts).run(experts, absent)
+
+    def _use(self, experts: list[int], routed: npt.NDArray[np.int32]) -> list[int]:
+        """Note the uses; return the absent experts. Where experts must stream, only the last token tells what is next."""
+        layer = self._layer
+        if len(experts) <= layer.pool.n_slots:
+            return layer.use(experts)
+        layer.pool.use(routed[-self._call.n_used :].tolist())
+        return [expert for expert in experts if layer.pool.slot_of[expert] < 0]
 
     def _note(self, native_ns: int, own_ns: int) -> None:
         stats = self._bench.stats

@@ -27,6 +27,7 @@ from qwenctl.moe.ggml_calls import Ggml, TensorContext, address_of
 from qwenctl.moe.graph_tensors import SlotBuffers
 from qwenctl.moe.read_queue import ReadTicket
 from qwenctl.moe.residency import LayerPool, half_life_steps
+from qwenctl.moe.slot_balance import SAMPLE_EVERY, SlotBalance
 from qwenctl.moe.slot_layout import LayoutMaker, SlotLayout, SlotMatrix
 from qwenctl.moe.slot_memory import SlotMemory
 
@@ -88,6 +89,9 @@ class LayerSlots:
         layout: of its slots.
         pool: which expert has which slot.
         loading: expert → ticket, while its slot is being filled.
+        leisurely: those of `loading` that nobody waited for when they were asked for.
+        position: of the layer in the expert map.
+        balance: gets samples of what the layer uses; None: slots stay as they are.
         ready: int32 (n_experts,) the slot of each expert whose bytes are there, -1: not there.
     """
 
@@ -103,6 +107,10 @@ class LayerSlots:
         self.ready: npt.NDArray[np.int32] = np.full(n_experts, -1, dtype=np.int32)
         self.address, self.slot_bytes = self.space.memory.address, layout.slot_bytes
         self.loading: dict[int, ReadTicket] = {}
+        self.leisurely: set[int] = set()
+        self.position = 0  # in the expert map
+        self.balance: SlotBalance | None = None
+        self._n_uses = 0
 
     def admit(self, expert: int, keep: Sequence[int]) -> tuple[int, int]:
         """Give an absent expert a slot, pinned until it has been waited for. Returns its address and who left (-1).
@@ -116,15 +124,29 @@ class LayerSlots:
         self.pool.pin(expert)
         return self.address + slot * self.slot_bytes, evicted
 
-    def resize(self, n_slots: int) -> None:
-        """Grow or shrink the pool; memory of slots that went is given back."""
-        before = self.pool.n_slots
-        for expert in self.pool.resize(n_slots):
-            self.ready[expert] = -1
-        if n_slots < before:
-            self.space.memory.release(n_slots, before)
-        else:
-            self.space.memory.prefer_huge_pages(n_slots)
+    def use(self, experts: Sequence[int]) -> list[int]:
+        """Note one step's distinct experts, in the pool and, now and then, for the balance; return those absent."""
+        if self.balance is not None:
+            self._n_uses += 1
+            if self._n_uses % SAMPLE_EVERY == 0:
+                self.balance.sample(self.position, self.pool.heat, experts)
+        return self.pool.use(experts)
+
+    def change_slots(self, n_slots: int) -> None:
+        """Open slots, or close those of the coldest experts and give their memory back.
+
+        Raises:
+            ExpertReadFailed: an expert on its way could not be read.
+        """
+        more = n_slots - self.pool.n_slots
+        if more >= 0:
+            self.pool.open_slots(more)
+            return
+        self.wait_for(list(self.loading))
+        for slot, expert in self.pool.close_coldest(-more):
+            if expert >= 0:
+                self.ready[expert] = -1
+            self.space.memory.release(slot, slot + 1)
 
     def slot_address(self, expert: int) -> int:
         """Return the address of a present expert's slot."""
@@ -144,6 +166,7 @@ class LayerSlots:
                 ticket.wait()
             except ExpertReadFailed:  # by now nobody writes into the slot any more
                 del self.loading[expert]
+                self.leisurely.discard(expert)
                 self.pool.forget(expert)
                 raise
             self._arrived(expert)
@@ -162,6 +185,7 @@ class LayerSlots:
 
     def _arrived(self, expert: int) -> None:
         del self.loading[expert]
+        self.leisurely.discard(expert)
         self.pool.unpin(expert)
         self.ready[expert] = self.pool.slot_of[expert]
 

@@ -26,6 +26,8 @@ from qwenctl.moe.hybrid_devices import DevicePolicy, HybridDevices
 from qwenctl.moe.hybrid_step import hybrid_step
 from qwenctl.moe.layer_call import LayerCall, read_call
 from qwenctl.moe.offload_stats import OffloadStats
+from qwenctl.moe.quotas import LayerNeeds, used_bytes
+from qwenctl.moe.slot_balance import PROPOSE_EVERY, SlotBalance
 from qwenctl.moe.slot_layout import LayoutMaker, LayoutName
 from qwenctl.moe.stream_ring import StreamRing
 from qwenctl.moe.token_path import TokenPath, find_token_path
@@ -72,7 +74,6 @@ class ExpertSession:
         plan: SessionPlan,
         *,
         abort: tuple[int, int] | None = None,
-        record: Recorder | None = None,
         compiled: bool = True,
         reader_options: dict[str, Any] | None = None,
         devices: Sequence[DevicePlace] = (),
@@ -85,7 +86,6 @@ class ExpertSession:
             experts: where they lie.
             plan: what was decided.
             abort: addresses of a C function and its data: true breaks off what is being computed.
-            record: called with (position of the layer, routed ids, n_tokens, n_used).
             compiled: use the compiled hot path if it is there.
             reader_options: for ExpertReader; tests inject faults.
             devices: what each device is to hold.
@@ -103,6 +103,8 @@ class ExpertSession:
             LayerSlots(ggml, self._maker, layer, layout, n_slots, experts.n_experts_used)
             for layer, layout, n_slots in zip(experts.layers, layouts, plan.n_slots, strict=True)
         ]
+        self.balance = None if min(plan.n_slots) == experts.n_experts else self._make_balance()
+        self._n_batches = 0
         self.loader = ExpertLoader(experts, plan.n_io_threads, direct=plan.direct, **(reader_options or {}))
         self.ring = StreamRing(ggml, self._maker, layouts, max(1, plan.ring_slots), self.loader)
         self._cpu = int(ggml.ggml_backend_cpu_init())
@@ -118,14 +120,13 @@ class ExpertSession:
             self.stats,
             per_expert=self.per_expert,
             wave_rows=plan.wave_rows,
-            record=record,
         )
         self.devices: HybridDevices | None = None
         if devices:
             tier = DeviceTier(DeviceCalls(ggml), experts.layers, devices)
             self.devices = HybridDevices(tier, experts, self.loader.reader, device_policy)
         self._device = ExpertDevice.shared(ggml)
-        library = find_token_path() if compiled and record is None else None
+        library = find_token_path() if compiled else None
         self._path = TokenPath(library, ggml.graph_compute_address, self._cpu) if library else None
         self._bench.path = self._path
         self._device.attach(self, self._path.attach(self._device.compute_function) if self._path else None)
@@ -143,6 +144,30 @@ class ExpertSession:
         if step is None:
             step = self._new_step(graph, uid)
         return step()
+
+    def record_with(self, sink: Recorder) -> None:
+        """Tell `sink` (layer of the model, routed ids, n_tokens, n_used) from now on; before the context is made."""
+        layers = [layer.index for layer in self.experts.layers]
+        self._bench.record = lambda position, ids, n_tokens, n_used: sink(layers[position], ids, n_tokens, n_used)
+        self._bench.path = self._path = None  # the compiled path tells nobody
+        self._device.detach(self)
+        self._device.attach(self)
+
+    def after_batch(self) -> None:
+        """To be called between two batches: moves slots to the layers that gain most from them, now and then.
+
+        Raises:
+            ExpertReadFailed: an expert on its way could not be read.
+        """
+        self._n_batches += 1
+        if self.balance is None or self._n_batches % PROPOSE_EVERY:
+            return
+        for step in self._steps.values():
+            if isinstance(step, TokenStep):
+                step.drain()
+        for position, n_slots in self.balance.propose():
+            self.pools[position].change_slots(n_slots)
+            self.stats.n_moved += 1
 
     def counters(self) -> dict[str, Any]:
         """Return what was counted, in units; steps of the compiled path are token steps with hits only."""
@@ -202,6 +227,15 @@ class ExpertSession:
             graph_of_layer = self._bench.own_token_graph(self.pools[position], call.n_used, call.glu_params)
             return TokenStep(self._bench, position, call, graph_of_layer, uid)
         return BatchStep(self._bench, position, call)
+
+    def _make_balance(self) -> SlotBalance:
+        n_used = self.experts.n_experts_used
+        needs = [LayerNeeds(layer.slot_bytes, layer.pool.n_experts, n_used) for layer in self.pools]
+        n_slots = [layer.pool.n_slots for layer in self.pools]
+        balance = SlotBalance(used_bytes(needs, n_slots), needs, n_slots)
+        for position, layer in enumerate(self.pools):
+            layer.position, layer.balance = position, balance
+        return balance
 
     def _forget_steps(self) -> None:
         self._steps.clear()

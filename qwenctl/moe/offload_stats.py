@@ -23,6 +23,7 @@ class OffloadStats:
     n_evicted: int = 0
     n_streamed: int = 0
     n_prefetched: int = 0
+    n_moved: int = 0
     n_prefetch_used: int = 0
     wait_token_ns: int = 0
     wait_batch_ns: int = 0
@@ -58,6 +59,7 @@ class OffloadStats:
             "batch_misses": self.batch_misses,
             "evicted": self.n_evicted,
             "streamed": self.n_streamed,
+            "quota_changes": self.n_moved,
             "prefetched": self.n_prefetched,
             "prefetch_used": self.n_prefetch_used,
             "waited_s": {"decode": self.wait_token_ns / 1e9, "prefill": self.wait_batch_ns / 1e9},

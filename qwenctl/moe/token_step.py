@@ -45,11 +45,9 @@ class TokenStep:
     def __call__(self) -> int:
         """Compute; returns a ggml_status."""
         began = perf_counter_ns()
-        if self._logged is not None:
-            for experts in self._logged.drain():
-                self._pool.use(experts)
+        self.drain()
         ids = self._ids[:]
-        absent = self._pool.use(ids)
+        absent = self._layer.use(ids)
         if self._record is not None:
             self._record(self._position, ids, 1, len(ids))
         if absent or self._loading:
@@ -65,6 +63,12 @@ class TokenStep:
         stats.compute_token_ns += computed - ready
         stats.resident_overhead_ns.append(ready - began + perf_counter_ns() - computed)
         return int(status)
+
+    def drain(self) -> None:
+        """Tell the layer what the compiled path has used."""
+        if self._logged is not None:
+            for experts in self._logged.drain():
+                self._layer.use(experts)
 
     def _with_misses(self, ids: list[int], absent: list[int], began: int) -> int:
         bench, layer, stats = self._bench, self._layer, self._stats
@@ -83,6 +87,7 @@ class TokenStep:
             status, spent = self._part(ids, here)
             native += spent
         if coming and status == _DONE:
+            bench.hurry(self._position, [ids[place] for place in coming])
             waiting = perf_counter_ns()
             layer.wait_for([ids[place] for place in coming])
             waited = perf_counter_ns() - waiting

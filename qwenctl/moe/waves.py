@@ -55,13 +55,14 @@ class Waves:
         ring = bench.ring
         ring.begin(self._position, through_ring, self._likely_next())
         stats.n_streamed += len(through_ring)
-        slots = {expert: layer.address + layer.pool.slot_of[expert] * layer.slot_bytes for expert in here}
+        slots = {expert: layer.slot_address(expert) for expert in here}
         status = self._compute(here, slots, in_ring=False)
         remaining = [*late, *into_pool]
+        bench.hurry(self._position, late)
         while remaining and status == _DONE:
             ready = [expert for expert in remaining if layer.loading[expert].done] or remaining[:1]
             self._wait_for(ready)
-            slots = {expert: layer.address + layer.pool.slot_of[expert] * layer.slot_bytes for expert in ready}
+            slots = {expert: layer.slot_address(expert) for expert in ready}
             status = self._compute(ready, slots, in_ring=False)
             remaining = [expert for expert in remaining if expert not in slots]
         while ring.n_expected and status == _DONE:

@@ -104,6 +104,19 @@ class Workbench:
         if evicted >= 0:
             self.stats.n_evicted += 1
         layer.loading[expert] = self.loader.load(position, expert, layer.layout, layer.buffers, address, urgent=urgent)
+        if not urgent:
+            layer.leisurely.add(expert)
+
+    def hurry(self, position: int, experts: Sequence[int]) -> None:
+        """Read these experts, which are on their way, before all that nobody waits for."""
+        layer = self.pools[position]
+        for expert in experts:
+            ticket = layer.loading[expert]
+            if expert in layer.leisurely and ticket.cancel():
+                del layer.loading[expert]
+                layer.leisurely.discard(expert)
+                layer.pool.forget(expert)
+                self.load(position, expert, experts)
 
     def close(self) -> None:
         """Free the graphs."""

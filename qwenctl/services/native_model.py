@@ -80,7 +80,10 @@ class NativeModel:
         self.info: ModelInfo = model_info(self.path, self._model, self.vocabulary, self.n_ctx)
         if options.trace_file:
             writer = self._handles.enter_context(open_trace(Path(options.trace_file), self.info))
-            self._routing = RoutingCapture(writer.record)
+            if self._offload:
+                self._offload.session.record_with(writer.record)
+            else:
+                self._routing = RoutingCapture(writer.record)
         self.context = self._make_context(options)
         self._handles.callback(llama_cpp.llama_free, self.context)
         self._memory = llama_cpp.llama_get_memory(self.context)
@@ -91,8 +94,10 @@ class NativeModel:
     def decode(self) -> int:
         """Compute `batch`. Returns llama_decode's answer: 0 done, 1 no room in the cache, 2 aborted, < 0 failed."""
         status = int(llama_cpp.llama_decode(self.context, self.batch.native))
-        if self._offload and (error := self._offload.session.take_error()) is not None:
-            raise error
+        if self._offload:
+            if (error := self._offload.session.take_error()) is not None:
+                raise error
+            self._offload.session.after_batch()
         if self._routing:
             self._routing.raise_error()
         return status
