@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def open_model(name: str | None, options: EngineOptions, settings: Settings, out
     if path is None:
         path = Path(import_module("qwenctl.cli.first_demo").make_demo(settings, output))
     try_load(path, settings)
+    options = replace(options, offload=replace(options.offload, calibration_dir=settings.cache_dir))
     with die_on_interrupt():
         opened = open_engine(path, options)
     with opened as engine, closing(ChatModel(engine)) as model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from qwenctl.errors import InvalidRequest
@@ -30,6 +31,7 @@ class OffloadOptions:
     n_io_threads: int | None = None
     prefetch: Prefetch = "auto"
     n_slots: int | None = None  # in every layer, whatever the budget would give: for tests
+    calibration_dir: Path | None = None  # where this machine's rates are kept; None: nothing is measured
 
     def __post_init__(self) -> None:
         for name, low, high in (

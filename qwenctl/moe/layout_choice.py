@@ -1,0 +1,176 @@
+"""Which arrangement of expert weights, and which operation, computes a typical answer fastest. Pure.
+
+    prompt_s = prompt × k × MACs / rate(tokens an expert of a micro-batch)      summed over the layers
+    answer_s = answer × k × MACs / rate(1)
+
+Rates are what was measured on this machine (calibration.py), or, where nothing was, what one machine with AMX gave:
+they prefer AMX where there is AMX, and the file's own layout elsewhere. Knows nothing of how rates are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from qwenctl.moe.calibration import Calibration
+from qwenctl.moe.microbatch import PrefillRates, experts_used
+from qwenctl.moe.slot_layout import LayoutName
+
+PROMPT_TOKENS = 2048  # what the choice is made for, …
+ANSWER_TOKENS = 256  # … followed by this
+_WORTH = 1.03  # anything but the first of equals has to be this much faster
+_LAYOUTS: tuple[LayoutName, ...] = ("plain", "repack", "amx")
+_OPERATIONS = ("id", "expert")  # `id` first: with the plain layout it is what stock llama.cpp computes, bit for bit
+
+# Xeon with AMX, two threads, experts of 768×2048 in Q4_K: (tokens an expert, MAC/s)
+_USUAL: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
+    ("plain", "id"): ((1, 31e9), (32, 27e9), (512, 125e9)),
+    ("repack", "id"): ((1, 41e9), (32, 28e9), (512, 65e9)),
+    ("amx", "expert"): ((1, 51e9), (32, 43e9), (512, 149e9)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertKind:
+    """Layers whose experts have the same types.
+
+    Attributes:
+        name: of the types: "Q4_K", or "Q4_K/Q6_K" where `down` differs.
+        n_layers: how many there are.
+        macs: multiplications of one token in one expert.
+        ways: pairs (layout, operation) that this machine can compute it in.
+    """
+
+    name: str
+    n_layers: int
+    macs: int
+    ways: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertShape:
+    """What the choice has to know of a model; the most frequent kind first.
+
+    Raises:
+        ValueError: no kinds, or no experts used.
+    """
+
+    kinds: tuple[ExpertKind, ...]
+    n_experts: int
+    n_experts_used: int
+
+    def __post_init__(self) -> None:
+        if not self.kinds or not 0 < self.n_experts_used <= self.n_experts:
+            raise ValueError(f"{len(self.kinds)} kinds, {self.n_experts_used} of {self.n_experts} experts used")
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutChoice:
+    """What was chosen.
+
+    Attributes:
+        layout: of the slots.
+        decode_per_expert: compute single tokens with a product an expert; False: with MUL_MAT_ID.
+        batch_per_expert: the same for many tokens at once.
+        typical_s: estimated seconds of the experts' products in a typical answer.
+        stock_s: the same for the faster of stock llama.cpp's two settings (rearranged weights or not).
+    """
+
+    layout: LayoutName
+    decode_per_expert: bool
+    batch_per_expert: bool
+    typical_s: float
+    stock_s: float
+
+    @property
+    def gain(self) -> float:
+        """How many times faster than stock llama.cpp with everything in memory."""
+        return self.stock_s / self.typical_s
+
+
+def choose(
+    calibration: Calibration | None,
+    shape: ExpertShape,
+    *,
+    layouts: Sequence[str] = _LAYOUTS,
+    operations: Sequence[str] = _OPERATIONS,
+    n_ubatch: int = PROMPT_TOKENS,
+) -> LayoutChoice | None:
+    """Return the fastest way that every layer can be computed in; None: there is none among those allowed.
+
+    Args:
+        calibration: what was measured; None or without rates of experts: a usual machine's.
+        shape: of the model's experts.
+        layouts: those that may be chosen.
+        operations: those that may be chosen: "id", "expert".
+        n_ubatch: tokens of a prompt that are computed at once.
+    """
+    timed = [
+        (_typical_s(calibration, shape, layout, decode, batch, n_ubatch), layout, decode, batch)
+        for layout, decode, batch in _candidates(shape, layouts, operations)
+    ]
+    if not timed:
+        return None
+    enough = _WORTH * min(seconds for seconds, *_ in timed)
+    typical_s, layout, decode, batch = next(one for one in timed if one[0] <= enough)
+    # Stock's rearranged weights are an upper bound of ours: the same kernels, with all experts in one tensor.
+    stock_s = min(
+        _typical_s(calibration, shape, name, "id", "id", n_ubatch)
+        for name in ("plain", "repack")
+        if all((name, "id") in kind.ways for kind in shape.kinds)
+    )
+    return LayoutChoice(layout, decode == "expert", batch == "expert", typical_s, stock_s)
+
+
+def prefill_rates(calibration: Calibration | None, shape: ExpertShape, layout: str) -> PrefillRates:
+    """Return what sizing wants to know of this machine, for the most frequent kind of layers.
+
+    Args:
+        calibration: what was measured; None: nothing.
+        shape: of the model's experts.
+        layout: that was chosen.
+    """
+    if calibration is None:
+        return PrefillRates()
+    name = shape.kinds[0].name
+    known = any(one.type == name and one.layout == layout for one in calibration.experts)
+    return calibration.prefill_rates(name, layout if known else "plain")
+
+
+def _candidates(
+    shape: ExpertShape, layouts: Sequence[str], operations: Sequence[str]
+) -> Iterator[tuple[LayoutName, str, str]]:
+    """Triples of layout, operation for one token, operation for many; those nearest to stock first."""
+    for layout in _LAYOUTS:
+        possible = [
+            one for one in _OPERATIONS if one in operations and all((layout, one) in kind.ways for kind in shape.kinds)
+        ]
+        if layout in layouts:
+            yield from ((layout, decode, batch) for decode in possible for batch in possible)
+
+
+def _typical_s(  # noqa: PLR0917 - a candidate's parts
+    calibration: Calibration | None, shape: ExpertShape, layout: str, decode: str, batch: str, n_ubatch: int
+) -> float:
+    used = experts_used(shape.n_experts, shape.n_experts_used, n_ubatch)
+    tokens_an_expert = n_ubatch * shape.n_experts_used / used
+    seconds = 0.0
+    for kind in shape.kinds:
+        work = kind.n_layers * shape.n_experts_used * kind.macs
+        seconds += PROMPT_TOKENS * work / _rate(calibration, shape, kind, layout, batch, tokens_an_expert)
+        seconds += ANSWER_TOKENS * work / _rate(calibration, shape, kind, layout, decode, 1)
+    return seconds
+
+
+def _rate(  # noqa: PLR0917 - what a rate is looked up by
+    calibration: Calibration | None, shape: ExpertShape, kind: ExpertKind, layout: str, operation: str, n_tokens: float
+) -> float:
+    """Return MAC/s, of the nearest relative where this very thing was not measured."""
+    names = [kind.name, *(other.name for other in shape.kinds if other is not kind)]
+    points: tuple[tuple[float, float], ...] = ()
+    if calibration is not None:
+        # A layout that leaves a kind as it is in the file is not measured again.
+        curves = (calibration.curve(name, one, operation) for name in names for one in (layout, "plain"))
+        points = next((curve for curve in curves if curve), ())
+    points = points or _USUAL.get((layout, operation)) or _USUAL["plain", "id"]
+    return PrefillRates(expert_macs_s=points).expert_rate(n_tokens)
