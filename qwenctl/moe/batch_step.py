@@ -87,7 +87,7 @@ class BatchStep:
         return Waves(bench, self._position, call, routed, counts).run(experts, absent)
 
     def _use(self, experts: list[int], routed: npt.NDArray[np.int32]) -> list[int]:
-        """Note the uses; return the absent experts. Where experts must stream, only the last token tells what is next."""
+        """Note the uses; return the absent experts. If experts must stream, only the last token tells what is next."""
         layer = self._layer
         if len(experts) <= layer.pool.n_slots:
             return layer.use(experts)
