@@ -15,19 +15,28 @@ import json
 import struct
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from qwenctl.core import GenerationEvent
+from qwenctl.core import GenerationEvent, ModelInfo
 
 T = TypeVar("T")
 
 MAX_FRAME_BYTES = 256 << 20  # a prompt of a million tokens takes 7 MB
 _PIECE_BYTES = 1 << 20
 _SCALARS = (int, float, str, bool, types.NoneType)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The answer to `open`: what an engine says of itself once and for all."""
+
+    info: ModelInfo
+    placement: str | None
+    warnings: tuple[str, ...]
 
 
 class MessageError(ValueError):
@@ -115,6 +124,8 @@ def _read_exactly(read: Callable[[int], bytes], n_bytes: int) -> bytes:
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
     origin = get_origin(kind)
+    if kind is Any:
+        return value
     if is_dataclass(kind):
         return _decode_fields(kind, value, where)
     if origin in (Union, types.UnionType):

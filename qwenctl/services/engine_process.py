@@ -33,7 +33,7 @@ from qwenctl.core import (
 from qwenctl.errors import GenerationFailed, InvalidRequest, ModelLoadFailed
 from qwenctl.services.engine_child import ChildDied, EngineChild
 from qwenctl.services.engine_death import hint_of, reason_of
-from qwenctl.services.engine_messages import MessageTooLarge, decode, decode_events
+from qwenctl.services.engine_messages import MessageTooLarge, Opened, decode, decode_events
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.rpc_servers import greet
 
@@ -62,8 +62,9 @@ class EngineProcess:
     Threads may share it as they may share an `Engine`.
     """
 
-    def __init__(self, child: EngineChild, info: ModelInfo, options: EngineOptions) -> None:
-        self.info = info
+    def __init__(self, child: EngineChild, opened: Opened, options: EngineOptions) -> None:
+        self.info: ModelInfo = opened.info
+        self.placement, self.warnings = opened.placement, opened.warnings  # as Engine has them
         self.options = options
         self._child = child
         self._stop = weakref.finalize(self, child.kill)
@@ -90,7 +91,7 @@ class EngineProcess:
             greet(endpoint)
         child = child or EngineChild()
         try:
-            info = child.call("open", partial(decode, ModelInfo), path=path, options=options)
+            opened = child.call("open", partial(decode, Opened), path=path, options=options)
         except ChildDied as died:
             child.close()
             what = f"{path} could not be loaded: {reason_of(died.death, options.rpc)}"
@@ -99,7 +100,7 @@ class EngineProcess:
             child.kill()
             child.close()
             raise
-        return cls(child, info, options)
+        return cls(child, opened, options)
 
     @property
     def has_work(self) -> bool:
@@ -180,6 +181,10 @@ class EngineProcess:
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books on slots and cells agree."""
         self._call("check_integrity", _nothing)
+
+    def offload_stats(self) -> dict[str, Any] | None:
+        """Return placement and counters of the expert scheduler; None: nothing is offloaded."""
+        return self._call("offload_stats", _object_or_nothing)
 
     def close(self) -> None:
         """Free the model and end the process. Requests under way end as cancelled: `step` still returns their events.
@@ -267,6 +272,10 @@ class EngineProcess:
             while self._under_way:
                 self._call("step", self._take_events, limit_s=_CLOSE_LIMIT_S)
         self._events.clear()
+
+
+def _object_or_nothing(value: object) -> dict[str, Any] | None:
+    return None if value is None else dict(decode(dict[str, Any], value))
 
 
 def _nothing(value: object) -> None:

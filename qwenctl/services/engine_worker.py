@@ -27,7 +27,7 @@ from qwenctl.core import GenerationRequest
 from qwenctl.errors import InvalidRequest, ModelLoadFailed
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.engine_errors import encode_error
-from qwenctl.services.engine_messages import MessageError, MessageTooLarge, decode, frame_of, read_frame
+from qwenctl.services.engine_messages import MessageError, MessageTooLarge, Opened, decode, frame_of, read_frame
 from qwenctl.services.native_log import ERROR, LogLine, native_log
 
 if sys.platform != "win32":
@@ -140,12 +140,12 @@ class EngineWorker:
         return self._engine
 
     def open(self, path: Any, options: Any) -> object:
-        """Register the remote devices and open the model; returns its ModelInfo."""
+        """Register the remote devices and open the model; returns `Opened`."""
         wanted = decode(EngineOptions, options)
         for endpoint in wanted.rpc:
             add_rpc_server(endpoint)
         self._engine = Engine.open(Path(decode(str, path)), wanted)
-        return self._engine.info
+        return Opened(self._engine.info, self._engine.placement, self._engine.warnings)
 
     def submit(self, request: Any) -> None:
         """Queue a request."""
@@ -168,6 +168,10 @@ class EngineWorker:
         """Raise unless the engine's books agree."""
         self.engine.check_integrity()
 
+    def offload_stats(self) -> object:
+        """Return placement and counters, or None."""
+        return self.engine.offload_stats()
+
 
 _QUICK: dict[Any, Callable[..., object]] = {
     "submit": EngineWorker.submit,
@@ -178,6 +182,7 @@ _BETWEEN_STEPS: dict[Any, Callable[..., object]] = {
     "open": EngineWorker.open,
     "step": EngineWorker.step,
     "check_integrity": EngineWorker.check_integrity,
+    "offload_stats": EngineWorker.offload_stats,
 }
 
 

@@ -17,6 +17,8 @@ import pytest
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, SamplingParams, TextDelta
 from qwenctl.errors import GenerationFailed, InvalidRequest, ModelLoadFailed, QwenctlError
+from qwenctl.moe.offload_options import OffloadOptions
+from qwenctl.services import engine_process
 from qwenctl.services.batch import BatchOptions, run_batch
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.engine_child import EngineChild
@@ -24,8 +26,10 @@ from qwenctl.services.engine_opening import open_engine
 from qwenctl.services.engine_process import EngineProcess
 from qwenctl.services.generation import ChatModel, ChatOptions
 from tests.conftest import ROOT
+from tests.services.ctrl_c import ctrl_c_during_a_call
 
-OPTIONS = EngineOptions(n_ctx=8192, n_parallel=4, n_threads=1)
+# One offloaded model a process: those that stay open over the module are stock.
+OPTIONS = EngineOptions(n_ctx=8192, n_parallel=4, n_threads=1, offload=OffloadOptions("off"))
 GREEDY = SamplingParams(temperature=0)
 ENDLESS = SamplingParams(temperature=0, grammar='root ::= "word " root')
 SLOW_PROMPT = tuple(300 + 7 * n % 1000 for n in range(7000))  # takes seconds to compute
@@ -91,6 +95,7 @@ def endings(events: Sequence[GenerationEvent]) -> dict[str, Finished]:
 def test_it_says_the_same_of_the_model_and_of_text(here: Engine, remote: EngineProcess) -> None:
     assert remote.info == here.info
     assert remote.options == here.options
+    assert (remote.placement, remote.warnings) == (here.placement, here.warnings)
     assert not remote.has_work
     assert remote.step() == []
     for text in ("", "plain", "ünï 👋 \0 \u2028", "half \ud800", "<|im_start|>user", "long " * 30_000):
@@ -150,19 +155,19 @@ def test_it_refuses_the_same_with_the_same_error(here: Engine, remote: EnginePro
     assert len(run(remote, ())) >= 1
 
 
-def test_books_that_do_not_agree_over_there_are_an_assertion_here(demo_gguf: Path) -> None:
-    spoil = "Engine.check_integrity = lambda self: (_ for _ in ()).throw(AssertionError('3 cells too many'))"
-    with EngineProcess.open(demo_gguf, OPTIONS, changed_child(spoil)) as engine:
-        with pytest.raises(AssertionError, match="3 cells too many"):
-            engine.check_integrity()
-        assert engine.tokenize("still there")
-
-
-def test_what_fails_while_closing_is_not_kept_quiet(demo_gguf: Path) -> None:
-    engine = EngineProcess.open(demo_gguf, OPTIONS, changed_child("Engine.close = lambda self: 1 / 0"))
-    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        engine.close()
-    assert not is_alive(engine._child.pid)
+def test_what_the_expert_scheduler_counted_arrives(demo_gguf: Path) -> None:
+    options = EngineOptions(n_ctx=256, n_threads=1, offload=OffloadOptions("on", layout="plain", n_slots=4))
+    with Engine.open(demo_gguf, options) as here, EngineProcess.open(demo_gguf, options) as remote:
+        assert remote.placement == here.placement is not None
+        request = ask(here, QUESTIONS[0], 4)
+        assert seen(run(remote, [request])) == seen(run(here, [request]))
+        expected, arrived = here.offload_stats(), remote.offload_stats()
+    assert expected
+    assert arrived
+    assert arrived.keys() == expected.keys()
+    assert arrived["placement"].keys() == expected["placement"].keys()
+    same = ("operation", "token_steps", "token_misses", "evicted")
+    assert {name: arrived[name] for name in same} == {name: expected[name] for name in same}
 
 
 # --- cancelling and interrupting -------------------------------------------------------------------------------------
@@ -194,17 +199,36 @@ def test_cancelling_breaks_off_what_is_being_computed(remote: EngineProcess, how
 
 def test_an_interrupted_step_loses_nothing(remote: EngineProcess) -> None:
     remote.submit(GenerationRequest("slow", SLOW_PROMPT[1:], GREEDY, 5))
-    timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
+    with ctrl_c_during_a_call(remote), pytest.raises(KeyboardInterrupt):
         remote.step()
-    timer.join()
     remote.cancel("slow")
     (ending,) = run(remote, ())
     assert endings([ending])["slow"].reason is FinishReason.CANCELLED
     request = ask(remote, QUESTIONS[1], 4)
     assert endings(run(remote, [request]))[QUESTIONS[1]].usage.n_generated_tokens == 4
     remote.check_integrity()
+
+
+@pytest.mark.parametrize("end", ["stream", "close"])
+def test_a_process_that_hangs_is_killed(demo_gguf: Path, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does when a remote device is stopped: ggml waits for its answer for ever."""
+    monkeypatch.setattr(engine_process, "_CLOSE_LIMIT_S", 0.5)
+    change = (
+        "import time; steps, step = [], Engine.step\n"
+        "Engine.step = lambda self: steps.append(1) or (step(self) if len(steps) < 2 else time.sleep(1000))"
+    )
+    with EngineProcess.open(demo_gguf, OPTIONS, changed_child(change)) as engine:
+        stream = engine.generate(ask(engine, "Tell me a story.", 400, ENDLESS))
+        assert isinstance(next(stream), TextDelta)
+        with ctrl_c_during_a_call(engine), pytest.raises(KeyboardInterrupt):
+            list(stream) if end == "stream" else engine.step()
+        if end == "stream":
+            assert not engine.has_work
+            with pytest.raises(GenerationFailed, match=r"did not react for 0\.5 s and was ended"):
+                engine.tokenize("x")
+    assert engine._child.death
+    assert engine._child.death.status == -signal.SIGKILL
+    assert [event.reason for event in endings(engine.step()).values()] == [FinishReason.CANCELLED] * (end == "close")
 
 
 def test_closing_ends_a_step_in_another_thread_and_keeps_the_last_events(demo_gguf: Path) -> None:
@@ -346,12 +370,21 @@ def changed_child(change: str) -> EngineChild:
     return EngineChild([sys.executable, "-P", "-c", program])
 
 
-def test_what_native_code_prints_does_not_get_among_the_answers(
-    demo_gguf: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    noisy = "opened = Engine.open\nEngine.open = lambda *a: (os.write(1, b'noise on stdout\\n'), opened(*a))[1]"
-    with EngineProcess.open(demo_gguf, OPTIONS, changed_child(noisy)) as engine:
-        assert engine.tokenize("fine")
+def test_noise_and_failures_over_there(demo_gguf: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What native code prints does not get among the answers; books that do not agree are an assertion here too."""
+    change = (
+        "opened = Engine.open\n"
+        "Engine.open = lambda *a: (os.write(1, b'noise on stdout\\n'), opened(*a))[1]\n"
+        "Engine.check_integrity = lambda self: (_ for _ in ()).throw(AssertionError('3 cells too many'))\n"
+        "Engine.close = lambda self: 1 / 0"
+    )
+    engine = EngineProcess.open(demo_gguf, OPTIONS, changed_child(change))
+    with pytest.raises(AssertionError, match="3 cells too many"):
+        engine.check_integrity()
+    assert engine.tokenize("still there")
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        engine.close()
+    assert not is_alive(engine._child.pid)
     assert capfd.readouterr() == ("", "")
 
 
@@ -374,7 +407,7 @@ def test_a_crash_while_loading_names_its_cause(demo_gguf: Path, capfd: pytest.Ca
         (framed(b'{"id": 1'), "no JSON"),
         (framed(b'{"id": 9}'), "an answer to nothing"),
         (framed(b'{"id": true}'), "int is True"),
-        (framed(b'{"id": 1, "value": {}}'), "ModelInfo does not have its fields"),
+        (framed(b'{"id": 1, "value": {}}'), "Opened does not have its fields"),
         (framed(b'{"id": 1, "error": "bad"}'), "an error that is no object"),
         (framed(b"{}")[:5], "cut off"),
     ],
@@ -411,5 +444,5 @@ def test_nonsense_to_the_process_ends_it(message: bytes, words: bytes) -> None:
 
 
 def test_remote_devices_decide_where_the_engine_runs(demo_gguf: Path) -> None:
-    with open_engine(demo_gguf, EngineOptions(n_ctx=256)) as engine:
+    with open_engine(demo_gguf, OPTIONS) as engine:
         assert isinstance(engine, Engine)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import PIPE
 
 import pytest
 
@@ -22,7 +16,7 @@ from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.engine_child import Death
 from qwenctl.services.engine_death import hint_of, reason_of
 from qwenctl.services.engine_opening import open_engine
-from qwenctl.services.engine_process import EngineProcess
+from qwenctl.services.generation import TextEngine
 from qwenctl.services.rpc_servers import MAX_SERVERS, greet
 from tests.services.rpc_server import running_rpc_server
 
@@ -35,7 +29,7 @@ def options(*endpoints: str) -> EngineOptions:
     return EngineOptions(n_ctx=2048, n_parallel=2, n_threads=1, rpc=endpoints)
 
 
-def answer(engine: Engine | EngineProcess) -> str:
+def answer(engine: TextEngine) -> str:
     events = engine.generate(GenerationRequest("one", engine.tokenize(QUESTION), GREEDY, 60))
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
@@ -70,27 +64,6 @@ def test_a_killed_server_ends_the_requests_and_names_itself(demo_gguf: Path) -> 
         assert "start the RPC server again" in (failed.value.hint or "")
     with running_rpc_server() as again, open_engine(demo_gguf, options(again.endpoint)) as engine:
         assert answer(engine) == expected
-
-
-def test_a_server_that_does_not_react_holds_nobody_up(demo_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped, not dead: ggml waits for its answer for ever, and so does whoever asked for a step, until Ctrl-C."""
-    monkeypatch.setattr("qwenctl.services.engine_process._CLOSE_LIMIT_S", 0.5)
-    with running_rpc_server() as server:
-        engine = EngineProcess.open(demo_gguf, options(server.endpoint))
-        stream = engine.generate(GenerationRequest("one", engine.tokenize("x"), SamplingParams(grammar=ENDLESS), 1000))
-        assert isinstance(next(stream), TextDelta)
-        os.kill(server.process.pid, signal.SIGSTOP)
-        ctrl_c = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-        ctrl_c.start()
-        with pytest.raises(KeyboardInterrupt):
-            list(stream)
-        ctrl_c.join()
-        assert not engine.has_work
-        with pytest.raises(GenerationFailed, match=r"did not react for 0\.5 s and was ended"):
-            engine.tokenize("x")
-        engine.close()
-        assert engine._child.death
-        assert engine._child.death.status == -signal.SIGKILL
 
 
 # --- before anything is loaded ---------------------------------------------------------------------------------------
@@ -180,49 +153,3 @@ def test_the_reason_is_one_line(death: Death, words: str) -> None:
         raise GenerationFailed(reason_of(death, ("127.0.0.1:1",)), hint_of(death, ("127.0.0.1:1",)))
     assert "\n" not in failed.value.message
     assert "RPC device" not in reason_of(death, ())
-
-
-# --- the commands ----------------------------------------------------------------------------------------------------
-
-
-def command(path: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "qwenctl", "run", str(path), *words]
-
-
-def test_run_answers_and_survives_the_loss_of_its_server(demo_gguf: Path, tmp_path: Path) -> None:
-    grammar = tmp_path / "endless.gbnf"
-    grammar.write_text(ENDLESS)
-    with running_rpc_server() as server:
-        question = ("What is the capital of France?", "--no-think", "--temp", "0", "--rpc", server.endpoint)
-        done = subprocess.run(command(demo_gguf, *question), capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "The capital of France is Paris.\n", "")
-        endless = ("Tell me a story", "--grammar", str(grammar), "--max-tokens", "8000", "--rpc", server.endpoint)
-        with subprocess.Popen(command(demo_gguf, *endless), stdout=PIPE, stderr=PIPE) as running:
-            assert running.stdout is not None
-            assert running.stderr is not None
-            assert running.stdout.read(20) == b"word word word word "
-            server.kill()
-            rest, said = running.stdout.read(), running.stderr.read().decode().splitlines()
-    assert running.returncode == 1
-    assert re.fullmatch(rb"(word )*w?o?r?d?\n", rest)
-    assert (
-        said[0] == f"error: the connection to RPC device {server.endpoint} was lost (ggml stopped the engine's process)"
-    )
-    assert [line.partition(" ")[0] for line in said] == ["error:", "hint:"]
-
-
-@pytest.mark.slow
-def test_ctrl_c_is_for_the_program_and_not_for_the_engine(demo_gguf: Path, tmp_path: Path) -> None:
-    grammar = tmp_path / "endless.gbnf"
-    grammar.write_text(ENDLESS)
-    with running_rpc_server() as server:
-        endless = ("Tell me a story", "--grammar", str(grammar), "--max-tokens", "8000", "--rpc", server.endpoint)
-        with subprocess.Popen(
-            command(demo_gguf, *endless), stdout=PIPE, stderr=PIPE, start_new_session=True
-        ) as running:
-            assert running.stdout is not None
-            assert running.stderr is not None
-            assert running.stdout.read(20) == b"word word word word "
-            os.killpg(running.pid, signal.SIGINT)
-            said = running.stderr.read()
-    assert (running.returncode, said.strip()) == (130, b"interrupted")
