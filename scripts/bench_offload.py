@@ -12,7 +12,7 @@ file is dropped from the cache before. The two engines take turns. Prompts are r
 decoding is greedy. cold: the first run of its process; warm: the next one. A run of stock llama.cpp ends after --max-s;
 its rate is then of less.
 
---quick: in one process 64 tokens to warm up, 64 more, 512 tokens of prompt, 2,048 tokens. Stock llama.cpp computes the
+--quick: in one process 24 tokens to warm up, 64 more, 512 tokens of prompt, 2,048 tokens. Stock llama.cpp computes the
 first micro-batch of these alone, its fastest, and stops decoding after some seconds.
 
 Needs root, for the limit on memory.
@@ -50,7 +50,7 @@ from qwenctl.services.cpu_threads import default_n_threads
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 QUICK_RUNS: tuple[tuple[Phase, str, int, float], ...] = (  # phase, state, tokens decoded, stock's longest time in s
-    ("decode", "cold", 64, 25.0),  # under half of the memory it takes stock that long to find a working set
+    ("decode", "cold", 24, 5.0),
     ("decode", "warm", 64, 8.0),
     ("prefill_512", "cold", 0, 0.0),
     ("prefill_2048", "warm", 0, 0.0),
@@ -100,6 +100,7 @@ def machine() -> dict[str, Any]:
         "cpu": cpu.get("model name", platform.processor()),
         "amx": "amx_int8" in cpu.get("flags", ""),
         "cores": os.cpu_count(),
+        "read_ahead_kb": sorted({int(path.read_text()) for path in Path("/sys/block").glob("*/queue/read_ahead_kb")}),
         "load": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -176,6 +177,8 @@ class Bench:
         report = run_child(task, limit, self.options.timeout)
         self.measured.add(self.shape, memory_fraction, who, report)
         figures = ", ".join(f"{one.phase} {one.state} {one.tokens_per_s:.2f}" for one in report.results)
+        if who == OURS and report.results and report.results[0].stats:
+            say(f"  placement: {report.results[0].stats.get('placement')}")
         opened = "not opened" if report.load_s is None else f"opened in {report.load_s:.1f} s"
         say(f"  {who}: {opened}; tokens/s: {figures or 'none'}{f'; {report.error}' if report.error else ''}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from qwenctl.core import Finished, FinishReason, GenerationRequest, SamplingPara
 from qwenctl.moe.offload_options import OffloadOptions
 from qwenctl.services.engine import Engine, EngineOptions
 
-from .task import N_CTX, Run, Task, own_read_bytes
+from .task import N_CTX, Result, Run, Task, own_read_bytes
 
 
 def measure(task: Task, tell: Callable[[Mapping[str, Any]], None]) -> None:
@@ -21,31 +21,29 @@ def measure(task: Task, tell: Callable[[Mapping[str, Any]], None]) -> None:
     with Engine.open(Path(task.path), _options(task)) as engine:
         tell({"kind": "opened", "load_s": time.perf_counter() - started})
         for number, run in enumerate(task.runs):
-            read_before = own_read_bytes()
-            n_tokens, seconds = _measured(engine, run, str(number))
-            stats = getattr(engine, "offload_stats", lambda: None)()
-            tell({
-                "kind": "run", "phase": run.phase, "state": run.state, "n_tokens": n_tokens, "seconds": seconds,
-                "read_bytes": own_read_bytes() - read_before, "stats": stats,
-            })  # fmt: skip
+            tell({"kind": "run", **asdict(_measured(engine, run, str(number)))})
 
 
 def _options(task: Task) -> EngineOptions:
-    chosen: dict[str, Any] = {"n_ctx": N_CTX, "n_threads": task.n_threads, **task.settings}
-    if task.offload and any(field.name == "offload" for field in fields(EngineOptions)):
-        chosen["offload"] = OffloadOptions(**task.offload)
-    return EngineOptions(**chosen)
+    offload = OffloadOptions(**task.offload)
+    return EngineOptions(n_ctx=N_CTX, n_threads=task.n_threads, offload=offload, **task.settings)
 
 
-def _measured(engine: Engine, run: Run, name: str) -> tuple[int, float]:
-    """Return tokens and seconds: of the prompt until the first token, or of the tokens after the first."""
-    request = GenerationRequest(name, run.prompt, SamplingParams(temperature=0), run.n_decoded or 1)
-    finished = None
-    for event in engine.generate(request):
-        if isinstance(event, Finished):
-            finished = event
-    if finished is None or finished.reason not in (FinishReason.LENGTH, FinishReason.STOP):
-        raise SystemExit(f"the engine ended with {finished}")
+def _measured(engine: Engine, run: Run, name: str) -> Result:
+    """Compute the prompt, and decode if the run says so."""
+    read_before = own_read_bytes()
+    engine.submit(GenerationRequest(name, run.prompt, SamplingParams(temperature=0), run.n_decoded or 1))
+    events = engine.step()  # the whole prompt: none is longer than EngineOptions.n_batch
+    first_token_read = own_read_bytes()
+    while engine.has_work:
+        events += engine.step()
+    (finished,) = (event for event in events if isinstance(event, Finished))
+    if finished.reason not in (FinishReason.LENGTH, FinishReason.STOP):
+        raise SystemExit(f"the engine ended with {finished.reason}: {finished.error}")
+    usage, timing = finished.usage, finished.timing
+    n_tokens, seconds = usage.n_prompt_tokens - usage.n_cached_tokens, timing.prefill_s
     if run.n_decoded:
-        return finished.usage.n_generated_tokens - 1, finished.timing.decode_s
-    return finished.usage.n_prompt_tokens - finished.usage.n_cached_tokens, finished.timing.prefill_s
+        n_tokens, seconds = usage.n_generated_tokens - 1, timing.decode_s
+    read = own_read_bytes() - (first_token_read if run.n_decoded else read_before)
+    stats = engine.offload_stats()
+    return Result(run.phase, run.state, n_tokens, seconds, read, timing.prefill_s, first_token_read, stats)

@@ -1,7 +1,8 @@
 """From measurements to rows, and from rows to a table. Pure.
 
 A row says for one shape, memory limit, phase and state what the best setting of stock llama.cpp and what qwenctl
-reached: medians over the rounds. Whatever was not measured is null.
+reached: medians over the rounds. Whatever was not measured is null. The first run of a process also says how long it
+was from opening the model to the first token, and how long the disk needs for what was read by then.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Measurements:
         for result in report.results:
             place = Place(shape, memory_fraction, result.phase, result.state)
             facts = run_facts(result, before, self.n_experts_used)
+            if result is report.results[0] and report.load_s is not None:
+                facts["first_token_s"] = report.load_s + result.first_token_s
             self._results.setdefault(place, {}).setdefault(who, []).append((result, facts))
             before = result.stats or {}
 
@@ -88,6 +91,11 @@ class Measurements:
             "waited_s": found[-1][1].get("waited_s") if found else None,
             "disk_bound_tokens_per_s": _rounded(bound),
             "ratio_to_bound": _rounded(ours / bound if ours and bound else None),
+            "first_token_s": _rounded(_median(facts.get("first_token_s") for _, facts in found)),
+            "first_token_disk_s": _rounded(self._first_token_disk_s(found)),
+            "stock_first_token_s": _rounded(
+                _median(facts.get("first_token_s") for _, facts in by_engine.get(best, ()))
+            ),
             "stock_setting": best,
             "stock_all_tokens_per_s": {who: _rounded(rate) for who, rate in rates.items()},
             "n_rounds": max(len(found) for found in by_engine.values()),
@@ -97,6 +105,11 @@ class Measurements:
         """Return the rate if the disk were never idle and nothing else took time: what was read had to be read."""
         rates = [one.n_tokens * self.disk_bytes_per_s / one.read_bytes for one in results if one.read_bytes]
         return statistics.median(rates) if rates and self.disk_bytes_per_s else None
+
+    def _first_token_disk_s(self, found: Sequence[tuple[Result, Mapping[str, Any]]]) -> float | None:
+        """Return the time that the disk needs for what was read until the first token of a new process."""
+        read = _median(result.first_token_read_bytes for result, facts in found if "first_token_s" in facts)
+        return read / self.disk_bytes_per_s if read and self.disk_bytes_per_s else None
 
 
 def run_facts(result: Result, before: Mapping[str, Any], n_experts_used: int) -> dict[str, Any]:

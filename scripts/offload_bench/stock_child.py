@@ -8,13 +8,14 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import llama_cpp
 import numpy as np
 
 from .stock_settings import StockSettings
-from .task import N_CTX, Run, Task, own_read_bytes
+from .task import N_CTX, Result, Run, Task, own_read_bytes
 
 
 class _Override(ctypes.Structure):
@@ -29,12 +30,7 @@ def measure(task: Task, tell: Callable[[Mapping[str, Any]], None]) -> None:
     model = _StockModel(task.path, StockSettings(**task.settings), task.n_threads)
     tell({"kind": "opened", "load_s": time.perf_counter() - started})
     for run in task.runs:
-        read_before = own_read_bytes()
-        n_tokens, seconds = model.run(run)
-        tell({
-            "kind": "run", "phase": run.phase, "state": run.state, "n_tokens": n_tokens, "seconds": seconds,
-            "read_bytes": own_read_bytes() - read_before,
-        })  # fmt: skip
+        tell({"kind": "run", **asdict(model.run(run))})
 
 
 class _StockModel:
@@ -59,11 +55,15 @@ class _StockModel:
             raise SystemExit(f"llama.cpp cannot open {path}")
         self._n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
 
-    def run(self, run: Run) -> tuple[int, float]:
-        """Return tokens and seconds: of the prompt, or of the tokens after the first."""
+    def run(self, run: Run) -> Result:
+        """Compute the prompt, and decode if the run says so."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
-        n_done, seconds = self._prefill(run.prompt, run.max_s)
-        return self._decode(run) if run.n_decoded else (n_done, seconds)
+        read_before = own_read_bytes()
+        n_tokens, first_token_s = self._prefill(run.prompt, run.max_s)
+        first_token_read = own_read_bytes()
+        n_tokens, seconds = self._decode(run) if run.n_decoded else (n_tokens, first_token_s)
+        read = own_read_bytes() - (first_token_read if run.n_decoded else read_before)
+        return Result(run.phase, run.state, n_tokens, seconds, read, first_token_s, first_token_read)
 
     def _prefill(self, prompt: Sequence[int], max_s: float) -> tuple[int, float]:
         """Compute the prompt a micro-batch a call, which is what llama.cpp does inside one call."""

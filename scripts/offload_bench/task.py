@@ -64,7 +64,9 @@ class Result:
     state: str
     n_tokens: int  # of the prompt, or decoded ones after the first
     seconds: float
-    read_bytes: int  # from disk, by this process
+    read_bytes: int  # from disk, by this process, for these tokens
+    first_token_s: float = 0.0  # from the run's beginning
+    first_token_read_bytes: int = 0  # from disk, by this process, since it began
     stats: Mapping[str, Any] | None = None  # the scheduler's, since the process began
 
     @property

@@ -27,7 +27,7 @@ ASKED = {
 
 def decoded(rate: float, state: str = "warm", read_bytes: int = 0, stats: dict | None = None) -> Report:
     """Return the report of a child that decoded for ten seconds."""
-    return Report(1.0, (Result("decode", state, int(10 * rate), 10.0, read_bytes, stats),))
+    return Report(1.0, (Result("decode", state, int(10 * rate), 10.0, read_bytes, stats=stats),))
 
 
 def test_a_row_holds_stocks_best_setting_against_ours():
@@ -47,6 +47,17 @@ def test_a_row_holds_stocks_best_setting_against_ours():
     assert row["ratio_to_bound"] == 0.5
     assert row["stock_all_tokens_per_s"] == {"plain": 20, "repacked": 10}
     assert json.loads(json.dumps([row])) == [row]
+
+
+def test_the_first_token_of_a_process_is_held_against_the_disk():
+    measured = Measurements(disk_bytes_per_s=1e9)
+    first = Result("decode", "cold", 63, 6.0, 0, first_token_s=2.0, first_token_read_bytes=3 * 10**9)
+    second = Result("decode", "warm", 63, 6.0, 0, first_token_s=0.5, first_token_read_bytes=9 * 10**9)
+    measured.add("30b", 0.5, OURS, Report(1.5, (first, second)))
+    measured.add("30b", 0.5, "plain", Report(4.0, (first,)))
+    warm, cold = measured.rows()
+    assert (cold["first_token_s"], cold["first_token_disk_s"], cold["stock_first_token_s"]) == (3.5, 3.0, 6.0)
+    assert (warm["first_token_s"], warm["first_token_disk_s"]) == (None, None)
 
 
 def test_what_was_not_measured_is_null():
@@ -81,10 +92,12 @@ def test_warm_rows_come_first():
 def test_statistics_run_on_and_are_told_for_each_run():
     before = {"token_steps": 100, "token_misses": 400, "waited_s": {"decode": 2.0}}
     after = {"token_steps": 200, "token_misses": 480, "waited_s": {"decode": 2.25, "prefill": 1.0}, "hit_rate": 0.45}
-    facts = run_facts(Result("decode", "warm", 64, 5.0, 0, after), before, 8)
+    facts = run_facts(Result("decode", "warm", 64, 5.0, 0, stats=after), before, 8)
     assert facts["hit_rate"] == pytest.approx(1 - 80 / 800)
     assert facts["waited_s"] == {"decode": 0.25, "prefill": 1.0}
-    prefill = run_facts(Result("prefill_512", "cold", 512, 5.0, 0, {"batch_hit_rate": 0.3, "hit_rate": 0.9}), {}, 8)
+    prefill = run_facts(
+        Result("prefill_512", "cold", 512, 5.0, 0, stats={"batch_hit_rate": 0.3, "hit_rate": 0.9}), {}, 8
+    )
     assert prefill == {"hit_rate": 0.3}
     assert run_facts(Result("decode", "warm", 64, 5.0, 0), {}, 8)["hit_rate"] is None
 
