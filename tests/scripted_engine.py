@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from qwenctl.core import (
     Finished,
@@ -56,6 +56,9 @@ class ScriptedEngine:
         self._queue = deque(self.replies)
         self._waiting: deque[_Sequence] = deque()
         self._active: list[_Sequence] = []
+
+    def offload_stats(self) -> dict[str, Any] | None:
+        return None
 
     @property
     def info(self) -> ModelInfo:

@@ -10,8 +10,11 @@ from pathlib import Path
 
 from qwenctl.cli.interrupt import die_on_interrupt
 from qwenctl.cli.output import Output
+from qwenctl.moe.offload_options import OffloadOptions
+from qwenctl.services.engine import Engine
 from qwenctl.services.engine_opening import open_engine
 from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.engine_process import EngineProcess
 from qwenctl.services.generation import ChatModel
 from qwenctl.services.load_trial import try_load
 from qwenctl.services.model_store import locate_model
@@ -21,6 +24,8 @@ from qwenctl.settings import Settings
 @contextmanager
 def open_model(name: str | None, options: EngineOptions, settings: Settings, output: Output) -> Iterator[ChatModel]:
     """Find MODEL, load it (in a child process first, if it is new here), and close it at the end.
+
+    Says where the experts of a Mixture-of-Experts model are, unless all are in memory without anybody having asked.
 
     Raises:
         ModelNotFound: no such model.
@@ -34,4 +39,15 @@ def open_model(name: str | None, options: EngineOptions, settings: Settings, out
     with die_on_interrupt():
         opened = open_engine(path, options)
     with opened as engine, closing(ChatModel(engine)) as model:
+        for text in engine.warnings:
+            output.warning(text)
+        if (placement := _worth_saying(engine, options)) is not None:
+            output.note(placement)
         yield model
+
+
+def _worth_saying(engine: Engine | EngineProcess, options: EngineOptions) -> str | None:
+    """Return where the experts are, None if all of them are in memory and nobody asked."""
+    stats = engine.offload_stats()
+    asked = options.offload != OffloadOptions()
+    return engine.placement if stats is not None and (asked or not stats["placement"]["resident"]) else None

@@ -14,6 +14,9 @@ import click
 
 from qwenctl.cli.output import Output
 from qwenctl.settings import Settings
+from qwenctl.units import format_memory, parse_bytes
+
+_MOST_BYTES = 1 << 50
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,6 +35,28 @@ class TokenCount(click.ParamType[int]):
         if not 0 < n_tokens < 1 << 31:
             self.fail(f"{value!r} is not a number of tokens; write 4096 or 4k", param, ctx)
         return n_tokens
+
+
+class ByteCount(click.ParamType[int]):
+    """A size in memory: 48GiB, 500MiB, 1.5TB; at least `least_bytes`."""
+
+    name = "size"
+
+    def __init__(self, least_bytes: int = 0) -> None:
+        self.least_bytes = least_bytes
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes that `value` names; nonsense is a usage error."""
+        if isinstance(value, int):
+            return value
+        try:
+            n_bytes = parse_bytes(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not self.least_bytes <= n_bytes <= _MOST_BYTES:
+            least, most = format_memory(self.least_bytes), format_memory(_MOST_BYTES)
+            self.fail(f"{value!r} is not between {least} and {most}", param, ctx)
+        return n_bytes
 
 
 class AnyCase(click.ParamType[str]):

@@ -6,9 +6,11 @@ generated ones after the first.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from qwenctl.cli.offload_report import offload_pairs
 from qwenctl.core import FinishReason, ModelInfo, Timing, Usage
 from qwenctl.services.reply import ReplyDone
 from qwenctl.services.sampling_defaults import SamplingChoice
@@ -60,8 +62,16 @@ def finish_note(done: ReplyDone, limit: int | None, asked: int | None, n_ctx: in
     return f"the answer ends here{where}: {why}"
 
 
-def stats_lines(info: ModelInfo, mode: str, sampling: SamplingChoice, usage: Usage, timing: Timing) -> list[str]:
-    """Return the lines of --stats and /stats."""
+def stats_lines(
+    info: ModelInfo,
+    mode: str,
+    sampling: SamplingChoice,
+    usage: Usage,
+    timing: Timing,
+    *,
+    offload: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Return the lines of --stats and /stats; `offload` is what the expert scheduler did since the model was opened."""
     n_used = usage.n_prompt_tokens + usage.n_generated_tokens
     pairs = [
         ("model", f"{info.name} ({info.architecture}, {info.path})"),
@@ -73,6 +83,7 @@ def stats_lines(info: ModelInfo, mode: str, sampling: SamplingChoice, usage: Usa
         ("prefill", _rate(prefill_rate(usage, timing), timing.prefill_s)),
         ("decode", _rate(decode_rate(usage, timing), timing.decode_s)),
         ("context", f"{n_used} of {info.n_ctx} tokens ({n_used / info.n_ctx:.0%})"),
+        *(offload_pairs(offload) if offload else []),
     ]
     width = max(len(name) for name, _ in pairs)
     return [f"{name:<{width}}  {value}" for name, value in pairs]

@@ -35,6 +35,9 @@ class TextEngine(Protocol):
     def has_work(self) -> bool:
         """Whether `step` would do something."""
 
+    def offload_stats(self) -> dict[str, Any] | None:
+        """Return placement and counters of the expert scheduler; None: nothing is offloaded."""
+
     def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool = False) -> tuple[int, ...]:
         """Return the tokens of `text`; `add_special`: with the model's begin token, if it wants one."""
 

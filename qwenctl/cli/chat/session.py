@@ -57,7 +57,9 @@ class ChatSession:
             return [str(self.meter)]
         prepared, done = self._last
         mode = mode_name(prepared.thinking)
-        return stats_lines(self.model.engine.info, mode, prepared.sampling, done.usage, done.timing)
+        engine = self.model.engine
+        offload = engine.offload_stats()
+        return stats_lines(engine.info, mode, prepared.sampling, done.usage, done.timing, offload=offload)
 
     def ask(self, text: str) -> None:
         """Add a question and let the model answer it. A question that cannot be answered is not kept."""

@@ -7,15 +7,17 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from qwenctl.cli.command import Command
+from qwenctl.cli.engine_flags import engine_flags
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.open_model import open_model
-from qwenctl.cli.options import context_option, output_options, rpc_option, threads_option
+from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import STDIN, text_or_file
 from qwenctl.cli.reply_stats import tokens_per_second
@@ -52,9 +54,7 @@ from qwenctl.units import format_seconds
 @click.option("--retry-errors", is_flag=True, help="Answer the lines again whose record in FILE is an error.")
 @click.option("--system", metavar="TEXT", help="System prompt of lines without one; @FILE reads it from a file.")
 @reply_options
-@context_option
-@threads_option
-@rpc_option
+@engine_flags
 @output_options
 def command(
     *,
@@ -66,9 +66,7 @@ def command(
     retry_errors: bool,
     system: str | None,
     reply: ReplyOptions,
-    n_ctx: int | None,
-    n_threads: int | None,
-    rpc: tuple[str, ...],
+    engine: EngineOptions,
     output: Output,
     settings: Settings,
 ) -> None:
@@ -85,11 +83,10 @@ def command(
     if in_file is None:
         raise InvalidRequest("no file of prompts", "qwenctl batch questions.jsonl -o answers.jsonl")
     options = BatchOptions(reply.chat_options(), text_or_file(system), parallel, restart, retry_errors)
-    engine_options = EngineOptions(n_ctx=n_ctx, n_parallel=parallel, n_threads=n_threads or settings.n_threads, rpc=rpc)
     out_path = Path(out_file).expanduser()
     _check_input(in_file)
     with (
-        open_model(model, engine_options, settings, output) as chat_model,
+        open_model(model, replace(engine, n_parallel=parallel), settings, output) as chat_model,
         _input_path(in_file) as in_path,
         output.progress("answering", 1) as bar,
         InterruptWatch() as watch,
@@ -102,7 +99,8 @@ def command(
             bar.update(progress.n_finished, remark + errors, total=progress.n_total)
 
         summary = run_batch(chat_model, in_path, out_path, options, show)
-    _report(summary, out_path, output)
+        offload = chat_model.engine.offload_stats()
+    _report(summary, offload, out_path, output)
     if (failure := summary.failure(out_path)) is not None:
         raise failure
 
@@ -127,11 +125,11 @@ def _input_path(in_file: str) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def _report(summary: BatchSummary, out_path: Path, output: Output) -> None:
+def _report(summary: BatchSummary, offload: dict[str, Any] | None, out_path: Path, output: Output) -> None:
     rate = tokens_per_second(summary.n_generated_tokens, summary.seconds)
     if output.json_mode:
         rounded = None if rate is None else round(rate, 2)
-        output.data({"output": str(out_path), **asdict(summary), "tokens_per_s": rounded})
+        output.data({"output": str(out_path), **asdict(summary), "tokens_per_s": rounded, "offload": offload})
         return
     parts = [f"{summary.n_done} answered"]
     if summary.n_skipped:

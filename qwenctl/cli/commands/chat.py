@@ -14,8 +14,9 @@ from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_commands import COMMANDS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
+from qwenctl.cli.engine_flags import engine_flags
 from qwenctl.cli.open_model import open_model
-from qwenctl.cli.options import context_option, model_argument, quiet_option, rpc_option, threads_option
+from qwenctl.cli.options import model_argument, quiet_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
@@ -38,9 +39,7 @@ from qwenctl.settings import Settings
 @model_argument
 @click.option("--system", metavar="TEXT", help="System prompt; @FILE reads it from a file.")
 @reply_options
-@context_option
-@threads_option
-@rpc_option
+@engine_flags
 @click.option("--no-history", is_flag=True, help="Keep nothing of what is typed.  [default: QWENCTL_HISTORY]")
 @quiet_option
 def command(
@@ -48,9 +47,7 @@ def command(
     model: str | None,
     system: str | None,
     reply: ReplyOptions,
-    n_ctx: int | None,
-    n_threads: int | None,
-    rpc: tuple[str, ...],
+    engine: EngineOptions,
     no_history: bool,
     output: Output,
     settings: Settings,
@@ -63,8 +60,7 @@ def command(
     answers alone go to standard output.
     """
     conversation = Conversation(text_or_file(system), reply.thinking)
-    engine_options = EngineOptions(n_ctx=n_ctx, n_threads=n_threads or settings.n_threads, rpc=rpc)
-    with open_model(model, engine_options, settings, output) as chat_model:
+    with open_model(model, engine, settings, output) as chat_model:
         screen = _screen(output, settings, history=settings.history and not no_history)
         session = ChatSession(chat_model, screen, reply.chat_options(), conversation)
         if screen.interactive:

@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from qwenctl.cli.command import Command
+from qwenctl.cli.engine_flags import engine_flags
 from qwenctl.cli.open_model import open_model
-from qwenctl.cli.options import context_option, output_options, rpc_option, threads_option
+from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import read_prompt, tell_apart, text_or_file
 from qwenctl.cli.reply_printer import ReplyPrinter
@@ -36,9 +37,7 @@ from qwenctl.settings import Settings
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
 @click.option("--system", metavar="TEXT", help="System prompt; @FILE reads it from a file.")
 @reply_options
-@context_option
-@threads_option
-@rpc_option
+@engine_flags
 @click.option("--hide-reasoning", is_flag=True, help="Do not show what the model thinks; it still thinks.")
 @click.option("--stats", is_flag=True, help="Afterwards, say what was generated how fast, on standard error.")
 @output_options
@@ -47,9 +46,7 @@ def command(
     words: tuple[str, ...],
     system: str | None,
     reply: ReplyOptions,
-    n_ctx: int | None,
-    n_threads: int | None,
-    rpc: tuple[str, ...],
+    engine: EngineOptions,
     hide_reasoning: bool,
     stats: bool,
     output: Output,
@@ -66,22 +63,22 @@ def command(
     """
     asked = tell_apart(words, settings)
     messages = _messages(text_or_file(system), read_prompt(asked.prompt, output.warning))
-    engine_options = EngineOptions(n_ctx=n_ctx, n_threads=n_threads or settings.n_threads, rpc=rpc)
-    with open_model(asked.model, engine_options, settings, output) as chat_model:
+    with open_model(asked.model, engine, settings, output) as chat_model:
         prepared = chat_model.prepare(messages, reply.chat_options())
         for note in prepared.notes:
             output.warning(note)
         printer = ReplyPrinter(output, show_reasoning=not (hide_reasoning or output.quiet or output.json_mode))
         done = printer.print(chat_model.reply(prepared))
-        info = chat_model.engine.info
+        info, offload = chat_model.engine.info, chat_model.engine.offload_stats()
     if output.json_mode:
-        output.data(_json_answer(info, prepared, done))
+        output.data(_json_answer(info, prepared, done) | {"offload": offload})
     if done.reason is FinishReason.ERROR:
         raise GenerationFailed(done.error or "the model stopped with an error")
     if ending := finish_note(done, prepared.request.max_tokens, reply.max_tokens, info.n_ctx):
         output.note(ending)
     if stats:
-        for line in stats_lines(info, mode_name(prepared.thinking), prepared.sampling, done.usage, done.timing):
+        mode = mode_name(prepared.thinking)
+        for line in stats_lines(info, mode, prepared.sampling, done.usage, done.timing, offload=offload):
             output.report(line)
 
 

@@ -1,0 +1,79 @@
+"""The options that say how a model is opened, the same for `run`, `chat` and `batch`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from qwenctl.cli.options import ByteCount, context_option, rpc_option, threads_option
+from qwenctl.errors import InvalidRequest
+from qwenctl.moe.offload_options import OffloadMode, OffloadOptions
+from qwenctl.services.engine_options import EngineOptions
+from qwenctl.settings import Settings
+from qwenctl.units import MIB
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def engine_flags(function: F) -> F:
+    """Add the options and call the command with `engine`, its `EngineOptions`."""
+
+    @wraps(function)
+    def command(
+        *,
+        n_ctx: int | None,
+        n_threads: int | None,
+        rpc: tuple[str, ...],
+        offload: OffloadMode,
+        ram_bytes: int | None,
+        trace_file: str | None,
+        **kwargs: Any,
+    ) -> Any:
+        settings: Settings = click.get_current_context().obj
+        engine = EngineOptions(
+            n_ctx=n_ctx,
+            n_threads=n_threads or settings.n_threads,
+            rpc=rpc,
+            trace_file=None if trace_file is None else str(Path(trace_file).expanduser()),
+            offload=_offload(offload, ram_bytes),
+        )
+        return function(engine=engine, **kwargs)
+
+    for option in reversed(_options()):
+        option(command)
+    return cast("F", command)
+
+
+def _offload(mode: OffloadMode, ram_bytes: int | None) -> OffloadOptions:
+    if mode == "off" and ram_bytes is not None:
+        raise InvalidRequest("--ram and --offload off exclude each other", "leave one of them out")
+    return OffloadOptions(mode, ram_bytes)
+
+
+def _options() -> list[Callable[[F], F]]:
+    return [
+        context_option,
+        threads_option,
+        click.option(
+            "--ram",
+            "ram_bytes",
+            type=ByteCount(16 * MIB),
+            metavar="SIZE",
+            help="Memory that a Mixture-of-Experts model may take in all: 48GiB.  [default: what is available]",
+        ),
+        click.option(
+            "--offload",
+            type=click.Choice(["auto", "off", "on"]),
+            default="auto",
+            show_default=True,
+            help="Keep the experts in use in memory and read the others from disk: where that pays, never, or always.",
+        ),
+        click.option(
+            "--trace", "trace_file", metavar="FILE", help="Record in FILE which experts each token is sent to."
+        ),
+        rpc_option,
+    ]

@@ -1,0 +1,110 @@
+"""What `run`, `chat` and `batch` make of the options that open a model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from qwenctl.cli.engine_flags import engine_flags
+from qwenctl.errors import InvalidRequest
+from qwenctl.moe.offload_options import OffloadOptions
+from qwenctl.services.engine_options import EngineOptions
+from qwenctl.settings import Settings
+from qwenctl.telemetry.routing_trace import TraceReader
+
+GIB = 1 << 30
+
+
+def parsed(*words, n_threads=None):
+    """The options that a command gets, or the usage error's text."""
+    found = []
+
+    @click.command()
+    @engine_flags
+    def command(*, engine):
+        found.append(engine)
+
+    settings = Settings(Path("data"), Path("cache"), Path("models"), n_threads=n_threads)
+    ran = CliRunner().invoke(command, words, obj=settings)
+    if isinstance(ran.exception, InvalidRequest):
+        raise ran.exception
+    assert ran.exit_code in (0, 2), ran.exception
+    return found[0] if found else ran.stderr
+
+
+def test_without_options_everything_is_left_to_the_engine():
+    assert parsed() == EngineOptions()
+
+
+def test_every_option_arrives():
+    engine = parsed("--ctx", "4k", "--threads", "3", "--ram", "48GiB", "--offload", "on")
+    assert engine == EngineOptions(n_ctx=4096, n_threads=3, offload=OffloadOptions("on", 48 * GIB))
+    assert parsed("--ram", "500MB").offload.ram_bytes == 500_000_000
+    assert parsed("--trace", "~/t").trace_file == str(Path.home() / "t")
+    assert parsed("--rpc", "localhost:5000", "--rpc", "localhost:5001").rpc == ("localhost:5000", "localhost:5001")
+
+
+def test_the_environment_chooses_threads_where_no_option_does():
+    assert parsed(n_threads=7).n_threads == 7
+    assert parsed("--threads", "2", n_threads=7).n_threads == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--ram", "much"), "'much' is not a size"),
+        (("--ram", "48Gi"), "'48Gi' is not a size"),
+        (("--ram", "-1GiB"), "is not a size"),
+        (("--ram", "1MiB"), "'1MiB' is not between 16.0 MiB and 1.0 PiB"),
+        (("--ram", "2000TiB"), "'2000TiB' is not between 16.0 MiB and 1.0 PiB"),
+        (("--offload", "maybe"), "'maybe' is not one of"),
+    ],
+)
+def test_values_that_make_no_sense_are_usage_errors(words, reason):
+    assert reason in parsed(*words)
+
+
+def test_a_budget_for_nothing_is_refused():
+    with pytest.raises(InvalidRequest, match="--ram and --offload off exclude each other"):
+        parsed("--ram", "8GiB", "--offload", "off")
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_an_offloaded_run_says_where_the_experts_are(qwenctl, demo_gguf):
+    words = ["run", demo_gguf, "Hello", "--max-tokens", "4", "--threads", "1", "--seed", "1"]
+    ran = qwenctl(*words, "--offload", "on", "--ram", "1GiB", "--json")
+    assert ran.code == 0
+    assert ran.stderr.startswith("experts: all 16 a layer in ")
+    offload = json.loads(ran.stdout)["offload"]
+    assert offload["placement"]["budget_bytes"] == GIB
+    assert offload["bytes_read"] > 0
+    stats = qwenctl(*words, "--offload", "on", "--stats", "-q").stderr
+    for name in ("experts", "memory", "budget", "found there", "read", "generating", "prompts"):
+        assert f"\n{name} " in stats
+    stock = qwenctl(*words, "--offload", "off", "--json")
+    assert "experts" not in stock.stderr
+    assert json.loads(stock.stdout)["offload"] is None
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_too_small_a_budget_ends_with_3_and_a_hint_that_works(qwenctl, demo_gguf):
+    words = ["run", demo_gguf, "Hello", "--max-tokens", "1", "--threads", "1", "-q"]
+    ran = qwenctl(*words, "--ram", "20MiB")
+    assert ran.code == 3
+    assert "error: the model needs at least " in ran.stderr
+    budget = re.search(r"hint: use --ram (\d+)MiB or more\n", ran.stderr)
+    assert budget is not None
+    assert qwenctl(*words, "--ram", f"{budget[1]}MiB").code == 0
+    assert qwenctl(*words, "--ram", f"{int(budget[1]) - 1}MiB").code == 3
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_a_run_can_be_traced(qwenctl, demo_gguf, tmp_path):
+    ran = qwenctl("run", demo_gguf, "Hello", "--max-tokens", "4", "--threads", "1", "--trace", tmp_path / "t", "-q")
+    assert ran.code == 0
+    assert TraceReader(tmp_path / "t").header.n_experts > 1
