@@ -10,7 +10,7 @@ memory for rows takes (`max_pairs`) follow in `finish`, in further rounds. Knows
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -187,8 +187,8 @@ class DeviceExecutor:
         tokens = np.asarray(run.tokens)[picked] if run.tokens is not None else np.zeros_like(picked)
         self._rows.reserve(len(picked))
         self._rows.gather(run.x_address, tokens)
-        for start in range(0, len(picked), self.chunk_pairs):
-            chunk = slots[start : start + self.chunk_pairs]
+        for start, end in _chunks(slots, self.chunk_pairs):
+            chunk = slots[start:end]
             graph = self._graph(run, len(chunk), False)
             graph.slots_address = self._rows.keep_ids(start, chunk)
             offset = start * self._row_bytes
@@ -293,3 +293,17 @@ def _floats(address: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
     """View memory as float32 of a shape."""
     array = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
     return np.ndarray(shape, dtype=np.float32, buffer=memoryview(array))
+
+
+def _chunks(slots: npt.NDArray[np.int32], most: int) -> Iterator[tuple[int, int]]:
+    """Cut sorted slots into pieces of at most `most`, between two slots where that can be.
+
+    Kernels differ by how many rows a matrix has in a graph, and so do their roundings.
+    """
+    borders = np.append(np.flatnonzero(np.diff(slots)) + 1, len(slots))
+    start = 0
+    while start < len(slots):
+        fitting = borders[(borders > start) & (borders <= start + most)]
+        end = int(fitting[-1]) if len(fitting) else start + most
+        yield start, end
+        start = end

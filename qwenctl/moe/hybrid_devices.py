@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from qwenctl.errors import ExpertReadFailed
 from qwenctl.moe.costs import CostCurve, Costs, Measured, updated
@@ -46,6 +47,21 @@ class DevicePolicy:
     uploads_now: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class CpuPart:
+    """What the CPU did while the device computed.
+
+    Attributes:
+        counts: tokens of each expert; empty: nothing.
+        compute_s: its time, without waiting.
+        waited_for_reads: whether it waited for experts from disk in between.
+    """
+
+    counts: tuple[int, ...] = ()
+    compute_s: float = 0.0
+    waited_for_reads: bool = False
+
+
 class HybridDevices:
     """Devices of an opened model.
 
@@ -66,10 +82,12 @@ class HybridDevices:
         self._measured = dict.fromkeys((facts.label for facts in tier.stats()), first)
         self._planning = dict(self._measured)
         self._under_way: dict[tuple[int, int], ReadTicket] = {}
-        self._n_steps = 0
         self._looks = [0] * len(experts.layers)
-        self.n_shared_steps = 0  # steps in which a device and the CPU both computed
-        self.n_uploads_now = 0
+        self.n_steps = 0  # in which a device computed
+        self.n_shared_steps = 0  # of these: the CPU did too
+        self.n_overlapped_steps = 0  # of these: the device was still at it when the CPU had done its part
+        self.overlapped_s = 0.0  # the CPU's time in them: both computed throughout
+        self.n_uploads_now = 0  # experts that came along with the step that computed them
 
     def pool(self, position: int) -> DevicePool | None:
         """Return a layer's device slots, None: it has none."""
@@ -79,33 +97,35 @@ class HybridDevices:
         """Return the costs to plan a layer with."""
         return self._planning[self.tier.label_of(position)]
 
-    def note(
-        self, position: int, run: Run, cpu_counts: Sequence[int], cpu_s: float, device_counts: Sequence[int]
-    ) -> None:
+    def note(self, position: int, run: Run, device_counts: Sequence[int], cpu: CpuPart) -> None:
         """Learn from a step.
 
         Args:
             position: of the layer.
             run: finished.
-            cpu_counts, cpu_s: tokens of each expert the CPU computed, and its time; empty and 0.0 where it waited for
-                reads, or computed nothing.
             device_counts: tokens of each expert of the run.
+            cpu: what the CPU did meanwhile.
         """
-        self._n_steps += 1
+        waited = run.finished_s - run.waited_from_s >= _WAITED_S
+        self.n_steps += 1
+        if cpu.counts:
+            self.n_shared_steps += 1
+            if waited:
+                self.n_overlapped_steps += 1
+                self.overlapped_s += cpu.compute_s
         if not self.policy.learns:
             return
         label = self.tier.label_of(position)
         costs = self._measured[label]
         device_s = run.finished_s - run.started_s
-        if run.finished_s - run.waited_from_s < _WAITED_S:
-            # It ended unnoticed, some time before: all that is known is that it took no longer than this.
-            expected_s = costs.device_call_s + costs.device.total(device_counts)
-            device_s = min(device_s, expected_s)
-        measured = Measured(
-            cpu_counts=tuple(cpu_counts), cpu_s=cpu_s, device_counts=tuple(device_counts), device_s=device_s
+        if not waited:  # it ended unnoticed, some time before: it took no longer than this
+            device_s = min(device_s, costs.device_call_s + costs.device.total(device_counts))
+        counts, cpu_s = ((), 0.0) if cpu.waited_for_reads else (cpu.counts, cpu.compute_s)
+        self._measured[label] = updated(
+            costs,
+            Measured(cpu_counts=counts, cpu_s=cpu_s, device_counts=tuple(device_counts), device_s=device_s),
         )
-        self._measured[label] = updated(costs, measured)
-        if self._n_steps % _STEPS_A_REFRESH == 1:
+        if self.n_steps % _STEPS_A_REFRESH == 1:
             self._planning = dict(self._measured)
 
     def bring(self, position: int, plan: LayerPlan, keep: Collection[int]) -> None:
@@ -143,6 +163,18 @@ class HybridDevices:
                     ticket.wait()
             del self._under_way[position, expert]
             self.tier.end_upload(position, expert, arrived=ticket.error is None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what devices hold and did, for `--stats`."""
+        return {
+            "steps": self.n_steps,
+            "shared_steps": self.n_shared_steps,
+            "overlapped_steps": self.n_overlapped_steps,
+            "overlapped_s": self.overlapped_s,
+            "uploads_now": self.n_uploads_now,
+            "notes": list(self.tier.notes),
+            "devices": [asdict(facts) for facts in self.tier.stats()],
+        }
 
     def close(self) -> None:
         """Free the devices; the reader must be closed."""

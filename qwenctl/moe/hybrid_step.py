@@ -21,7 +21,7 @@ from qwenctl.moe.batch_step import BatchStep
 from qwenctl.moe.device_executor import Run
 from qwenctl.moe.device_pools import DevicePool
 from qwenctl.moe.expert_pools import LayerSlots
-from qwenctl.moe.hybrid_devices import HybridDevices
+from qwenctl.moe.hybrid_devices import CpuPart, HybridDevices
 from qwenctl.moe.layer_call import LayerCall
 from qwenctl.moe.schedule import Counts, LayerPlan, Routed, plan_equals, plan_layer
 from qwenctl.moe.token_graph import TokenGraph
@@ -131,18 +131,19 @@ class HybridTokenStep(TokenStep):
         queued = perf_counter_ns()
         try:
             cpu = [place for place, expert in enumerate(ids) if expert not in on_device]
-            status, cpu_s, waited = self._on_cpu(ids, cpu) if cpu else (_DONE, 0.0, False)
+            status, part = self._on_cpu(ids, cpu) if cpu else (_DONE, CpuPart())
         except BaseException:
             devices.tier.abandon()
             raise
         computed = perf_counter_ns()
         devices.tier.finish(self._position, run, call.out, there)
-        self._note(run, ids, there, cpu, 0.0 if waited else cpu_s)
+        devices.note(self._position, run, [1] * len(there), part)
+        self._bring([ids[place] for place in there], ids)
         self._stats.missing_overhead_ns.append(queued - began + perf_counter_ns() - computed)
         return status
 
-    def _on_cpu(self, ids: list[int], places: list[int]) -> tuple[int, float, bool]:
-        """Compute some of the token's experts. Returns status, seconds computing, and whether reads were waited for."""
+    def _on_cpu(self, ids: list[int], places: list[int]) -> tuple[int, CpuPart]:
+        """Compute some of the token's experts. Returns a ggml_status and what was done."""
         bench, layer, stats = self._bench, self._layer, self._stats
         experts = [ids[place] for place in places]
         absent = self._pool.use(experts)
@@ -159,16 +160,9 @@ class HybridTokenStep(TokenStep):
             stats.wait_token_ns += perf_counter_ns() - waiting
             status, more = self._part(ids, coming)
             spent += more
-        return status, spent / 1e9, bool(coming)
+        return status, CpuPart((1,) * len(places), spent / 1e9, bool(coming))
 
-    def _note(self, run: Run, ids: list[int], there: list[int], cpu: list[int], cpu_s: float) -> None:
-        devices = self._devices
-        devices.n_shared_steps += bool(cpu)
-        devices.note(self._position, run, [1] * len(cpu) if cpu_s else [], cpu_s, [1] * len(there))
-        self._bring(there, ids)
-
-    def _bring(self, there: list[int], ids: list[int]) -> None:
-        on_device = [ids[place] for place in there]
+    def _bring(self, on_device: list[int], ids: list[int]) -> None:
         rest = [expert for expert in ids if expert not in on_device]
         self._devices.bring(self._position, _plan(self._devices, self._position, on_device, rest), ids)
 
@@ -207,15 +201,13 @@ class HybridBatchStep(BatchStep):
         pairs, run = self._start(routed, on_device)
         rest = [expert for expert in experts if expert not in on_device]
         try:
-            status, cpu_s = self._on_cpu(routed, counts, rest) if rest else (_DONE, 0.0)
+            status, part = self._on_cpu(routed, counts, rest) if rest else (_DONE, CpuPart())
         except BaseException:
             devices.tier.abandon()
             raise
         devices.tier.finish(self._position, run, call.out, pairs)
-        devices.n_shared_steps += bool(rest)
         there = [expert for expert in experts if expert in on_device]
-        cpu_counts = counts[rest].tolist() if cpu_s else []
-        devices.note(self._position, run, cpu_counts, cpu_s, counts[there].tolist())
+        devices.note(self._position, run, counts[there].tolist(), part)
         if decoding:
             devices.bring(self._position, _plan(devices, self._position, there, rest), experts)
         return status
@@ -245,8 +237,8 @@ class HybridBatchStep(BatchStep):
 
     def _on_cpu(
         self, routed: npt.NDArray[np.int32], counts: npt.NDArray[np.int64], experts: list[int]
-    ) -> tuple[int, float]:
-        """Compute the pairs of some experts. Returns status and seconds, 0.0 where reads were waited for."""
+    ) -> tuple[int, CpuPart]:
+        """Compute the pairs of some experts. Returns a ggml_status and what was done."""
         bench, layer, stats = self._bench, self._layer, self._bench.stats
         absent = layer.pool.use(experts)
         if self._call.n_tokens == 1:
@@ -258,7 +250,7 @@ class HybridBatchStep(BatchStep):
         waits = bool(absent) or any(expert in layer.loading for expert in experts)
         began = perf_counter()
         status = Waves(bench, self._position, self._call, routed, counts).run(experts, absent)
-        return status, 0.0 if waits else perf_counter() - began
+        return status, CpuPart(tuple(counts[experts].tolist()), perf_counter() - began, waits)
 
 
 def hybrid_step(
