@@ -11,7 +11,6 @@ the parent to read after a crash. Started by engine_child.py; knows nothing of i
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import threading
@@ -21,10 +20,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
-import llama_cpp
-
+from quant.libggml import load_libggml
 from qwenctl.core import GenerationRequest
-from qwenctl.errors import InvalidRequest, ModelLoadFailed
+from qwenctl.errors import InvalidRequest
+from qwenctl.moe.devices import DeviceCalls, add_rpc_server
+from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.engine_errors import encode_error
 from qwenctl.services.engine_messages import MessageError, MessageTooLarge, Opened, decode, frame_of, read_frame
@@ -142,8 +142,10 @@ class EngineWorker:
     def open(self, path: Any, options: Any) -> object:
         """Register the remote devices and open the model; returns `Opened`."""
         wanted = decode(EngineOptions, options)
-        for endpoint in wanted.rpc:
-            add_rpc_server(endpoint)
+        if wanted.rpc:
+            calls = DeviceCalls(Ggml(load_libggml().path.parent))
+            for endpoint in wanted.rpc:
+                add_rpc_server(calls, endpoint)
         self._engine = Engine.open(Path(decode(str, path)), wanted)
         return Opened(self._engine.info, self._engine.placement, self._engine.warnings)
 
@@ -184,28 +186,6 @@ _BETWEEN_STEPS: dict[Any, Callable[..., object]] = {
     "check_integrity": EngineWorker.check_integrity,
     "offload_stats": EngineWorker.offload_stats,
 }
-
-
-def add_rpc_server(endpoint: str) -> None:
-    """Make the devices of an RPC server known to llama.cpp. ggml aborts this process if nothing answers there.
-
-    Raises:
-        ModelLoadFailed: this build has no RPC, or the server has no devices.
-    """
-    library, pointer, text = llama_cpp.llama_cpp._lib, ctypes.c_void_p, ctypes.c_char_p
-    library.ggml_backend_reg_by_name.restype, library.ggml_backend_reg_by_name.argtypes = pointer, [text]
-    if not library.ggml_backend_reg_by_name(b"RPC"):
-        rebuild = "build it with: CMAKE_ARGS=-DGGML_RPC=ON make setup"
-        raise ModelLoadFailed("this build of llama.cpp knows no RPC devices", rebuild)
-    address = library.ggml_backend_reg_get_proc_address
-    address.restype, address.argtypes = pointer, [pointer, text]
-    registry = library.ggml_backend_reg_by_name(b"RPC")
-    add_server = ctypes.CFUNCTYPE(pointer, text)(address(registry, b"ggml_backend_rpc_add_server"))
-    devices = add_server(endpoint.encode("ascii"))
-    if not devices:
-        raise ModelLoadFailed(f"the RPC server {endpoint} offers no devices")
-    library.ggml_backend_register.restype, library.ggml_backend_register.argtypes = None, [pointer]
-    library.ggml_backend_register(devices)
 
 
 def _raise(error: Exception, _: EngineWorker) -> NoReturn:
