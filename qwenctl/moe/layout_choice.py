@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 
 from qwenctl.moe.calibration import Calibration
 from qwenctl.moe.microbatch import PrefillRates, experts_used
@@ -25,7 +26,9 @@ _OPERATIONS = ("id", "expert")  # `id` first: with the plain layout it is what s
 # Xeon with AMX, two threads, experts of 768×2048 in Q4_K: (tokens an expert, MAC/s)
 _USUAL: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
     ("plain", "id"): ((1, 31e9), (32, 27e9), (512, 125e9)),
+    ("plain", "expert"): ((1, 30e9), (32, 26e9), (512, 120e9)),
     ("repack", "id"): ((1, 41e9), (32, 28e9), (512, 65e9)),
+    ("repack", "expert"): ((1, 40e9), (32, 27e9), (512, 62e9)),
     ("amx", "expert"): ((1, 51e9), (32, 43e9), (512, 149e9)),
 }
 
@@ -105,20 +108,16 @@ def choose(
         operations: those that may be chosen: "id", "expert".
         n_ubatch: tokens of a prompt that are computed at once.
     """
-    timed = [
-        (_typical_s(calibration, shape, layout, decode, batch, n_ubatch), layout, decode, batch)
-        for layout, decode, batch in _candidates(shape, layouts, operations)
-    ]
+    rates = _Rates(calibration, shape, n_ubatch)
+    timed = [(rates.typical_s(*one), one) for one in _candidates(shape, layouts, operations)]
+    if not any(isfinite(seconds) for seconds, _ in timed):  # nothing of this was measured
+        rates = _Rates(None, shape, n_ubatch)
+        timed = [(rates.typical_s(*one), one) for _, one in timed]
     if not timed:
         return None
-    enough = _WORTH * min(seconds for seconds, *_ in timed)
-    typical_s, layout, decode, batch = next(one for one in timed if one[0] <= enough)
-    # Stock's rearranged weights are an upper bound of ours: the same kernels, with all experts in one tensor.
-    stock_s = min(
-        _typical_s(calibration, shape, name, "id", "id", n_ubatch)
-        for name in ("plain", "repack")
-        if all((name, "id") in kind.ways for kind in shape.kinds)
-    )
+    enough = _WORTH * min(seconds for seconds, _ in timed)
+    typical_s, (layout, decode, batch) = next(one for one in timed if one[0] <= enough)
+    stock_s = min(rates.typical_s(*one) for one in _candidates(shape, ("plain", "repack"), ("id",)))
     return LayoutChoice(layout, decode == "expert", batch == "expert", typical_s, stock_s)
 
 
@@ -149,28 +148,36 @@ def _candidates(
             yield from ((layout, decode, batch) for decode in possible for batch in possible)
 
 
-def _typical_s(  # noqa: PLR0917 - a candidate's parts
-    calibration: Calibration | None, shape: ExpertShape, layout: str, decode: str, batch: str, n_ubatch: int
-) -> float:
-    used = experts_used(shape.n_experts, shape.n_experts_used, n_ubatch)
-    tokens_an_expert = n_ubatch * shape.n_experts_used / used
-    seconds = 0.0
-    for kind in shape.kinds:
-        work = kind.n_layers * shape.n_experts_used * kind.macs
-        seconds += PROMPT_TOKENS * work / _rate(calibration, shape, kind, layout, batch, tokens_an_expert)
-        seconds += ANSWER_TOKENS * work / _rate(calibration, shape, kind, layout, decode, 1)
-    return seconds
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """Seconds by what was measured; of a usual machine without a calibration."""
 
+    calibration: Calibration | None
+    shape: ExpertShape
+    n_ubatch: int
 
-def _rate(  # noqa: PLR0917 - what a rate is looked up by
-    calibration: Calibration | None, shape: ExpertShape, kind: ExpertKind, layout: str, operation: str, n_tokens: float
-) -> float:
-    """Return MAC/s, of the nearest relative where this very thing was not measured."""
-    names = [kind.name, *(other.name for other in shape.kinds if other is not kind)]
-    points: tuple[tuple[float, float], ...] = ()
-    if calibration is not None:
-        # A layout that leaves a kind as it is in the file is not measured again.
-        curves = (calibration.curve(name, one, operation) for name in names for one in (layout, "plain"))
-        points = next((curve for curve in curves if curve), ())
-    points = points or _USUAL.get((layout, operation)) or _USUAL["plain", "id"]
-    return PrefillRates(expert_macs_s=points).expert_rate(n_tokens)
+    def typical_s(self, layout: str, decode: str, batch: str) -> float:
+        """Return the seconds of a prompt and an answer; infinity where a rate is not known."""
+        shape = self.shape
+        used = experts_used(shape.n_experts, shape.n_experts_used, self.n_ubatch)
+        tokens_an_expert = self.n_ubatch * shape.n_experts_used / used
+        seconds = 0.0
+        for kind in shape.kinds:
+            work = kind.n_layers * shape.n_experts_used * kind.macs
+            for n_tokens, operation, at_once in (
+                (PROMPT_TOKENS, batch, tokens_an_expert),
+                (ANSWER_TOKENS, decode, 1.0),
+            ):
+                curve = self._curve(kind, layout, operation)
+                seconds += n_tokens * work / PrefillRates(expert_macs_s=curve).expert_rate(at_once) if curve else inf
+        return seconds
+
+    def _curve(self, kind: ExpertKind, layout: str, operation: str) -> tuple[tuple[float, float], ...]:
+        """Return (tokens an expert, MAC/s); of the nearest relative where this very thing was not measured."""
+        if self.calibration is None or not self.calibration.experts:
+            return _USUAL.get((layout, operation), ())
+        measured = {one.type for one in self.calibration.experts}
+        # Rare kinds are not measured, nor is a layout that leaves a kind as it is in the file.
+        name = next((one.name for one in (kind, *self.shape.kinds) if one.name in measured), kind.name)
+        is_plain = all((one.type, one.layout) != (name, layout) for one in self.calibration.experts)
+        return self.calibration.curve(name, "plain" if is_plain else layout, operation)
