@@ -19,11 +19,12 @@ _LARGEST_WEIGHT = 2.0**64
 def half_life_steps(n_slots: int, n_used: int) -> float:
     """Return the half-life of heat that suits a pool of `n_slots` for steps of `n_used` experts.
 
-    Four times the steps that fill the pool, but at most 16. Found by replay (scripts/bench_residency.py): on every
-    trace looked at, real or made up, such half-lives were at least as good as plain LRU; 32 and more lost to it from
-    40 % residency on, since they keep what a past topic wanted.
+    Found by replay (scripts/bench_residency.py). The less there is to remember, the shorter: where routing is nearly
+    random, pools of 3, 5, 7 and 9 tokens did best with 4, 8, 11 and 12 steps and lost to plain LRU from 10, 16, 18 and
+    21 on; the recorded model did best with 6 to 8 at two tokens; strong locality likes 16 and more. From 64 on all
+    made-up traces lost to LRU at 40 % residency and above: too much of a past topic stays.
     """
-    return min(16.0, max(2.0, 4.0 * n_slots / n_used))
+    return min(16.0, 2.0 + 1.5 * n_slots / n_used)
 
 
 class LayerPool:

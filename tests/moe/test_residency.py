@@ -235,7 +235,7 @@ def test_impossible_pools_are_refused(n_experts: int, n_slots: int, half_life: f
         LayerPool(n_experts, n_slots, half_life)
 
 
-def test_half_lives_stay_between_two_and_sixteen_steps() -> None:
-    assert half_life_steps(8, 4) == 8.0
+def test_half_lives_grow_with_the_pool_up_to_sixteen_steps() -> None:
+    assert half_life_steps(8, 4) == 5.0
     assert half_life_steps(100, 8) == 16.0
-    assert half_life_steps(1, 8) == 2.0
+    assert half_life_steps(0, 8) == 2.0
