@@ -24,12 +24,14 @@ class ModelSizes:
     expert_bytes: int
 
     def limit_bytes(self, memory_fraction: float) -> int:
-        """Return the memory of a child: all but the experts, 0.35 GiB for the rest, a part of the experts."""
-        return self.dense_bytes + ALLOWANCE_BYTES + int(memory_fraction * self.expert_bytes)
+        """Return the memory of a child: all but the experts, a part of the experts, and something for the rest."""
+        allowance = AMPLE_BYTES if memory_fraction >= 1 else ALLOWANCE_BYTES
+        return self.dense_bytes + allowance + int(memory_fraction * self.expert_bytes)
 
 
 ALLOWANCE_BYTES = int(0.35 * (1 << 30))  # KV cache, activations, Python and the libraries
-LIMIT_FORMULA = "memory limit = bytes outside the experts + 0.35 GiB + fraction x bytes of the experts"
+AMPLE_BYTES = int(1.5 * (1 << 30))  # so much that everything fits, micro-batches of 2,048 and repacked copies included
+LIMIT_FORMULA = "memory limit = bytes outside the experts + 0.35 GiB (at 100%: 1.5) + fraction x bytes of the experts"
 
 
 def stock_settings(

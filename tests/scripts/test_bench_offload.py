@@ -118,6 +118,7 @@ def test_a_killed_child_has_told_of_its_first_runs():
 
 def test_the_limit_is_what_is_needed_and_a_part_of_the_experts():
     assert SIZES.limit_bytes(0.5) == GIB // 2 + int(0.35 * GIB) + 2 * GIB
+    assert SIZES.limit_bytes(1.0) == GIB // 2 + int(1.5 * GIB) + 4 * GIB  # everything fits
     assert "0.35 GiB" in placements.LIMIT_FORMULA
 
 
