@@ -23,7 +23,7 @@ from qwenctl.moe.device_pools import DevicePool
 from qwenctl.moe.devices import Device, DeviceCalls
 
 _FLOAT_BYTES = 4
-_LARGEST_CHUNK = 512
+LARGEST_CHUNK = 512
 _LARGEST_ROUND = 4096
 _MOST_GRAPHS = 2048  # about 10 KiB each
 
@@ -73,7 +73,7 @@ class DeviceExecutor:
         device: Device,
         widths: tuple[int, int],
         *,
-        chunk_pairs: int = _LARGEST_CHUNK,
+        chunk_pairs: int = LARGEST_CHUNK,
         max_pairs: int = _LARGEST_ROUND,
     ) -> None:
         self._calls, self.device = calls, device

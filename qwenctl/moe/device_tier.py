@@ -11,11 +11,13 @@ for a layer without slots, so a machine without devices pays for nothing. Knows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from qwenctl.moe.device_executor import DeviceExecutor, Run
+from qwenctl.moe.device_budget import DevicePlan
+from qwenctl.moe.device_executor import LARGEST_CHUNK, DeviceExecutor, Run
+from qwenctl.moe.device_graphs import workspace_bytes
 from qwenctl.moe.device_pools import DevicePool, open_pools
 from qwenctl.moe.devices import Device, DeviceCalls
 from qwenctl.moe.expert_map import MoeLayer
@@ -35,6 +37,26 @@ class DevicePlace:
     device: Device
     positions: tuple[int, ...]
     budget_bytes: int
+
+
+def places_of(devices: Sequence[Device], layers: Sequence[MoeLayer], plan: DevicePlan) -> tuple[DevicePlace, ...]:
+    """Return the places that sizing's plan means.
+
+    Args:
+        devices: as they were found; the plan names them by their labels.
+        layers: of the expert map.
+        plan: which layers are on which device, and how many slots they get there.
+    """
+    by_label = {device.label: device for device in devices}
+    position_of = {layer.index: position for position, layer in enumerate(layers)}
+    places = []
+    for budget in plan.budgets:
+        held = tuple(position_of[index] for index in budget.layers if index in position_of)
+        if held and budget.n_slots:
+            widths = _widths([layers[position] for position in held])
+            n_bytes = budget.slots_bytes + workspace_bytes(widths, LARGEST_CHUNK)
+            places.append(DevicePlace(by_label[budget.name], held, n_bytes))
+    return tuple(places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +117,12 @@ class DeviceTier:
     """
 
     def __init__(
-        self, calls: DeviceCalls, layers: Sequence[MoeLayer], places: Sequence[DevicePlace], *, chunk_pairs: int = 512
+        self,
+        calls: DeviceCalls,
+        layers: Sequence[MoeLayer],
+        places: Sequence[DevicePlace],
+        *,
+        chunk_pairs: int = LARGEST_CHUNK,
     ) -> None:
         positions = [position for place in places for position in place.positions]
         if len(set(positions)) < len(positions):
@@ -253,10 +280,8 @@ class DeviceTier:
         held = {position: layers[position] for position in place.positions}
         if not held:
             return
-        n_embd = max(layer.tensors[0].n_in for layer in held.values())
-        n_ff = max(layer.tensors[-1].n_in for layer in held.values())
         try:
-            executor = DeviceExecutor(calls, place.device, (n_embd, n_ff), chunk_pairs=chunk_pairs)
+            executor = DeviceExecutor(calls, place.device, _widths(held.values()), chunk_pairs=chunk_pairs)
         except MemoryError as error:
             self.notes += (str(error),)
             return
@@ -270,3 +295,9 @@ class DeviceTier:
         for position, pool in opened.pools.items():
             self.slot_of[position] = pool.slot_of
             self._by_position[position] = used, pool
+
+
+def _widths(layers: Iterable[MoeLayer]) -> tuple[int, int]:
+    """Return the largest (n_embd, n_ff) of some layers."""
+    shapes = [(layer.tensors[0].n_in, layer.tensors[-1].n_in) for layer in layers]
+    return max(n_embd for n_embd, _ in shapes), max(n_ff for _, n_ff in shapes)

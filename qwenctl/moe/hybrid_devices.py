@@ -189,9 +189,12 @@ class HybridDevices:
 
 
 def guessed_costs(expert_bytes: int) -> Costs:
-    """Return costs to begin with: 10 GB/s of weights on the CPU, ten times that on a device, 5 GB/s between them."""
+    """Return costs to begin with.
+
+    10 GB/s of weights on the CPU, ten times that on a device, 5 between them, 1 from disk.
+    """
     cpu_s, device_s = expert_bytes / 10e9, expert_bytes / 100e9
     n_tokens = (1, 4, 16, 64, 256, 1024)
     cpu = CostCurve(n_tokens, tuple(cpu_s * max(1.0, n / 4) for n in n_tokens))
     device = CostCurve(n_tokens, tuple(device_s * max(1.0, n / 16) for n in n_tokens))
-    return Costs(cpu, device, 100e-6, expert_bytes / 1e9, expert_bytes / 5e9, expert_bytes / 4e9)
+    return Costs(cpu, device, 100e-6, 100e-6 + expert_bytes / 1e9, expert_bytes / 5e9, expert_bytes / 4e9)

@@ -36,6 +36,9 @@ _DECODE_TOKENS = 32  # from there on a batch is a prompt's, which says little ab
 class Split:
     """Decides a layer's split and brings uploads along; shared by both steps.
 
+    Attributes:
+        missing: of the last call's experts, those that lay nowhere.
+
     Args:
         devices: of the model.
         position: of the layer, which has slots on a device.
@@ -45,6 +48,7 @@ class Split:
 
     def __init__(self, devices: HybridDevices, position: int, pool: DevicePool, layer: LayerSlots) -> None:
         self._devices, self._position, self._pool, self._layer = devices, position, pool, layer
+        self.missing: list[int] = []
         self._can_copy = layer.layout.is_plain and devices.policy.uploads_now
 
     def of_tokens(self, experts: Sequence[int], counts: Sequence[int] | None) -> set[int]:
@@ -59,6 +63,7 @@ class Split:
         for expert in experts:
             ready = in_ram[expert] >= 0 and expert not in loading
             kinds[ready if here[expert] >= 0 else 3 - ready].append(expert)
+        self.missing = kinds[3]
         costs = self._devices.costs(self._position)
         room = self._room(kinds) if kinds[2] else 0
         if counts is None:
@@ -164,7 +169,7 @@ class HybridTokenStep(TokenStep):
 
     def _bring(self, on_device: list[int], ids: list[int]) -> None:
         rest = [expert for expert in ids if expert not in on_device]
-        self._devices.bring(self._position, _plan(self._devices, self._position, on_device, rest), ids)
+        self._devices.bring(self._position, _plan(self._devices, self._position, on_device, rest, self._split), ids)
 
 
 class HybridBatchStep(BatchStep):
@@ -193,7 +198,7 @@ class HybridBatchStep(BatchStep):
         if not on_device:
             status = super().__call__()
             if decoding:
-                devices.bring(self._position, _plan(devices, self._position, [], experts), experts)
+                devices.bring(self._position, _plan(devices, self._position, [], experts, self._split), experts)
             return status
         if self._bench.record is not None:
             self._bench.record(self._position, routed.tolist(), call.n_tokens, call.n_used)
@@ -209,7 +214,7 @@ class HybridBatchStep(BatchStep):
         there = [expert for expert in experts if expert in on_device]
         devices.note(self._position, run, counts[there].tolist(), part)
         if decoding:
-            devices.bring(self._position, _plan(devices, self._position, there, rest), experts)
+            devices.bring(self._position, _plan(devices, self._position, there, rest, self._split), experts)
         return status
 
     def _count(self, n_experts: int) -> None:
@@ -272,8 +277,9 @@ def hybrid_step(
     return HybridBatchStep(bench, position, call, devices)
 
 
-def _plan(devices: HybridDevices, position: int, on_device: list[int], on_cpu: list[int]) -> LayerPlan:
+def _plan(devices: HybridDevices, position: int, on_device: list[int], on_cpu: list[int], split: Split) -> LayerPlan:
     """Return a decode step that was done as a plan, with the times that it should have taken."""
     costs = devices.costs(position)
     device_s = costs.device_call_s + len(on_device) * costs.device(1) if on_device else 0.0
-    return LayerPlan(tuple(on_device), (), tuple(on_cpu), (), device_s, len(on_cpu) * costs.cpu(1))
+    cpu_s = len(on_cpu) * costs.cpu(1) + len(split.missing) * costs.disk_s_per_expert
+    return LayerPlan(tuple(on_device), (), tuple(on_cpu), tuple(split.missing), device_s, cpu_s)

@@ -158,11 +158,15 @@ def _next(leaving: Sequence[tuple[int, float]], index: int) -> tuple[int, float]
 
 
 def _saved_by_one_more(plan: LayerPlan, costs: Costs) -> float:
-    """Return the seconds that this step would have been shorter by, had the device held one of the CPU's experts."""
+    """Return the seconds that this step would have been shorter by, had the device held one of the CPU's experts.
+
+    It would have left its slot in RAM to another, so it takes its share of the reads along.
+    """
     if not plan.cpu:
         return 0.0
     device_s = (plan.device_s or costs.device_call_s) + costs.device(1)
-    return plan.ends_s - max(plan.cpu_s - costs.cpu(1), device_s)
+    share_s = costs.cpu(1) + costs.disk_s_per_expert * len(plan.loads) / len(plan.cpu)
+    return plan.ends_s - max(plan.cpu_s - share_s, device_s)
 
 
 class _Split:

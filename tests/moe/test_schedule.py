@@ -162,6 +162,15 @@ def test_uploads_pay_back_or_are_not_made() -> None:
     assert plan_uploads(plan, costs, [hot], [], n_free=0, max_uploads=4) == ()
 
 
+def test_a_device_slot_is_worth_the_reads_that_it_spares() -> None:
+    costs = costs_of(cpu_s=0.1, device_s=0.05, call_s=1.0)  # a read takes 5
+    resident = LayerPlan(device=(), uploads_now=(), cpu=(0, 1, 2, 3), loads=(), device_s=0.0, cpu_s=0.4)
+    reading = LayerPlan(device=(), uploads_now=(), cpu=(0, 1, 2, 3), loads=(3,), device_s=0.0, cpu_s=5.4)
+    assert plan_uploads(resident, costs, [(0, 1e9)], [], n_free=1, max_uploads=1) == ()
+    assert plan_uploads(reading, costs, [(0, 3.0)], [], n_free=1, max_uploads=1) == ((0, -1),)  # 3 × 1.35 > 2 × 2.0
+    assert plan_uploads(reading, costs, [(0, 2.9)], [], n_free=1, max_uploads=1) == ()
+
+
 def test_no_upload_to_a_device_that_is_the_slower_side() -> None:
     costs = costs_of(device_s=1.0)
     plan = LayerPlan(device=(0, 1), uploads_now=(), cpu=(2,), loads=(), device_s=2.0, cpu_s=1.0)
