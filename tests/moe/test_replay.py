@@ -174,7 +174,8 @@ def test_on_published_locality_the_chosen_policy_is_not_below_lru(fraction: floa
 
 @pytest.mark.parametrize("fraction", [0.1, 0.14, 0.18])
 def test_on_low_locality_small_pools_are_better_than_lru(fraction: float) -> None:
-    """From five tokens' experts on. At three (6 %) it goes either way: 0.3 points above with some seeds, 0.5 below here."""
+    """From five tokens' experts on. At three (6 %) it goes either way: 0.3 points above LRU with some seeds, 0.5 below
+    with this one."""
     trace = synthetic_trace(QWEN3_8_FLASH_NEXT, 3, 340, seed=2)
     n_slots = n_slots_of(trace, fraction)
     assert replay(trace, "heat", n_slots).hit_rate > replay(trace, "lru", n_slots).hit_rate
