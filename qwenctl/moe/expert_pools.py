@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -170,6 +171,19 @@ class LayerSlots:
                 self.pool.forget(expert)
                 raise
             self._arrived(expert)
+
+    def give_up_one(self, keep: Sequence[int]) -> bool:
+        """Let an expert that was read ahead, and is not in `keep`, be evicted. Returns whether there was one."""
+        for expert in [one for one in self.loading if one not in keep]:
+            if self.loading[expert].cancel():
+                del self.loading[expert]
+                self.leisurely.discard(expert)
+                self.pool.forget(expert)
+            else:
+                with suppress(ExpertReadFailed):  # nobody needs it now
+                    self.wait_for([expert])
+            return True
+        return False
 
     def settle(self) -> None:
         """Take note of what has arrived by itself. Failures stay until they are waited for."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quant.gguf_read import GgufFile
 from qwenctl.errors import GenerationFailed
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.backend import ExpertDevice
@@ -25,7 +26,10 @@ from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.hybrid_devices import DevicePolicy, HybridDevices
 from qwenctl.moe.hybrid_step import hybrid_step
 from qwenctl.moe.layer_call import LayerCall, read_call
+from qwenctl.moe.lookahead import RouterLookahead, can_look_ahead
 from qwenctl.moe.offload_stats import OffloadStats
+from qwenctl.moe.prefetch_gate import Mode, PrefetchGate
+from qwenctl.moe.prefetcher import Prefetcher
 from qwenctl.moe.quotas import LayerNeeds, used_bytes
 from qwenctl.moe.slot_balance import PROPOSE_EVERY, SlotBalance
 from qwenctl.moe.slot_layout import LayoutMaker, LayoutName
@@ -105,6 +109,9 @@ class ExpertSession:
         ]
         self.balance = None if min(plan.n_slots) == experts.n_experts else self._make_balance()
         self._n_batches = 0
+        self._is_token = False
+        self._lookahead: RouterLookahead | None = None
+        self.prefetcher: Prefetcher | None = None
         self.loader = ExpertLoader(experts, plan.n_io_threads, direct=plan.direct, **(reader_options or {}))
         self.ring = StreamRing(ggml, self._maker, layouts, max(1, plan.ring_slots), self.loader)
         self._cpu = int(ggml.ggml_backend_cpu_init())
@@ -153,12 +160,33 @@ class ExpertSession:
         self._device.detach(self)
         self._device.attach(self)
 
+    def look_ahead(self, gguf: GgufFile, mode: Mode) -> None:
+        """Read experts ahead where their router can be foretold and it pays; before the first batch.
+
+        Raises:
+            ExpertReadFailed: a router cannot be read.
+        """
+        if mode == "off" or self.balance is None or not self.per_expert or not can_look_ahead(gguf, self.experts):
+            return
+        self._lookahead = RouterLookahead(self._ggml, self._cpu, gguf, self.experts)
+        self.prefetcher = Prefetcher(self._bench, self._lookahead, PrefetchGate(mode), self.experts.n_experts_used)
+        self._bench.prefetcher = self.prefetcher
+
+    def before_batch(self, n_tokens: int) -> None:
+        """To be called before each batch of `n_tokens`."""
+        self._is_token = n_tokens == 1 and self.prefetcher is not None
+        if self._is_token and self.prefetcher:
+            self.prefetcher.begin_token()
+
     def after_batch(self) -> None:
-        """To be called between two batches: moves slots to the layers that gain most from them, now and then.
+        """To be called after each batch: moves slots to the layers that gain most from them, now and then.
 
         Raises:
             ExpertReadFailed: an expert on its way could not be read.
         """
+        if self._is_token and self.prefetcher:
+            self.prefetcher.end_token()
+        self._is_token = False
         self._n_batches += 1
         if self.balance is None or self._n_batches % PROPOSE_EVERY:
             return
@@ -201,6 +229,8 @@ class ExpertSession:
         self.loader.close()
         if self.devices is not None:
             self.devices.close()
+        if self._lookahead:
+            self._lookahead.close()
         self._bench.close()
         self.ring.close()
         for layer in self.pools:

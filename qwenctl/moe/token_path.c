@@ -46,6 +46,7 @@ struct token_path {
     struct token_step **table;  /* [mask + 1] by the low bits of the uid */
     uint64_t mask;
     uint64_t uid_at;            /* offset of uid in a ggml_cgraph */
+    int64_t is_off;             /* everything goes to the fallback */
     int64_t n_steps;
     int64_t compute_ns;
     int64_t n_samples;
@@ -72,7 +73,7 @@ EXPORT int token_path_run(void *backend, void *graph) {
     uint64_t uid;
     memcpy(&uid, (const char *)graph + path->uid_at, sizeof uid);
     struct token_step *step = path->table[uid & path->mask];
-    if (uid == 0 || step == NULL || step->uid != uid || step->n_logged == step->log_steps) {
+    if (path->is_off || uid == 0 || step == NULL || step->uid != uid || step->n_logged == step->log_steps) {
         return path->fallback(backend, graph);
     }
     int32_t slots[MOST_USED];

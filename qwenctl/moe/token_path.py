@@ -59,6 +59,7 @@ class TokenPathStruct(ctypes.Structure):
         ("table", ctypes.c_void_p),
         ("mask", ctypes.c_uint64),
         ("uid_at", ctypes.c_uint64),
+        ("is_off", ctypes.c_int64),
         ("n_steps", ctypes.c_int64),
         ("compute_ns", ctypes.c_int64),
         ("n_samples", ctypes.c_int64),
@@ -151,6 +152,10 @@ class TokenPath:
         index = step.struct.uid & (_TABLE_SIZE - 1)
         self._steps[index] = step
         self._table[index] = ctypes.addressof(step.struct)
+
+    def enable(self, is_on: bool) -> None:
+        """Compute steps here, or leave all to Python."""
+        self._struct.is_off = not is_on
 
     def clear(self) -> None:
         """Forget all steps."""

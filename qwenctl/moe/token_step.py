@@ -52,6 +52,7 @@ class TokenStep:
             self._record(self._position, ids, 1, len(ids))
         if absent or self._loading:
             return self._with_misses(ids, absent, began)
+        self._read_ahead(ids)
         slot_of, base, stride = self._slot_of, self._base, self._stride
         self._graph.set_experts([base + slot_of[expert] * stride for expert in ids])
         stats = self._stats
@@ -70,11 +71,17 @@ class TokenStep:
             for experts in self._logged.drain():
                 self._layer.use(experts)
 
+    def _read_ahead(self, ids: list[int]) -> None:
+        prefetcher = self._bench.prefetcher
+        if prefetcher is not None and prefetcher.is_on:
+            prefetcher.after_routing(self._position, ids, self._call.x)
+
     def _with_misses(self, ids: list[int], absent: list[int], began: int) -> int:
         bench, layer, stats = self._bench, self._layer, self._stats
         layer.settle()
         for expert in absent:
             bench.load(self._position, expert, ids)
+        self._read_ahead(ids)
         stats.n_token_steps += 1
         stats.token_misses += len(absent)
         stats.token_hits += len(ids) - len(absent)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from qwenctl.moe.expert_pools import ExpertLoader, LayerSlots
 from qwenctl.moe.ggml_calls import Ggml
@@ -21,6 +22,16 @@ from qwenctl.moe.token_path import TokenPath
 
 MOST_WAVE_EXPERTS = 64  # of one GatheredGraph
 _TOKEN_ROWS = 64  # scratch of graphs for one token: most experts that a token may use
+
+
+class Prefetching(Protocol):
+    """What a step tells whoever reads ahead (prefetcher.py)."""
+
+    is_on: bool
+
+    def after_routing(self, position: int, ids: Sequence[int], x: int) -> None:
+        """The routed experts of a layer, and the address of its input."""
+
 
 Recorder = Callable[[int, list[int], int, int], None]
 
@@ -40,6 +51,7 @@ class Workbench:
         wave_rows: pairs of (token, expert) that one graph computes at most.
         record: called with a layer's position, routed ids, n_tokens, n_used; None: nothing is recorded.
         path: the compiled hot path; None: Python computes all.
+        prefetcher: reads ahead; None: nothing is.
     """
 
     ggml: Ggml
@@ -52,6 +64,7 @@ class Workbench:
     wave_rows: int
     record: Recorder | None = None
     path: TokenPath | None = None
+    prefetcher: Prefetching | None = None
     _scratch: dict[tuple[int, int, int], Scratch] = field(default_factory=dict)
     _token_graphs: dict[tuple[SlotLayout, bytes, int], TokenGraph] = field(default_factory=dict)
     _gathered: dict[tuple[SlotLayout, bytes], GatheredGraph] = field(default_factory=dict)
@@ -100,7 +113,13 @@ class Workbench:
             ValueError: every slot holds an expert that must stay.
         """
         layer = self.pools[position]
-        address, evicted = layer.admit(expert, keep)
+        while True:
+            try:
+                address, evicted = layer.admit(expert, keep)
+                break
+            except ValueError:
+                if not urgent or not layer.give_up_one(keep):
+                    raise
         if evicted >= 0:
             self.stats.n_evicted += 1
         layer.loading[expert] = self.loader.load(position, expert, layer.layout, layer.buffers, address, urgent=urgent)

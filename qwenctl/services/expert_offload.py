@@ -21,10 +21,12 @@ from quant.gguf_read import GgufFile
 from quant.libggml import load_libggml
 from qwenctl.errors import InvalidRequest, ModelLoadFailed
 from qwenctl.moe.abi_check import UnknownBuild, check_abi
+from qwenctl.moe.device_tier import places_of
+from qwenctl.moe.devices import DeviceCalls, device_memory, find_devices
 from qwenctl.moe.expert_map import ExpertMap, read_expert_map, why_not
 from qwenctl.moe.expert_session import ExpertSession, SessionPlan
 from qwenctl.moe.ggml_calls import Ggml
-from qwenctl.moe.model_size import size_of_model
+from qwenctl.moe.model_size import ModelSize, size_of_model
 from qwenctl.moe.model_stream import ModelStream, Piece, can_stream
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
 from qwenctl.moe.sizing import size_offload
@@ -33,6 +35,7 @@ from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.memory_limits import machine_memory
 
 _N_IO_THREADS = 4
+_SMALL_BYTES = 512 << 20  # of experts that fit: their products are too short to gain from another arrangement
 _LOAD_MODE_NONE = 0  # enum llama_load_mode
 
 
@@ -80,11 +83,13 @@ class ExpertOffload:
 
     def stats(self) -> dict[str, Any]:
         """Return placement and counters."""
-        reader = self.session.loader.reader
+        reader, devices = self.session.loader.reader, self.session.devices
         return {
             "placement": self.plan.as_json(),
             "operation": "expert" if self.session.per_expert else "id",
             **self.session.counters(),
+            "prefetch": self.session.prefetcher.gate.state if self.session.prefetcher else "off",
+            "devices": devices.as_json() if devices is not None else None,
             "bytes_read": reader.bytes_read,
             "n_reads": reader.n_reads,
             "read_s": reader.busy_s,
@@ -191,12 +196,18 @@ def _open(  # noqa: PLR0917 - what was decided so far
         n_batch=options.n_batch,
         n_ubatch=options.n_ubatch,
         ram_bytes=wanted.ram_bytes,
+        vram_bytes=wanted.vram_bytes,
+        n_gpu_layers=options.n_gpu_layers,
         n_slots=wanted.n_slots,
         n_io_threads=n_io_threads,
         layout=layout,
     )
-    plan = size_offload(model, machine_memory(), request)
-    if wanted.mode == "auto" and plan.resident and layout != "amx":
+    calls = DeviceCalls(ggml)
+    devices = find_devices(calls)
+    plan = size_offload(model, machine_memory(tuple(device_memory(calls, one) for one in devices)), request)
+    if wanted.mode == "auto" and plan.resident and experts.expert_bytes < _SMALL_BYTES:
+        return None
+    if wanted.mode == "auto" and (_is_all_on_devices(plan, model) or (plan.resident and layout != "amx")):
         return None
     per_expert = layout == "amx" or wanted.operation == "expert"
     session = ExpertSession(
@@ -212,8 +223,22 @@ def _open(  # noqa: PLR0917 - what was decided so far
             wave_rows=max(plan.n_ubatch, 1024),
         ),
         abort=abort,
+        devices=places_of(devices, experts.layers, plan.devices),
     )
+    try:
+        session.look_ahead(gguf, wanted.prefetch)
+    except BaseException:
+        session.close()
+        raise
     return ExpertOffload(plan, session, experts)
+
+
+def _is_all_on_devices(plan: OffloadPlan, model: ModelSize) -> bool:
+    """Return whether the devices hold the whole model: stock llama.cpp is quickest then."""
+    budgets = plan.devices.budgets
+    n_held = sum(len(budget.layers) for budget in budgets)
+    every = all(budget.n_slots == model.n_experts for budget in budgets if budget.layers)
+    return n_held == model.shape.n_layers and every
 
 
 def _choose_layout(ggml: Ggml, experts: ExpertMap, options: EngineOptions) -> tuple[LayoutName, Sequence[int]]:

@@ -93,6 +93,8 @@ class NativeModel:
 
     def decode(self) -> int:
         """Compute `batch`. Returns llama_decode's answer: 0 done, 1 no room in the cache, 2 aborted, < 0 failed."""
+        if self._offload:
+            self._offload.session.before_batch(int(self.batch.native.n_tokens))
         status = int(llama_cpp.llama_decode(self.context, self.batch.native))
         if self._offload:
             if (error := self._offload.session.take_error()) is not None:
@@ -148,6 +150,7 @@ class NativeModel:
         if options.n_gpu_layers is not None or llama_cpp.llama_supports_gpu_offload():
             params.n_gpu_layers = -1 if options.n_gpu_layers is None else options.n_gpu_layers
         if self._offload:
+            params.n_gpu_layers = self._offload.plan.devices.n_gpu_layers
             model = self._offload.load(params, str(self.path))
         else:
             model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
