@@ -63,7 +63,9 @@ class RouterLookahead:
         self._compute = ggml.graph_compute
         self._graphs: list[int] = [0] * len(experts.layers)
         self._rankings: list[_Ranking | None] = [None] * len(experts.layers)
-        for router, start in zip(routers, starts[1:], strict=False):
+        while routers:  # each is dropped when it is copied, so that they are not all in memory twice
+            router = routers.pop()
+            start = starts[1 + len(routers)]
             memory[start : start + router.rows.nbytes] = router.rows.reshape(-1)
             address = int(memory.ctypes.data) + start
             self._graphs[router.position] = self._graph(router, address, int(memory.ctypes.data))
