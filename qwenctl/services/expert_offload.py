@@ -27,10 +27,11 @@ from qwenctl.moe.expert_map import ExpertMap, read_expert_map, why_not
 from qwenctl.moe.expert_session import ExpertSession, SessionPlan
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.model_size import ModelSize, size_of_model
-from qwenctl.moe.model_stream import ModelStream, Piece, can_stream
+from qwenctl.moe.model_stream import ModelStream, can_stream
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
 from qwenctl.moe.sizing import size_offload
 from qwenctl.moe.slot_layout import LayoutMaker, LayoutName
+from qwenctl.moe.split_stream import stream_pieces
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.memory_limits import machine_memory
 
@@ -61,6 +62,7 @@ class ExpertOffload:
     plan: OffloadPlan
     session: ExpertSession
     _experts: ExpertMap
+    _gguf: GgufFile
 
     def load(self, params: Any, on_error: str) -> Any:
         """Load the model without its experts; returns the llama_model, None if llama.cpp refused it.
@@ -73,7 +75,7 @@ class ExpertOffload:
         library = llama_cpp.llama_cpp._lib
         load = library.llama_model_load_from_file_ptr
         load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_void_p, llama_cpp.llama_model_params]
-        with ModelStream(self._experts.paths, stream_pieces(self._experts)) as stream:
+        with ModelStream(self._experts.paths, stream_pieces(self._gguf, self._experts)) as stream:
             model = load(stream.handle, params)
             if isinstance(stream.error, OSError):
                 raise ModelLoadFailed(f"{on_error}: {stream.error.strerror}") from stream.error
@@ -148,29 +150,12 @@ def open_ggml() -> Ggml:
     return Ggml(path.parent)
 
 
-def stream_pieces(experts: ExpertMap) -> list[Piece]:
-    """Return the model's file as a stream that skips the experts."""
-    ranges = sorted(
-        (tensor.offset_bytes, tensor.expert_bytes * tensor.n_experts)
-        for layer in experts.layers
-        for tensor in layer.tensors
-    )
-    pieces: list[Piece] = []
-    position = 0
-    for offset, n_bytes in ranges:
-        pieces += [Piece(offset - position, 0, position), Piece(n_bytes)]
-        position = offset + n_bytes
-    return [*pieces, Piece(experts.file_bytes[0] - position, 0, position)]
-
-
 def _obstacle(gguf: GgufFile, experts: ExpertMap | None) -> str | None:
     """Return why this model cannot be offloaded here, None if it can."""
     if experts is None:
         return why_not(gguf) or "the model has no experts"
     if not can_stream():
         return "this system's C library has no fopencookie"
-    if len(experts.paths) > 1:
-        return "the model is split over several files"
     return None
 
 
@@ -230,7 +215,7 @@ def _open(  # noqa: PLR0917 - what was decided so far
     except BaseException:
         session.close()
         raise
-    return ExpertOffload(plan, session, experts)
+    return ExpertOffload(plan, session, experts, gguf)
 
 
 def _is_all_on_devices(plan: OffloadPlan, model: ModelSize) -> bool:
