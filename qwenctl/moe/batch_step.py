@@ -20,6 +20,9 @@ from qwenctl.moe.waves import Waves
 from qwenctl.moe.workbench import Workbench
 
 
+_FOLLOWED_TOKENS = 2  # of a prompt whose experts stream
+
+
 class DirectNodes:
     """llama.cpp's own nodes of a layer, pointed at the pool's slots: MUL_MAT_ID when all that is routed is there.
 
@@ -87,11 +90,12 @@ class BatchStep:
         return Waves(bench, self._position, call, routed, counts).run(experts, absent)
 
     def _use(self, experts: list[int], routed: npt.NDArray[np.int32]) -> list[int]:
-        """Note the uses; return the absent experts. If experts must stream, only the last token tells what is next."""
+        """Note the uses; return the absent experts. If experts must stream, only the last tokens tell what is next."""
         layer = self._layer
         if len(experts) <= layer.pool.n_slots:
             return layer.use(experts)
-        layer.pool.use(routed[-self._call.n_used :].tolist())
+        for last in routed[-_FOLLOWED_TOKENS * self._call.n_used :].reshape(-1, self._call.n_used).tolist():
+            layer.pool.use(last)
         return [expert for expert in experts if layer.pool.slot_of[expert] < 0]
 
     def _note(self, native_ns: int, own_ns: int) -> None:

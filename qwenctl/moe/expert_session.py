@@ -114,10 +114,7 @@ class ExpertSession:
         self.prefetcher: Prefetcher | None = None
         self.loader = ExpertLoader(experts, plan.n_io_threads, direct=plan.direct, **(reader_options or {}))
         self.ring = StreamRing(ggml, self._maker, layouts, max(1, plan.ring_slots), self.loader)
-        self._cpu = int(ggml.ggml_backend_cpu_init())
-        ggml.ggml_backend_cpu_set_n_threads(self._cpu, plan.n_threads)
-        if abort is not None:
-            ggml.ggml_backend_cpu_set_abort_callback(self._cpu, *abort)
+        self._cpu = self._make_cpu(abort)
         self._bench = Workbench(
             ggml,
             self._cpu,
@@ -133,10 +130,7 @@ class ExpertSession:
             tier = DeviceTier(DeviceCalls(ggml), experts.layers, devices)
             self.devices = HybridDevices(tier, experts, self.loader.reader, device_policy)
         self._device = ExpertDevice.shared(ggml)
-        library = find_token_path() if compiled else None
-        self._path = TokenPath(library, ggml.graph_compute_address, self._cpu) if library else None
-        self._bench.path = self._path
-        self._device.attach(self, self._path.attach(self._device.compute_function) if self._path else None)
+        self._path = self._attach(compiled=compiled)
         self._overrides = self._make_overrides()
 
     @property
@@ -257,6 +251,24 @@ class ExpertSession:
             graph_of_layer = self._bench.own_token_graph(self.pools[position], call.n_used, call.glu_params)
             return TokenStep(self._bench, position, call, graph_of_layer, uid)
         return BatchStep(self._bench, position, call)
+
+    def _make_cpu(self, abort: tuple[int, int] | None) -> int:
+        cpu = int(self._ggml.ggml_backend_cpu_init())
+        self._ggml.ggml_backend_cpu_set_n_threads(cpu, self.plan.n_threads)
+        if abort is not None:
+            self._ggml.ggml_backend_cpu_set_abort_callback(cpu, *abort)
+        return cpu
+
+    def _attach(self, *, compiled: bool) -> TokenPath | None:
+        """Have llama.cpp's graphs sent here; returns the compiled path if they go through it."""
+        library = find_token_path() if compiled else None
+        if library is None:
+            self._device.attach(self)
+            return None
+        path = TokenPath(library, self._ggml.graph_compute_address, self._cpu)
+        self._device.attach(self, path.attach(self._device.compute_function))
+        self._bench.path = path
+        return path
 
     def _make_balance(self) -> SlotBalance:
         n_used = self.experts.n_experts_used
