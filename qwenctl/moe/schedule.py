@@ -177,8 +177,7 @@ class _Split:
         self._cpu_s = {item.expert: costs.cpu(item.n_tokens) for item in routed}
         self._device_s = {item.expert: costs.device(item.n_tokens) for item in routed}
         self.ranked = sorted(routed, key=self._rank)
-        # Reads take as long for each expert, so the order that keeps both sides busy is: the longest work first.
-        self._not_in_ram = sorted((i for i in routed if not i.in_ram), key=lambda item: (-item.n_tokens, item.expert))
+        self._not_in_ram = [item for item in routed if not item.in_ram]
 
     def merit(self, chosen: frozenset[int]) -> tuple[float, int, int, float]:
         """Return what makes a split better when smaller: its end, then reads, uploads and work in all."""
@@ -188,7 +187,7 @@ class _Split:
     def plan(self, chosen: frozenset[int]) -> LayerPlan:
         """Return the plan of a split."""
         device_s, cpu_s, _, _ = self._played(chosen)
-        loads = tuple(i.expert for i in self._not_in_ram if not (i.on_device and i.expert in chosen))
+        loads = tuple(expert for _, expert in self._reads(chosen))
         device = [item for item in self.ranked if item.expert in chosen]
         uploads = tuple(item.expert for item in device if item.in_ram and not item.on_device)
         uploads += tuple(expert for expert in loads if expert in chosen)
@@ -205,7 +204,7 @@ class _Split:
     def _played(self, chosen: frozenset[int]) -> tuple[float, float, int, int]:
         """Return the end of both sides, reads and uploads: each side first has what lies there, then what arrives."""
         costs = self._costs
-        upload_s = costs.upload_s_per_expert if len(chosen) == len(self.ranked) else costs.loaded_upload_s_per_expert
+        upload_s = self._upload_s(chosen)
         device_s = costs.device_call_s if chosen else 0.0
         cpu_s = 0.0
         n_loads = n_uploads = 0
@@ -217,17 +216,33 @@ class _Split:
             else:
                 n_uploads += 1
                 device_s += self._device_s[item.expert] + upload_s if item.in_ram else 0.0
-        for item in self._not_in_ram:
-            on_device = item.expert in chosen
-            if on_device and item.on_device:
-                continue
+        for work_s, expert in self._reads(chosen):
             n_loads += 1
             arrives_s = n_loads * costs.disk_s_per_expert
-            if on_device:
-                device_s = max(device_s, arrives_s) + upload_s + self._device_s[item.expert]
+            if expert in chosen:
+                device_s = max(device_s, arrives_s) - work_s
             else:
-                cpu_s = max(cpu_s, arrives_s) + self._cpu_s[item.expert]
+                cpu_s = max(cpu_s, arrives_s) - work_s
         return device_s, cpu_s, n_loads, n_uploads
+
+    def _reads(self, chosen: frozenset[int]) -> list[tuple[float, int]]:
+        """Return (minus the seconds of work after it, expert) of each read, in order: the longest work first.
+
+        Reads take as long for each expert, so that order keeps both sides busy.
+        """
+        upload_s = self._upload_s(chosen)
+        return sorted(
+            (
+                -(self._device_s[item.expert] + upload_s if item.expert in chosen else self._cpu_s[item.expert]),
+                item.expert,
+            )
+            for item in self._not_in_ram
+            if not (item.on_device and item.expert in chosen)
+        )
+
+    def _upload_s(self, chosen: frozenset[int]) -> float:
+        alone = len(chosen) == len(self.ranked)
+        return self._costs.upload_s_per_expert if alone else self._costs.loaded_upload_s_per_expert
 
     def _rank(self, item: Routed) -> tuple[float, int]:
         """Order by how an expert suits the device: its time there against the CPU's, with what must come over."""

@@ -43,16 +43,19 @@ def played(routed: Sequence[Routed], device: frozenset[int], costs: Costs) -> fl
     """When a split ends, told by the plan's rules a second time: two queues that take what arrives."""
     cpu = [r for r in routed if r.expert not in device]
     upload_s = costs.loaded_upload_s_per_expert if cpu else costs.upload_s_per_expert
-    order = sorted(routed, key=lambda r: (-r.n_tokens, r.expert))
+    work = {
+        r.expert: costs.device(r.n_tokens) + (0.0 if r.on_device else upload_s)
+        if r.expert in device
+        else costs.cpu(r.n_tokens)
+        for r in routed
+    }
+    order = sorted(routed, key=lambda r: (-work[r.expert], r.expert))
     loads = [r for r in order if not r.in_ram and not (r.on_device and r.expert in device)]
     arrival = {r.expert: (index + 1) * costs.disk_s_per_expert for index, r in enumerate(loads)}
     clock = {"device": costs.device_call_s, "cpu": 0.0}
     for r in sorted(order, key=lambda r: arrival.get(r.expert, 0.0)):
         side = "device" if r.expert in device else "cpu"
-        work_s = costs.device(r.n_tokens) if side == "device" else costs.cpu(r.n_tokens)
-        if side == "device" and not r.on_device:
-            work_s += upload_s
-        clock[side] = max(clock[side], arrival.get(r.expert, 0.0)) + work_s
+        clock[side] = max(clock[side], arrival.get(r.expert, 0.0)) + work[r.expert]
     return max(clock["device"] if device else 0.0, clock["cpu"])
 
 
