@@ -13,13 +13,23 @@ Knows nothing of options: a command combines these values with its flags, and th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwenctl.errors import InvalidRequest
 
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"0", "false", "no", "off"})
+_VARIABLES = (
+    "QWENCTL_MODELS",
+    "QWENCTL_THREADS",
+    "QWENCTL_HISTORY",
+    "QWENCTL_DEBUG",
+    "XDG_DATA_HOME",
+    "XDG_CACHE_HOME",
+    "NO_COLOR",
+    "TERM",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,7 @@ class Settings:
     n_threads: int | None = None  # None: chosen per command
     debug: bool = False
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
+    variables: Mapping[str, str] = field(default_factory=dict, compare=False)  # those of the table above that are set
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -52,6 +63,7 @@ class Settings:
             n_threads=_n_threads(environ),
             debug=_switch(environ, "QWENCTL_DEBUG", default=False),
             plain=bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb",
+            variables={name: environ[name] for name in _VARIABLES if environ.get(name)},
         )
 
 

@@ -40,6 +40,9 @@ COMMANDS: dict[str, Entry] = {
         "Look at models", "qwenctl.cli.commands.experts", "Show which experts a Mixture-of-Experts model uses."
     ),
     "models": Entry("Look at models", "qwenctl.cli.commands.models", "List the converted models."),
+    "doctor": Entry(
+        "Look at the machine", "qwenctl.cli.commands.doctor", "Say what this machine has for models, and what is wrong."
+    ),
 }
 
 
