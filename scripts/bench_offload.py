@@ -13,7 +13,7 @@ decoding is greedy. cold: the first run of its process; warm: the next one. A ru
 its rate is then of less.
 
 --quick: in one process 24 tokens to warm up, 64 more, 512 tokens of prompt, 2,048 tokens. Stock llama.cpp computes the
-first micro-batch of these alone, its fastest, and stops decoding after some seconds.
+first micro-batch of these alone, its fastest, stops decoding after some seconds, and does not repack at 100 %.
 
 Needs root, for the limit on memory.
 """
