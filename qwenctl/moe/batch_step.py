@@ -19,7 +19,6 @@ from qwenctl.moe.layer_call import LayerCall
 from qwenctl.moe.waves import Waves
 from qwenctl.moe.workbench import Workbench
 
-
 _FOLLOWED_TOKENS = 2  # of a prompt whose experts stream
 
 

@@ -125,10 +125,7 @@ class ExpertSession:
             per_expert=self.per_expert,
             wave_rows=plan.wave_rows,
         )
-        self.devices: HybridDevices | None = None
-        if devices:
-            tier = DeviceTier(DeviceCalls(ggml), experts.layers, devices)
-            self.devices = HybridDevices(tier, experts, self.loader.reader, device_policy)
+        self.devices = self._make_devices(devices, device_policy)
         self._device = ExpertDevice.shared(ggml)
         self._path = self._attach(compiled=compiled)
         self._overrides = self._make_overrides()
@@ -258,6 +255,12 @@ class ExpertSession:
         if abort is not None:
             self._ggml.ggml_backend_cpu_set_abort_callback(cpu, *abort)
         return cpu
+
+    def _make_devices(self, places: Sequence[DevicePlace], policy: DevicePolicy | None) -> HybridDevices | None:
+        if not places:
+            return None
+        tier = DeviceTier(DeviceCalls(self._ggml), self.experts.layers, places)
+        return HybridDevices(tier, self.experts, self.loader.reader, policy)
 
     def _attach(self, *, compiled: bool) -> TokenPath | None:
         """Have llama.cpp's graphs sent here; returns the compiled path if they go through it."""
