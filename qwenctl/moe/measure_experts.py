@@ -33,7 +33,7 @@ _N_IO_THREADS = 2
 _AGREEMENT = 1.2
 _MOST_SHARES = 4  # that a point takes where its calls disagree
 _TOO_SLOW = 1.5  # shares for one call: not measured, the nearest point has to do
-_BAD_SHARE = 0.15  # of the points: from there on the machine is too busy
+_BAD_SHARE = 0.08  # of the points: from there on the machine is too busy
 
 
 def shape_of(experts: ExpertMap, maker: LayoutMaker) -> ExpertShape:

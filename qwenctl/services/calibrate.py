@@ -58,9 +58,10 @@ def calibrated(experts: ExpertMap, ggml: Ggml, cache_dir: Path, n_threads: int, 
         return Calibration(key)
     share = min(1.0, max(_LEAST_SHARE, experts.expert_bytes / _WHOLE_BYTES))
     rates = measure_experts(ggml, experts, n_threads, budget_s=share * _CPU_S, memory_bytes=memory_bytes)
+    if not rates:
+        return Calibration(key)
     made = Calibration(key, rates, _disk_rates(experts, share * _DISK_S, memory_bytes))
-    if rates:
-        store_calibration(made, cache_dir)
+    store_calibration(made, cache_dir)
     return made
 
 

@@ -104,8 +104,9 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(measured: Measured, expe
 
 def test_a_busy_machine_is_not_remembered(measured: Measured, experts: ExpertMap, tmp_path: Path) -> None:
     measured.rates = ()
-    assert calibrated(experts, GGML, tmp_path, 2) == Calibration(key_of(experts, 2), (), DISK)
+    assert calibrated(experts, GGML, tmp_path, 2) == Calibration(key_of(experts, 2))
     assert stored_calibrations(tmp_path) == ()
+    assert measured.disks == []
 
 
 def test_rates_of_the_page_cache_are_none_of_the_disk(measured: Measured, experts: ExpertMap, tmp_path: Path) -> None:
