@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from qwenctl.errors import InvalidRequest
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.ggml_calls import Ggml, address_of
 
@@ -77,6 +78,20 @@ class ExpertDevice:
                 cls._shared = cls(ggml)
             return cls._shared
 
+    @classmethod
+    def is_taken(cls) -> bool:
+        """Return whether a model is attached to this process's device."""
+        return cls._shared is not None and cls._shared._runner is not None
+
+    def check_free(self) -> None:
+        """See that no model is attached.
+
+        Raises:
+            InvalidRequest: one is.
+        """
+        if self._runner is not None:
+            raise InvalidRequest("a model with offloaded experts is open in this process already", "close it first")
+
     def attach(self, runner: GraphRunner, compute_address: int | None = None) -> None:
         """Send graphs to `runner` from now on.
 
@@ -86,10 +101,9 @@ class ExpertDevice:
                 leaves; None: that function itself.
 
         Raises:
-            RuntimeError: another model's runner is attached.
+            InvalidRequest: another model's runner is attached.
         """
-        if self._runner is not None:
-            raise RuntimeError("a model with offloaded experts is open in this process already")
+        self.check_free()
         self._runner = runner
         self._compute_address = compute_address or _address_of_function(self.compute_function)
 

@@ -44,6 +44,10 @@ class DirectNodes:
             node = call.products[matrix.kind]
             node.src[0], node.src[2] = address_of(weights), address_of(ids)
 
+    def free(self) -> None:
+        """Free the headers that the nodes point to."""
+        self._context.free()
+
 
 class BatchStep:
     """Tokens of one or many sequences through one layer: experts sorted, computed in waves as they are there."""
@@ -87,6 +91,11 @@ class BatchStep:
             self._note(computed - ready, ready - began)
             return status
         return Waves(bench, self._position, call, routed, counts).run(experts, absent)
+
+    def close(self) -> None:
+        """Free what the graph of llama.cpp's was pointed at; it is not used any more."""
+        if self._direct is not None:
+            self._direct.free()
 
     def _use(self, experts: list[int], routed: npt.NDArray[np.int32]) -> list[int]:
         """Note the uses; return the absent experts. If experts must stream, only the last tokens tell what is next."""

@@ -185,6 +185,12 @@ class LayerSlots:
             return True
         return False
 
+    def give_up(self) -> None:
+        """Wait for all that is on its way; what could not be read is absent again."""
+        for expert in list(self.loading):
+            with suppress(ExpertReadFailed):
+                self.wait_for([expert])
+
     def settle(self) -> None:
         """Take note of what has arrived by itself. Failures stay until they are waited for."""
         for expert in [one for one, ticket in self.loading.items() if ticket.done and ticket.error is None]:

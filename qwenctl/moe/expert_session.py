@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,8 @@ from qwenctl.moe.token_step import TokenStep
 from qwenctl.moe.workbench import Recorder, Workbench
 
 _UID_AT = abi.ggml_cgraph.uid.offset
-_MOST_STEPS = 4096  # graphs that are remembered; llama.cpp makes new ones as the context grows
+Step = Callable[[], int]
+
 OVERRIDE_PATTERN = rb"blk\.\d+\.ffn_(gate|up|gate_up|down)_exps\.weight"
 
 
@@ -98,23 +100,43 @@ class ExpertSession:
         self.experts, self.plan = experts, plan
         self.stats = OffloadStats()
         self._ggml = ggml
-        self._steps: dict[int, Callable[[], int]] = {}
+        self._steps: dict[int, Step] = {}  # by the uid of llama.cpp's graph
+        self._uids = [0] * len(experts.layers)  # of each layer's newest graph; llama.cpp has forgotten older ones
         self._positions = {layer.index: position for position, layer in enumerate(experts.layers)}
-        self._maker = LayoutMaker(ggml)
-        layouts = [self._maker.layout(layer, plan.layout) for layer in experts.layers]
-        self.per_expert = plan.per_expert and all(layout.joins_gate_and_up for layout in layouts)
-        self.pools = [
-            LayerSlots(ggml, self._maker, layer, layout, n_slots, experts.n_experts_used)
-            for layer, layout, n_slots in zip(experts.layers, layouts, plan.n_slots, strict=True)
-        ]
-        self.balance = None if min(plan.n_slots) == experts.n_experts else self._make_balance()
         self._n_batches = 0
         self._is_token = False
-        self._lookahead: RouterLookahead | None = None
         self.prefetcher: Prefetcher | None = None
-        self.loader = ExpertLoader(experts, plan.n_io_threads, direct=plan.direct, **(reader_options or {}))
-        self.ring = StreamRing(ggml, self._maker, layouts, max(1, plan.ring_slots), self.loader)
-        self._cpu = self._make_cpu(abort)
+        self._device = ExpertDevice.shared(ggml)
+        self._device.check_free()
+        self._handles = ExitStack()
+        try:
+            self._make(abort, reader_options or {})
+            self.devices = self._make_devices(devices, device_policy)
+            self._path = self._attach(compiled=compiled)
+        except BaseException:
+            self._handles.close()
+            raise
+        self._overrides = self._make_overrides()
+
+    def _make(self, abort: tuple[int, int] | None, reader_options: dict[str, Any]) -> None:
+        ggml, experts, plan, handles = self._ggml, self.experts, self.plan, self._handles
+        maker = LayoutMaker(ggml)
+        handles.callback(maker.close)
+        layouts = [maker.layout(layer, plan.layout) for layer in experts.layers]
+        self.per_expert = plan.per_expert and all(layout.joins_gate_and_up for layout in layouts)
+        self.pools: list[LayerSlots] = []
+        for layer, layout, n_slots in zip(experts.layers, layouts, plan.n_slots, strict=True):
+            self.pools.append(LayerSlots(ggml, maker, layer, layout, n_slots, experts.n_experts_used))
+            handles.callback(self.pools[-1].space.close)
+        self.balance = None if min(plan.n_slots) == experts.n_experts else self._make_balance()
+        self.loader = ExpertLoader(experts, plan.n_io_threads, direct=plan.direct, **reader_options)
+        self.ring = StreamRing(ggml, maker, layouts, max(1, plan.ring_slots), self.loader)
+        handles.callback(self.ring.close)
+        self._cpu = int(ggml.ggml_backend_cpu_init())
+        handles.callback(ggml.ggml_backend_free, self._cpu)
+        ggml.ggml_backend_cpu_set_n_threads(self._cpu, plan.n_threads)
+        if abort is not None:
+            ggml.ggml_backend_cpu_set_abort_callback(self._cpu, *abort)
         self._bench = Workbench(
             ggml,
             self._cpu,
@@ -125,10 +147,8 @@ class ExpertSession:
             per_expert=self.per_expert,
             wave_rows=plan.wave_rows,
         )
-        self.devices = self._make_devices(devices, device_policy)
-        self._device = ExpertDevice.shared(ggml)
-        self._path = self._attach(compiled=compiled)
-        self._overrides = self._make_overrides()
+        handles.callback(self._bench.close)
+        handles.callback(self.loader.close)  # before all that its threads write into
 
     @property
     def overrides_address(self) -> int:
@@ -159,8 +179,9 @@ class ExpertSession:
         """
         if mode == "off" or self.balance is None or not self.per_expert or not can_look_ahead(gguf, self.experts):
             return
-        self._lookahead = RouterLookahead(self._ggml, self._cpu, gguf, self.experts)
-        self.prefetcher = Prefetcher(self._bench, self._lookahead, PrefetchGate(mode), self.experts.n_experts_used)
+        lookahead = RouterLookahead(self._ggml, self._cpu, gguf, self.experts)
+        self._handles.callback(lookahead.close)
+        self.prefetcher = Prefetcher(self._bench, lookahead, PrefetchGate(mode), self.experts.n_experts_used)
         self._bench.prefetcher = self.prefetcher
 
     def before_batch(self, n_tokens: int) -> None:
@@ -203,7 +224,12 @@ class ExpertSession:
 
     def take_error(self) -> BaseException | None:
         """Return what was raised below llama_decode since the last call."""
-        return self._device.take_error()
+        error = self._device.take_error()
+        if error is not None:  # what else is under way may have failed as well: the next batch starts clean
+            for layer in self.pools:
+                layer.give_up()
+            self.ring.forget()
+        return error
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books on slots agree."""
@@ -216,51 +242,36 @@ class ExpertSession:
     def close(self) -> None:
         """Stop reading and free everything. llama.cpp's model must be freed already."""
         self._device.detach(self)
-        self._forget_steps()
-        self.loader.close()
-        if self.devices is not None:
-            self.devices.close()
-        if self._lookahead:
-            self._lookahead.close()
-        self._bench.close()
-        self.ring.close()
-        for layer in self.pools:
-            layer.space.close()
-        self._maker.close()
-        self._ggml.ggml_backend_free(self._cpu)
+        for position in range(len(self._uids)):
+            self._forget_step(position)
+        self._handles.close()
 
-    def _new_step(self, graph: int, uid: int) -> Callable[[], int]:
+    def _new_step(self, graph: int, uid: int) -> Step:
         call = read_call(graph)
         if call is None:
             raise GenerationFailed(
                 "this model's expert layers have a form that cannot be offloaded", "use --offload off"
             )
-        if len(self._steps) >= _MOST_STEPS:
-            self._forget_steps()
         position = self._positions[call.layer]
+        self._forget_step(position)
         step = hybrid_step(self._bench, position, call, self.devices) or self._cpu_step(position, call, uid)
         if uid:
-            self._steps[uid] = step
+            self._steps[uid], self._uids[position] = step, uid
         return step
 
-    def _cpu_step(self, position: int, call: LayerCall, uid: int) -> Callable[[], int]:
+    def _cpu_step(self, position: int, call: LayerCall, uid: int) -> Step:
         if call.n_tokens == 1 and self.per_expert:
-            graph_of_layer = self._bench.own_token_graph(self.pools[position], call.n_used, call.glu_params)
-            return TokenStep(self._bench, position, call, graph_of_layer, uid)
+            graph = self._bench.layer_token_graph(position, call.n_used, call.glu_params)
+            return TokenStep(self._bench, position, call, graph, uid)
         return BatchStep(self._bench, position, call)
-
-    def _make_cpu(self, abort: tuple[int, int] | None) -> int:
-        cpu = int(self._ggml.ggml_backend_cpu_init())
-        self._ggml.ggml_backend_cpu_set_n_threads(cpu, self.plan.n_threads)
-        if abort is not None:
-            self._ggml.ggml_backend_cpu_set_abort_callback(cpu, *abort)
-        return cpu
 
     def _make_devices(self, places: Sequence[DevicePlace], policy: DevicePolicy | None) -> HybridDevices | None:
         if not places:
             return None
         tier = DeviceTier(DeviceCalls(self._ggml), self.experts.layers, places)
-        return HybridDevices(tier, self.experts, self.loader.reader, policy)
+        devices = HybridDevices(tier, self.experts, self.loader.reader, policy)
+        self._handles.callback(devices.close)
+        return devices
 
     def _attach(self, *, compiled: bool) -> TokenPath | None:
         """Have llama.cpp's graphs sent here; returns the compiled path if they go through it."""
@@ -282,10 +293,16 @@ class ExpertSession:
             layer.position, layer.balance = position, balance
         return balance
 
-    def _forget_steps(self) -> None:
-        self._steps.clear()
+    def _forget_step(self, position: int) -> None:
+        """Drop the step of a layer's last graph: llama.cpp has made a new one."""
+        uid, self._uids[position] = self._uids[position], 0
+        step = self._steps.pop(uid, None)
+        if isinstance(step, TokenStep):
+            step.drain()
+        if isinstance(step, BatchStep):
+            step.close()
         if self._path:
-            self._path.clear()
+            self._path.forget(uid)
 
     def _make_overrides(self) -> Any:
         overrides = (abi.llama_model_tensor_buft_override * 2)()

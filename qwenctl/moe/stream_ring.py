@@ -101,6 +101,19 @@ class StreamRing:
             self._free.append(self._passing.pop(key).slot)
         self._fill()
 
+    def forget(self) -> None:
+        """Stop what is under way: all slots are free."""
+        for passing in (*self._passing.values(), *self._unwanted):
+            if not passing.ticket.cancel():
+                self._finished(passing)
+        self._passing.clear()
+        self._unwanted.clear()
+        self._wanted.clear()
+        self._ahead.clear()
+        self._expected.clear()
+        self._computing = []
+        self._free = list(range(self.n_slots))
+
     def close(self) -> None:
         """Free the buffers. The loader has been closed before."""
         self.space.close()

@@ -157,10 +157,12 @@ class TokenPath:
         """Compute steps here, or leave all to Python."""
         self._struct.is_off = not is_on
 
-    def clear(self) -> None:
-        """Forget all steps."""
-        self._table[:] = 0
-        self._steps.clear()
+    def forget(self, uid: int) -> None:
+        """Compute the step of a graph no more."""
+        index = uid & (_TABLE_SIZE - 1)
+        if index in self._steps and self._steps[index].struct.uid == uid:
+            self._table[index] = 0
+            del self._steps[index]
 
     @property
     def n_steps(self) -> int:

@@ -69,7 +69,7 @@ class Workbench:
     _token_graphs: dict[tuple[SlotLayout, bytes, int], TokenGraph] = field(default_factory=dict)
     _gathered: dict[tuple[SlotLayout, bytes], GatheredGraph] = field(default_factory=dict)
     _indexed: dict[tuple[SlotLayout, bytes, bool], IndexedGraph] = field(default_factory=dict)
-    _own: list[TokenGraph] = field(default_factory=list)
+    _own: dict[tuple[int, bytes, int], TokenGraph] = field(default_factory=dict)
 
     def compute(self, graph: int) -> int:
         """Compute a graph on the CPU; returns a ggml_status."""
@@ -82,11 +82,12 @@ class Workbench:
             self._token_graphs[key] = TokenGraph(self._kit(layer, glu_params, _TOKEN_ROWS), k)
         return self._token_graphs[key]
 
-    def own_token_graph(self, layer: LayerSlots, k: int, glu_params: bytes) -> TokenGraph:
-        """Return a new graph of k experts for one token: the caller's own."""
-        made = TokenGraph(self._kit(layer, glu_params, _TOKEN_ROWS), k)
-        self._own.append(made)
-        return made
+    def layer_token_graph(self, position: int, k: int, glu_params: bytes) -> TokenGraph:
+        """Return a layer's own graph of k experts for one token, whose input and outputs may stay set."""
+        key = (position, glu_params, k)
+        if key not in self._own:
+            self._own[key] = TokenGraph(self._kit(self.pools[position], glu_params, _TOKEN_ROWS), k)
+        return self._own[key]
 
     def gathered_graph(self, layer: LayerSlots, glu_params: bytes) -> GatheredGraph:
         """Return the graph of a product an expert."""
@@ -139,7 +140,7 @@ class Workbench:
 
     def close(self) -> None:
         """Free the graphs."""
-        for graph in (*self._own, *self._token_graphs.values()):
+        for graph in (*self._own.values(), *self._token_graphs.values()):
             graph.free()
         for gathered in self._gathered.values():
             gathered.free()

@@ -21,6 +21,7 @@ from quant.gguf_read import GgufFile
 from quant.libggml import load_libggml
 from qwenctl.errors import InvalidRequest, ModelLoadFailed
 from qwenctl.moe.abi_check import UnknownBuild, check_abi
+from qwenctl.moe.backend import ExpertDevice
 from qwenctl.moe.device_tier import places_of
 from qwenctl.moe.devices import DeviceCalls, device_memory, find_devices
 from qwenctl.moe.expert_map import ExpertMap, read_expert_map, why_not
@@ -154,6 +155,8 @@ def _obstacle(gguf: GgufFile, experts: ExpertMap | None) -> str | None:
     """Return why this model cannot be offloaded here, None if it can."""
     if experts is None:
         return why_not(gguf) or "the model has no experts"
+    if ExpertDevice.is_taken():
+        return "another model with offloaded experts is open in this process"
     if not can_stream():
         return "this system's C library has no fopencookie"
     return None
