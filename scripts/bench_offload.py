@@ -26,6 +26,7 @@ import ctypes
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -241,6 +242,7 @@ def main() -> None:
     if options.child:
         serve(options.child)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without ending the child and its control group
     for name, value in machine().items():
         say(f"{name:18} {value}")
     say(f"{'threads':18} {options.threads}\n{LIMIT_FORMULA}")
