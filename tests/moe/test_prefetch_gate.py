@@ -87,6 +87,22 @@ def test_noise_alone_does_not_switch_on() -> None:
     assert sum(verdicts) <= 20
 
 
+def test_a_gain_smaller_than_what_windows_differ_by_is_none() -> None:
+    """Pairs of windows gain 30 %, lose 20 %, gain 30 %, lose 20 %: 5 % in the middle, which means nothing."""
+    speeds = [1, 0.7, 1.2, 1, 1, 0.7, 1.2, 1]  # of windows off on, on off, off on, on off
+    gate = PrefetchGate()
+    _Machine(at=lambda token: speeds[token // 16]).run(gate, _PROBE)
+    assert gate.gain == pytest.approx(0.05)
+    assert not gate.begin_token()
+
+
+def test_the_first_tokens_of_a_window_do_not_count() -> None:
+    """They pay for the window before; two more that wait are borne, but not four of 16."""
+    turns = {16, 17, 20, 26}  # after a turn on, and later in that window
+    machine = _Machine(0.1, at=lambda token: 50.0 if token % 64 in turns else 1.0)
+    assert machine.run(PrefetchGate(), _PROBE + 1).decisions[-1]
+
+
 def test_probes_come_at_growing_intervals() -> None:
     gate = PrefetchGate()
     decisions = _Machine(0.3).run(gate, 40_000).decisions
