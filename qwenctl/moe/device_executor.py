@@ -83,7 +83,7 @@ class DeviceExecutor:
         self._backend: int = calls.ggml_backend_dev_init(device.handle, None) or 0
         if not self._backend:
             raise MemoryError(f"{device.label} cannot be opened")
-        self._graphs: dict[tuple[int, int, bool], ExpertGraph] = {}
+        self._graphs: dict[tuple[int, int, bool, bytes], ExpertGraph] = {}
         self._rows = _HostRows(calls, device, self._n_embd)
         self._current: Run | None = None
         try:
@@ -218,7 +218,7 @@ class DeviceExecutor:
         calls.ggml_backend_tensor_get_async(backend, graph.out, out_address, 0, graph.out_bytes)
 
     def _graph(self, run: Run, n_pairs: int, shared_x: bool) -> ExpertGraph:
-        key = (id(run.pool), n_pairs, shared_x)
+        key = (id(run.pool), n_pairs, shared_x, run.glu_params)
         graph = self._graphs.get(key)
         if graph is None:
             if len(self._graphs) >= _MOST_GRAPHS:

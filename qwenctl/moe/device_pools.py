@@ -100,6 +100,11 @@ class DevicePool:
         """Take the slot back from an expert that was admitted but could not be written."""
         self.slots.forget(expert)
 
+    def remove(self, expert: int) -> None:
+        """Free a published expert's slot."""
+        self.slot_of[expert] = -1
+        self.slots.forget(expert)
+
     def check_integrity(self) -> None:
         """Raise AssertionError unless what is published is what has slots and is not on its way."""
         self.slots.check_integrity()

@@ -157,7 +157,7 @@ class DeviceTier:
             slots: of each (token, expert) pair, from `slot_of`; not empty.
             tokens: the row of x of each pair; None: row 0 for all (a decode step of one sequence).
             x_address: of x, float32 (n_tokens, n_embd); must not change before `finish`.
-            glu_params: op_params of the layer's GLU node, 64 bytes; always the same for a layer.
+            glu_params: op_params of the layer's GLU node, 64 bytes.
 
         Raises:
             GenerationFailed: the device reports that it cannot compute.
@@ -254,6 +254,12 @@ class DeviceTier:
             )
             for used in self._used
         )
+
+    def reset_counts(self) -> None:
+        """Count what devices do from zero."""
+        for used in self._used:
+            used.n_runs = used.n_pairs = used.n_uploads = 0
+            used.busy_s = used.waited_s = 0.0
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless every pool's slots in are its slots out."""

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from qwenctl.errors import ExpertReadFailed
+from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.costs import CostCurve, Costs, Measured, updated
 from qwenctl.moe.device_executor import Run
 from qwenctl.moe.device_pools import DevicePool
@@ -28,6 +32,10 @@ _LOOKS_EVERY = 4  # steps of a layer between two looks for experts to bring
 _MOST_UNDER_WAY = 4  # uploads
 # A wait this long says that the device ended last, so that its own time is known.
 _WAITED_S = 30e-6
+_TOKENS = (1, 4, 16, 64, 256, 1024)
+_PROBES, _PROBE_PAIRS = 3, 8
+_UNDER_LOAD = 1.25
+_SWIGLU = np.array([abi.GGML_GLU_OP["SWIGLU"]] + [0] * 15, dtype=np.int32).tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,7 @@ class DevicePolicy:
     """What a step may do with devices.
 
     Attributes:
-        costs: to begin with; None: guesses from the size of an expert, which measurements replace.
+        costs: to begin with, of every device; None: measured while opening, a few milliseconds a device.
         learns: whether measurements change the costs.
         brings: whether experts are brought to devices for later steps.
         uploads_now: whether a step may bring an expert and compute it there, if that is sooner.
@@ -77,9 +85,12 @@ class HybridDevices:
     ) -> None:
         self.tier, self.policy = tier, policy or DevicePolicy()
         self._experts, self._reader = experts, reader
-        size = max(layer.expert_bytes for layer in experts.layers)
-        first = self.policy.costs or guessed_costs(size)
-        self._measured = dict.fromkeys((facts.label for facts in tier.stats()), first)
+        self._measured: dict[str, Costs] = {}
+        for position in range(len(experts.layers)):
+            if tier.pool(position) is not None and tier.label_of(position) not in self._measured:
+                costs = self.policy.costs or measured_costs(tier, position)
+                self._measured[tier.label_of(position)] = costs
+        tier.reset_counts()
         self._planning = dict(self._measured)
         self._under_way: dict[tuple[int, int], ReadTicket] = {}
         self._looks = [0] * len(experts.layers)
@@ -194,7 +205,51 @@ def guessed_costs(expert_bytes: int) -> Costs:
     10 GB/s of weights on the CPU, ten times that on a device, 5 between them, 1 from disk.
     """
     cpu_s, device_s = expert_bytes / 10e9, expert_bytes / 100e9
-    n_tokens = (1, 4, 16, 64, 256, 1024)
-    cpu = CostCurve(n_tokens, tuple(cpu_s * max(1.0, n / 4) for n in n_tokens))
-    device = CostCurve(n_tokens, tuple(device_s * max(1.0, n / 16) for n in n_tokens))
+    cpu = CostCurve(_TOKENS, tuple(cpu_s * max(1.0, n / 4) for n in _TOKENS))
+    device = _device_curve(device_s)
     return Costs(cpu, device, 100e-6, 100e-6 + expert_bytes / 1e9, expert_bytes / 5e9, expert_bytes / 4e9)
+
+
+def measured_costs(tier: DeviceTier, position: int) -> Costs:
+    """Return guessed costs with those of a layer's device measured: its call, an expert there, an upload.
+
+    An expert of zeros is sent and computed with, and removed again; the layer's slots must be free.
+    """
+    pool = tier.pool(position)
+    if pool is None:
+        raise ValueError(f"layer {position} has no slots on a device")
+    tensors = pool.layer.tensors
+    zeros = np.zeros(max(one.expert_bytes for one in tensors), dtype=np.uint8)
+    x, out = np.zeros(tensors[0].n_in, dtype=np.float32), np.zeros((_PROBE_PAIRS, tensors[-1].n_out), dtype=np.float32)
+
+    def compute_s(n_pairs: int) -> float:
+        began = perf_counter()
+        slots = [pool.slot_of[0]] * n_pairs
+        run = tier.start(position, slots, None, x.ctypes.data, _SWIGLU)
+        tier.finish(position, run, out.ctypes.data, range(n_pairs))
+        return perf_counter() - began
+
+    def upload_s() -> float:
+        began = perf_counter()
+        tier.upload(position, 0, [int(zeros.ctypes.data)] * len(tensors))
+        return perf_counter() - began + compute_s(1)  # a server says nothing when it has stored what it got
+
+    upload_s()  # the first time graphs are made, pages touched, sizes asked for
+    one_s = min(compute_s(1) for _ in range(_PROBES))
+    compute_s(_PROBE_PAIRS)
+    many_s = min(compute_s(_PROBE_PAIRS) for _ in range(_PROBES))
+    pool.remove(0)
+    sent_s = max(upload_s() - one_s, 1e-6)
+    pool.remove(0)
+    expert_s = max((many_s - one_s) / (_PROBE_PAIRS - 1), 1e-6)
+    return replace(
+        guessed_costs(pool.layer.expert_bytes),
+        device=_device_curve(expert_s),
+        device_call_s=max(one_s - expert_s, 0.0),
+        upload_s_per_expert=sent_s,
+        loaded_upload_s_per_expert=sent_s * _UNDER_LOAD,
+    )
+
+
+def _device_curve(expert_s: float) -> CostCurve:
+    return CostCurve(_TOKENS, tuple(expert_s * max(1.0, n / 16) for n in _TOKENS))

@@ -65,7 +65,7 @@ def main(job: dict[str, Any], out: Path) -> None:
     )
     policy = DevicePolicy(_EAGER, learns=False, uploads_now=job["uploads_now"])
     session = ExpertSession(ggml, experts, plan, devices=places_of(ggml, experts, job), device_policy=policy)
-    offload = ExpertOffload(None, session, experts)  # type: ignore[arg-type]
+    offload = ExpertOffload(None, session, experts, gguf)  # type: ignore[arg-type]
     params = llama_cpp.llama_model_default_params()
     params.use_extra_bufts, params.n_gpu_layers = False, 0
     model = offload.load(params, job["gguf"])

@@ -32,6 +32,7 @@ from qwenctl.moe.device_tier import DevicePlace, DeviceTier
 from qwenctl.moe.devices import Device, DeviceCalls, add_rpc_server, device_memory, find_devices
 from qwenctl.moe.expert_map import ExpertTensor, Kind, MoeLayer
 from qwenctl.moe.ggml_calls import Ggml, TensorContext, address_of, at
+from qwenctl.moe.hybrid_devices import measured_costs
 from tests.conftest import ROOT
 from tests.services.rpc_server import RpcServer, running_rpc_server
 
@@ -393,6 +394,21 @@ def test_a_device_that_refuses_memory_gets_fewer_slots_or_none(
     assert tier.stats() == ()
     assert devices[0].label in tier.notes[0]
     tier.close()
+
+
+def test_what_a_device_costs_is_measured_and_leaves_nothing_behind(
+    calls: DeviceCalls, devices: tuple[Device, Device]
+) -> None:
+    experts = experts_of("Q8_0", False, 0)
+    tier = DeviceTier(calls, [experts.layer], [DevicePlace(devices[0], (0,), BUDGET_BYTES)])
+    try:
+        costs = measured_costs(tier, 0)
+        assert costs.device(1) > 0
+        assert 0 < costs.upload_s_per_expert < costs.loaded_upload_s_per_expert
+        assert tier.slot_of[0] == [-1] * N_EXPERTS
+        tier.check_integrity()
+    finally:
+        tier.close()
 
 
 def test_what_a_device_cannot_compute_is_left_out(calls: DeviceCalls, devices: tuple[Device, Device]) -> None:
