@@ -24,6 +24,7 @@ from qwenctl.moe.devices import DeviceCalls
 from qwenctl.moe.expert_map import ExpertMap
 from qwenctl.moe.expert_pools import ExpertLoader, LayerSlots
 from qwenctl.moe.ggml_calls import Ggml
+from qwenctl.moe.hit_curves import HitCurve
 from qwenctl.moe.hybrid_devices import DevicePolicy, HybridDevices
 from qwenctl.moe.hybrid_step import hybrid_step
 from qwenctl.moe.layer_call import LayerCall, read_call
@@ -32,6 +33,7 @@ from qwenctl.moe.offload_stats import OffloadStats
 from qwenctl.moe.prefetch_gate import Mode, PrefetchGate
 from qwenctl.moe.prefetcher import Prefetcher
 from qwenctl.moe.quotas import LayerNeeds, used_bytes
+from qwenctl.moe.routing_profile import RoutingProfile
 from qwenctl.moe.slot_balance import PROPOSE_EVERY, SlotBalance
 from qwenctl.moe.slot_layout import LayoutMaker, LayoutName
 from qwenctl.moe.stream_ring import StreamRing
@@ -68,6 +70,10 @@ class SessionPlan:
     n_io_threads: int
     wave_rows: int
     direct: bool | None = None
+
+
+def _nothing() -> int:
+    return abi.GGML_STATUS_SUCCESS
 
 
 class ExpertSession:
@@ -128,7 +134,9 @@ class ExpertSession:
         for layer, layout, n_slots in zip(experts.layers, layouts, plan.n_slots, strict=True):
             self.pools.append(LayerSlots(ggml, maker, layer, layout, n_slots, experts.n_experts_used))
             handles.callback(self.pools[-1].space.close)
-        self.balance = None if min(plan.n_slots) == experts.n_experts else self._make_balance()
+        self.balance: SlotBalance | None = None
+        if min(plan.n_slots) < experts.n_experts:
+            self._start_balance()
         self.loader = ExpertLoader(experts, plan.n_io_threads, direct=plan.direct, **reader_options)
         self.ring = StreamRing(ggml, maker, layouts, max(1, plan.ring_slots), self.loader)
         handles.callback(self.ring.close)
@@ -184,6 +192,36 @@ class ExpertSession:
         self.prefetcher = Prefetcher(self._bench, lookahead, PrefetchGate(mode), self.experts.n_experts_used)
         self._bench.prefetcher = self.prefetcher
 
+    def fill(self) -> None:
+        """Where every expert has a slot, begin to read them all, behind whatever a batch waits for."""
+        if self.balance is None:
+            for expert in range(self.experts.n_experts):
+                for position in range(len(self.pools)):
+                    self._bench.load(position, expert, (), urgent=False)
+
+    def warm_start(self, profile: RoutingProfile) -> None:
+        """Begin with what is remembered of the model's routing: quotas, and leisurely reads of what was used most."""
+        if self.balance is None or not all(one.n_samples for one in profile.layers):
+            return
+        self._start_balance([one.curve() for one in profile.layers])
+        self._move_slots()
+        n_used = self.experts.n_experts_used
+        orders = [
+            one.order_by_heat()[: layer.pool.n_slots - n_used]
+            for one, layer in zip(profile.layers, self.pools, strict=True)
+        ]
+        for rank in range(max(len(order) for order in orders)):
+            for position, order in enumerate(orders):
+                if rank < len(order):
+                    self._bench.load(position, order[rank], (), urgent=False)
+
+    def profile_after(self, profile: RoutingProfile) -> RoutingProfile | None:
+        """Return `profile` with what this session saw; None: it sampled nothing."""
+        if self.balance is None or not all(curve.n_samples for curve in self.balance.curves):
+            return None
+        pairs = zip(profile.layers, self.balance.curves, strict=True)
+        return RoutingProfile(tuple(layer.followed_by(curve) for layer, curve in pairs))
+
     def before_batch(self, n_tokens: int) -> None:
         """To be called before each batch of `n_tokens`."""
         self._is_token = n_tokens == 1 and self.prefetcher is not None
@@ -205,9 +243,7 @@ class ExpertSession:
         for step in self._steps.values():
             if isinstance(step, TokenStep):
                 step.drain()
-        for position, n_slots in self.balance.propose():
-            self.pools[position].change_slots(n_slots)
-            self.stats.n_moved += 1
+        self._move_slots()
 
     def counters(self) -> dict[str, Any]:
         """Return what was counted, in units; steps of the compiled path are token steps with hits only."""
@@ -252,6 +288,8 @@ class ExpertSession:
             raise GenerationFailed(
                 "this model's expert layers have a form that cannot be offloaded", "use --offload off"
             )
+        if call.n_tokens == 0:  # of a batch without outputs, the last layer has nothing to compute
+            return _nothing
         position = self._positions[call.layer]
         self._forget_step(position)
         step = hybrid_step(self._bench, position, call, self.devices) or self._cpu_step(position, call, uid)
@@ -284,14 +322,19 @@ class ExpertSession:
         self._bench.path = path
         return path
 
-    def _make_balance(self) -> SlotBalance:
+    def _start_balance(self, curves: Sequence[HitCurve] | None = None) -> None:
+        """Let slots follow what layers need, from even quotas and what is known of the layers."""
         n_used = self.experts.n_experts_used
         needs = [LayerNeeds(layer.slot_bytes, layer.pool.n_experts, n_used) for layer in self.pools]
         n_slots = [layer.pool.n_slots for layer in self.pools]
-        balance = SlotBalance(used_bytes(needs, n_slots), needs, n_slots)
+        self.balance = SlotBalance(used_bytes(needs, n_slots), needs, n_slots, curves)
         for position, layer in enumerate(self.pools):
-            layer.position, layer.balance = position, balance
-        return balance
+            layer.position, layer.balance = position, self.balance
+
+    def _move_slots(self) -> None:
+        for position, n_slots in self.balance.propose() if self.balance else ():
+            self.pools[position].change_slots(n_slots)
+            self.stats.n_moved += 1
 
     def _forget_step(self, position: int) -> None:
         """Drop the step of a layer's last graph: llama.cpp has made a new one."""

@@ -35,6 +35,7 @@ from qwenctl.moe.slot_layout import LayoutMaker, LayoutName
 from qwenctl.moe.split_stream import stream_pieces
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.memory_limits import machine_memory
+from qwenctl.services.routing_memory import RoutingMemory
 
 _N_IO_THREADS = 4
 _SMALL_BYTES = 512 << 20  # of experts that fit: their products are too short to gain from another arrangement
@@ -64,6 +65,7 @@ class ExpertOffload:
     session: ExpertSession
     _experts: ExpertMap
     _gguf: GgufFile
+    _memory: RoutingMemory | None = None
 
     def load(self, params: Any, on_error: str) -> Any:
         """Load the model without its experts; returns the llama_model, None if llama.cpp refused it.
@@ -99,7 +101,9 @@ class ExpertOffload:
         }
 
     def close(self) -> None:
-        """Stop reading and free the slots."""
+        """Stop reading, free the slots, and remember the routing."""
+        if self._memory:
+            self._memory.keep()
         self.session.close()
 
 
@@ -213,12 +217,16 @@ def _open(  # noqa: PLR0917 - what was decided so far
         abort=abort,
         devices=places_of(devices, experts.layers, plan.devices),
     )
+    memory = RoutingMemory(gguf, session, wanted.calibration_dir) if wanted.calibration_dir else None
     try:
+        session.fill()
         session.look_ahead(gguf, wanted.prefetch)
+        if memory:
+            memory.start()
     except BaseException:
         session.close()
         raise
-    return ExpertOffload(plan, session, experts, gguf)
+    return ExpertOffload(plan, session, experts, gguf, memory)
 
 
 def _is_all_on_devices(plan: OffloadPlan, model: ModelSize) -> bool:
