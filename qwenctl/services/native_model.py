@@ -63,6 +63,7 @@ class NativeModel:
             raise
 
     def _open(self, options: EngineOptions) -> None:
+        native_log()  # before ggml says anything, from whatever thread
         gguf = self._read_header(options)
         self.n_ctx = options.n_ctx or _default_n_ctx(gguf, options)
         self.shares_cells = options.n_cells is not None
