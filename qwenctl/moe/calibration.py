@@ -37,7 +37,7 @@ class CalibrationKey:
 class ExpertRate:
     """CPU: multiplications a second of experts with `n_tokens` tokens each."""
 
-    type: str  # ggml's name of the weights' type
+    type: str  # of the weights: measure_experts.kind_name
     layout: str  # plain, repack, amx
     operation: str  # id: one MUL_MAT_ID; expert: a MUL_MAT an expert
     n_tokens: int
@@ -131,6 +131,14 @@ def load_calibration(key: CalibrationKey, cache_dir: Path) -> Calibration | None
     """Return what was stored for `key`; None if nothing was, or nothing that can be used."""
     found = _read(_path(key, cache_dir))
     return found if found is not None and found.key == key else None
+
+
+def stored_at_s(key: CalibrationKey, cache_dir: Path) -> float:
+    """Return when something was stored for `key`, in seconds since the epoch; 0 if nothing was."""
+    try:
+        return _path(key, cache_dir).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def stored_calibrations(cache_dir: Path) -> tuple[Calibration, ...]:

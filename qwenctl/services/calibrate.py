@@ -1,12 +1,13 @@
 """What this machine computes and reads in a second with a model's own experts: remembered, or measured once.
 
 Measured anew for another CPU, number of threads, build of llama.cpp, disk or shape of experts, and where what was
-stored is damaged or lacks a kind of layer. On a machine too busy to be measured nothing is kept, and the next start
-tries again. Decides nothing: see qwenctl/moe/layout_choice.py.
+stored is damaged. That a machine was too busy to be measured is remembered for ten minutes, so that not each start
+spends seconds on finding out. Decides nothing: see qwenctl/moe/layout_choice.py.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from qwenctl.moe.calibration import (
@@ -16,6 +17,7 @@ from qwenctl.moe.calibration import (
     load_calibration,
     shape_name,
     store_calibration,
+    stored_at_s,
 )
 from qwenctl.moe.disk_speed import DEPTHS, measure_disk
 from qwenctl.moe.expert_map import ExpertMap
@@ -25,9 +27,10 @@ from qwenctl.services.calibration_key import calibration_key
 from qwenctl.services.memory_limits import machine_memory
 from qwenctl.units import GIB, MIB
 
-_CPU_S, _DISK_S = 2.5, 1.0  # for a model of _WHOLE_BYTES of experts and more; smaller ones are worth less
+_CPU_S, _DISK_S = 2.0, 1.0  # for a model of _WHOLE_BYTES of experts and more; smaller ones are worth less
 _WHOLE_BYTES = 2 * GIB
 _LEAST_SHARE = 0.04
+_BUSY_S = 600.0
 _LEAST_MEMORY_BYTES = 16 * MIB
 
 
@@ -51,16 +54,14 @@ def calibrated(experts: ExpertMap, ggml: Ggml, cache_dir: Path, n_threads: int, 
     """
     key = key_of(experts, n_threads)
     stored = None if again else load_calibration(key, cache_dir)
-    if stored is not None and stored.experts:
+    if stored is not None and (stored.experts or time.time() - stored_at_s(key, cache_dir) < _BUSY_S):
         return stored
     memory_bytes = min(MEMORY_BYTES, machine_memory().available_bytes // 10)
     if memory_bytes < _LEAST_MEMORY_BYTES:
         return Calibration(key)
     share = min(1.0, max(_LEAST_SHARE, experts.expert_bytes / _WHOLE_BYTES))
     rates = measure_experts(ggml, experts, n_threads, budget_s=share * _CPU_S, memory_bytes=memory_bytes)
-    if not rates:
-        return Calibration(key)
-    made = Calibration(key, rates, _disk_rates(experts, share * _DISK_S, memory_bytes))
+    made = Calibration(key, rates, _disk_rates(experts, share * _DISK_S, memory_bytes) if rates else ())
     store_calibration(made, cache_dir)
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from qwenctl.moe.calibration import (
     load_calibration,
     shape_name,
     store_calibration,
+    stored_at_s,
     stored_calibrations,
 )
 from qwenctl.moe.microbatch import PrefillRates
@@ -47,6 +49,15 @@ def test_what_was_stored_is_read_back(tmp_path: Path) -> None:
     assert load_calibration(KEY, tmp_path) == MEASURED
     assert stored_calibrations(tmp_path) == (MEASURED,)
     assert [path.suffix for path in (tmp_path / "calibration").iterdir()] == [".json"]
+
+
+def test_when_it_was_stored(tmp_path: Path) -> None:
+    assert stored_at_s(KEY, tmp_path) == 0
+    store_calibration(MEASURED, tmp_path)
+    (path,) = (tmp_path / "calibration").iterdir()
+    os.utime(path, (1e9, 1e9))
+    assert stored_at_s(KEY, tmp_path) == 1e9
+    assert stored_at_s(replace(KEY, n_threads=3), tmp_path) == 0
 
 
 def test_a_newer_measurement_takes_the_place_of_the_older(tmp_path: Path) -> None:

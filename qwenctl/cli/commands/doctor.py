@@ -57,9 +57,9 @@ def _show(found: Diagnosis, output: Output) -> None:
     output.fields([(name, one_line(value)) for name, value in _fields(found)])
     if found.measured is not None:
         _show_measured(found.measured, output)
-    if found.calibrations:
+    if rows := list(_rows(found.calibrations)):
         output.line()
-        output.table(("MEASURED EXPERTS", "WAY", "TOKENS", "GMAC/s"), list(_rows(found.calibrations)), right=(2, 3))
+        output.table(("MEASURED EXPERTS", "WAY", "TOKENS", "GMAC/s"), rows, right=(2, 3))
     for problem in found.problems:
         output.line()
         output.line(f"problem: {one_line(problem.what)}")
