@@ -30,6 +30,7 @@ def engine_flags(function: F) -> F:
         rpc: tuple[str, ...],
         offload: OffloadMode,
         ram_bytes: int | None,
+        vram_bytes: int | None,
         trace_file: str | None,
         **kwargs: Any,
     ) -> Any:
@@ -39,7 +40,7 @@ def engine_flags(function: F) -> F:
             n_threads=n_threads or settings.n_threads,
             rpc=rpc,
             trace_file=None if trace_file is None else str(Path(trace_file).expanduser()),
-            offload=_offload(offload, ram_bytes),
+            offload=_offload(offload, ram_bytes, vram_bytes),
         )
         return function(engine=engine, **kwargs)
 
@@ -48,10 +49,11 @@ def engine_flags(function: F) -> F:
     return cast("F", command)
 
 
-def _offload(mode: OffloadMode, ram_bytes: int | None) -> OffloadOptions:
-    if mode == "off" and ram_bytes is not None:
-        raise InvalidRequest("--ram and --offload off exclude each other", "leave one of them out")
-    return OffloadOptions(mode, ram_bytes)
+def _offload(mode: OffloadMode, ram_bytes: int | None, vram_bytes: int | None) -> OffloadOptions:
+    for name, value in (("--ram", ram_bytes), ("--vram", vram_bytes)):
+        if mode == "off" and value is not None:
+            raise InvalidRequest(f"{name} and --offload off exclude each other", "leave one of them out")
+    return OffloadOptions(mode, ram_bytes, vram_bytes)
 
 
 def _options() -> list[Callable[[F], F]]:
@@ -64,6 +66,13 @@ def _options() -> list[Callable[[F], F]]:
             type=ByteCount(16 * MIB),
             metavar="SIZE",
             help="Memory that a Mixture-of-Experts model may take in all: 48GiB.  [default: what is available]",
+        ),
+        click.option(
+            "--vram",
+            "vram_bytes",
+            type=ByteCount(),
+            metavar="SIZE",
+            help="Memory that it may take of all GPUs together: 20GiB.  [default: what is free]",
         ),
         click.option(
             "--offload",
