@@ -3,8 +3,8 @@
 The graphs, slots and layouts are those that compute later (expert_bench.py). Each point gets an equal share of the
 time, and one call where that takes longer. Others use the machine too, and can only make a call slower (a thread that
 waits its turn holds up the others by a thousand times a product's length), so a rate is that of the fastest call, and
-where calls keep disagreeing, nothing is measured. All memory stays under a limit: slots of one layout at a time. Knows
-nothing of what the rates are for.
+where threads do not get the CPU or calls keep disagreeing, nothing is measured. All memory stays under a limit: slots
+of one layout at a time. Knows nothing of what the rates are for.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ MEMORY_BYTES = 128 * MIB
 _MOST_KINDS = 3
 _N_IO_THREADS = 2
 _AGREEMENT = 1.2
+_LEAST_CPU = 0.75  # of the time of all threads: they wait for nobody else
 _MOST_SHARES = 4  # that a point takes where its calls disagree
 _TOO_SLOW = 1.5  # shares for one call: not measured, the nearest point has to do
 _BAD_SHARE = 0.08  # of the points: from there on the machine is too busy
+
+Clock = Callable[[], tuple[float, float]]
 
 
 def shape_of(experts: ExpertMap, maker: LayoutMaker) -> ExpertShape:
@@ -66,7 +69,7 @@ def measure_experts(
     *,
     budget_s: float = 2.5,
     memory_bytes: int = MEMORY_BYTES,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = lambda: (time.perf_counter(), time.process_time()),
 ) -> tuple[ExpertRate, ...]:
     """Measure every layout and operation that this machine has for the model's three most frequent kinds of layers.
 
@@ -76,7 +79,7 @@ def measure_experts(
         n_threads: that compute.
         budget_s: for all, reading and rearranging left out; slow machines need a little more.
         memory_bytes: that may be taken.
-        clock: seconds.
+        clock: seconds, and seconds of CPU that this process has used.
 
     Returns:
         Rates, each of a kind's name; none if the memory is too small, or if others use the machine so much that calls
@@ -95,7 +98,7 @@ def measure_experts(
         rounds = list(_rounds(experts, maker))
         n_points = len(TOKENS) * sum(len(operations_of(layout)) for _, layout in rounds)
         compute = partial(ggml.graph_compute, cpu)
-        timer = _Timer(compute, clock, budget_s / n_points, int(_BAD_SHARE * n_points))
+        timer = _Timer(compute, clock, n_threads, budget_s / n_points, int(_BAD_SHARE * n_points))
         for position, layout in rounds:
             size = BenchSize.within(memory_bytes, layout, experts)
             if size is None:
@@ -132,10 +135,11 @@ def _rounds(experts: ExpertMap, maker: LayoutMaker) -> Iterator[tuple[int, SlotL
 
 @dataclass(slots=True)
 class _Timer:
-    """Times calls of graphs; a point is good if its two fastest calls agree."""
+    """Times calls of graphs; a point is good if its threads had the CPU and its two fastest calls agree."""
 
     compute: Callable[[int], int]
-    clock: Callable[[], float]
+    clock: Clock
+    n_threads: int
     share_s: float
     most_bad: int
     n_bad: int = 0
@@ -145,18 +149,26 @@ class _Timer:
         """Whether the machine is too busy."""
         return self.n_bad > self.most_bad
 
-    def call_s(self, way: Way) -> float:
-        """Return the seconds of the fastest call in a point's share, or in a few shares where calls disagree."""
+    def call_s(self, way: Way) -> float | None:
+        """Return the seconds of the fastest call in a point's share, or in a few shares where calls disagree.
+
+        None: the point is not good.
+        """
         times: list[float] = []
+        cpu_s = 0.0
         while not times or sum(times) < (1 if _agree(times) else _MOST_SHARES) * self.share_s:
             way.turn(len(times))
-            began = self.clock()
+            began, cpu_began = self.clock()
             status = self.compute(way.address)
-            times.append(max(self.clock() - began, 1e-9))
+            ended, cpu_ended = self.clock()
+            times.append(max(ended - began, 1e-9))
+            cpu_s += cpu_ended - cpu_began
             if status != abi.GGML_STATUS_SUCCESS:
                 raise RuntimeError(f"ggml answers {status} to a product of experts")
-        self.n_bad += not _agree(times)
-        return min(times)
+        if _agree(times) and cpu_s >= _LEAST_CPU * self.n_threads * sum(times):
+            return min(times)
+        self.n_bad += 1
+        return None
 
 
 def _agree(times: list[float]) -> bool:
@@ -177,5 +189,10 @@ def _rates(bench: ExpertBench, timer: _Timer, layer: MoeLayer, n_used: int) -> I
             if n_experts == 0 or too_slow or timer.is_hopeless:
                 break
             way = bench.way(operation, n_tokens, n_experts)
-            macs_s = way.n_pairs * _macs(layer) / timer.call_s(way)
-            yield ExpertRate(kind_name(layer), bench.layout.name, operation, n_tokens, macs_s)
+            seconds = timer.call_s(way)
+            if seconds is not None:
+                macs_s = way.n_pairs * _macs(layer) / seconds
+                yield ExpertRate(kind_name(layer), bench.layout.name, operation, n_tokens, macs_s)
+            elif n_tokens == 1:  # nothing stands in for it
+                timer.n_bad = timer.most_bad + 1
+                break

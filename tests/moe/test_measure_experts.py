@@ -49,16 +49,18 @@ def experts(demo_gguf: Path) -> ExpertMap:
     return found
 
 
-def ticking(*ticks: int) -> Iterator[float]:
+def ticking(*ticks: int, cpu: float) -> Iterator[tuple[float, float]]:
     """The times of a clock that is looked at before and after each call; calls last `ticks` in turn."""
     now = 0.0
     for tick in itertools.cycle(ticks):
-        yield now
+        yield now, cpu * now
         now += tick * TICK_S
-        yield now
+        yield now, cpu * now
 
 
-def measure(ggml: Ggml, experts: ExpertMap, *ticks: int, share: float = 3, memory_bytes: int = MEMORY_BYTES):
+def measure(
+    ggml: Ggml, experts: ExpertMap, *ticks: int, share: float = 3, memory_bytes: int = MEMORY_BYTES, cpu: float = 1.0
+):
     with closing(LayoutMaker(ggml)) as maker:
         shape = shape_of(experts, maker)
     n_points = len(TOKENS) * sum(len(kind.ways) for kind in shape.kinds)
@@ -68,7 +70,7 @@ def measure(ggml: Ggml, experts: ExpertMap, *ticks: int, share: float = 3, memor
         1,
         budget_s=n_points * share * TICK_S,
         memory_bytes=memory_bytes,
-        clock=ticking(*ticks).__next__,
+        clock=ticking(*ticks, cpu=cpu).__next__,
     )
 
 
@@ -97,6 +99,12 @@ def test_a_slow_machine_measures_fewer_tokens(ggml: Ggml, experts: ExpertMap) ->
 
 def test_a_machine_that_others_use_gives_no_rates(ggml: Ggml, experts: ExpertMap) -> None:
     assert measure(ggml, experts, 1, 2, 4, 8) == ()
+
+
+def test_threads_that_do_not_get_the_cpu_give_no_rates(ggml: Ggml, experts: ExpertMap) -> None:
+    """Calls may be equally slow; that somebody else has the CPU shows in what this process used of it."""
+    assert measure(ggml, experts, 1, cpu=0.7) == ()
+    assert measure(ggml, experts, 1, cpu=0.8)
 
 
 def test_a_few_calls_that_were_held_up_do_not_matter(ggml: Ggml, experts: ExpertMap) -> None:
