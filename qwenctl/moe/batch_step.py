@@ -66,7 +66,7 @@ class BatchStep:
         """Compute; returns a ggml_status."""
         bench, layer, call = self._bench, self._layer, self._call
         began = perf_counter_ns()
-        routed = np.ascontiguousarray(self._ids).ravel()
+        routed = self._ids.flatten()  # a copy: the output may lie over the ids, too
         if bench.record is not None:
             bench.record(self._position, routed.tolist(), call.n_tokens, call.n_used)
         counts = np.bincount(routed, minlength=layer.layer.n_experts)

@@ -132,7 +132,8 @@ class HybridTokenStep(TokenStep):
         there = [place for place, expert in enumerate(ids) if expert in on_device]
         slot_of, call, devices = self._device_pool.slot_of, self._call, self._devices
         slots = [slot_of[ids[place]] for place in there]
-        run = devices.tier.start(self._position, slots, None, call.x, call.glu_params)
+        self._x = self._bench.input_of(call)
+        run = devices.tier.start(self._position, slots, None, self._x, call.glu_params)
         queued = perf_counter_ns()
         try:
             cpu = [place for place, expert in enumerate(ids) if expert not in on_device]
@@ -186,7 +187,7 @@ class HybridBatchStep(BatchStep):
     def __call__(self) -> int:
         """Compute; returns a ggml_status."""
         call, layer, devices = self._call, self._layer, self._devices
-        routed = np.ascontiguousarray(self._ids).ravel()
+        routed = self._ids.flatten()
         counts = np.bincount(routed, minlength=layer.layer.n_experts)
         experts: list[int] = np.flatnonzero(counts).tolist()
         decoding = call.n_tokens <= _DECODE_TOKENS
@@ -237,7 +238,8 @@ class HybridBatchStep(BatchStep):
         pairs = np.flatnonzero(slots_of_pairs >= 0)
         tokens = (pairs // call.n_used).tolist() if call.n_tokens > 1 else None
         picked = slots_of_pairs[pairs].tolist()
-        run = self._devices.tier.start(self._position, picked, tokens, call.x, call.glu_params)
+        x = self._bench.input_of(call)
+        run = self._devices.tier.start(self._position, picked, tokens, x, call.glu_params)
         return pairs.tolist(), run
 
     def _on_cpu(

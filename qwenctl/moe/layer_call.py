@@ -31,6 +31,7 @@ class LayerCall:
 
     Attributes:
         layer: index of the layer in the model.
+        n_embd: floats of a row of input and output.
         x: address of f32 rows (n_tokens, n_embd), one after the other.
         out: address of f32 rows (n_tokens × n_used, n_embd): the results of `down`, by token and place.
         ids: address of the routed ids.
@@ -41,6 +42,7 @@ class LayerCall:
     """
 
     layer: int
+    n_embd: int
     x: int
     out: int
     ids: int
@@ -50,6 +52,19 @@ class LayerCall:
     glu_params: bytes
     graph: int
     products: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def x_bytes(self) -> int:
+        """Bytes of the input."""
+        return self.n_tokens * self.n_embd * _FLOAT_BYTES
+
+    @property
+    def out_covers_x(self) -> bool:
+        """Whether the output lies over the input.
+
+        llama.cpp's allocator gives `down` memory that is free once gate and up are computed: that of x, where it fits.
+        """
+        return self.x < self.out + self.x_bytes * self.n_used and self.out < self.x + self.x_bytes
 
 
 def read_call(graph: int) -> LayerCall | None:
@@ -83,6 +98,7 @@ def read_call(graph: int) -> LayerCall | None:
         return None
     return LayerCall(
         layer=layers.pop(),
+        n_embd=x.ne[0],
         x=x.data,
         out=down.data,
         ids=ids.data,

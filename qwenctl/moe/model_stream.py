@@ -6,8 +6,8 @@
 llama.cpp has no way to load a model and leave some tensors alone. With mmap it asks the kernel to populate the whole
 mapping (130 GB of experts read for nothing), and what the mapping holds can be evicted under memory pressure, the dense
 part with it. Without mmap it allocates every tensor and reads it. The second way is the right one for the dense part:
-it ends in anonymous memory. For the experts it costs a copy within the processor's cache, 10-20 GB/s, because their device
-(backend.py) has them "uploaded" through buffers of 1 MiB, and ignores what it is given.
+it ends in anonymous memory. For the experts it costs a copy within the processor's cache, 10-20 GB/s, because their
+device (backend.py) has them "uploaded" through buffers of 1 MiB, and ignores what it is given.
 
 A set of split files appears as one stream: their headers' tensors merged. Pages read are dropped from the page cache.
 Linux only (fopencookie of glibc); `can_stream` says whether. Knows nothing of ggml.

@@ -27,6 +27,7 @@ class TokenStep:
         self._layer = layer = bench.pools[position]
         self._ids = (ctypes.c_int32 * call.n_used).from_address(call.ids)
         row_bytes = layer.layout.n_embd * FLOAT_BYTES
+        self._x = call.x  # of parts: where the input is while rows of the output are written
         self._rows = [call.out + i * row_bytes for i in range(call.n_used)]
         graph.set_input(call.x)
         graph.set_outputs(self._rows)
@@ -82,6 +83,7 @@ class TokenStep:
         for expert in absent:
             bench.load(self._position, expert, ids)
         self._read_ahead(ids)
+        self._x = bench.input_of(self._call)
         stats.n_token_steps += 1
         stats.token_misses += len(absent)
         stats.token_hits += len(ids) - len(absent)
@@ -109,7 +111,7 @@ class TokenStep:
         graph = self._graph
         if len(places) < len(ids):
             graph = self._bench.token_graph(self._layer, len(places), self._call.glu_params)
-            graph.set_input(self._call.x)
+            graph.set_input(self._x)
             graph.set_outputs([self._rows[place] for place in places])
         slot_of, base, stride = self._slot_of, self._base, self._stride
         graph.set_experts([base + slot_of[ids[place]] * stride for place in places])

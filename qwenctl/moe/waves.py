@@ -37,6 +37,7 @@ class Waves:
     ) -> None:
         self._bench, self._position, self._call = bench, position, call
         self._layer = bench.pools[position]
+        self._x = bench.input_of(call)
         order = np.argsort(routed, kind="stable").astype(np.int32)
         self._counts = counts
         self._starts = np.cumsum(counts) - counts
@@ -151,5 +152,5 @@ class Waves:
             space = bench.ring if in_ring else layer
             numbers = [(slots[expert] - space.address) // space.slot_bytes for expert, _, _ in wave]
             graph.prepare(space.address, np.repeat(np.array(numbers, dtype=np.int32), counts))
-        graph.set_pairs((call.x, call.n_tokens), (call.out, call.n_tokens * call.n_used), tokens, rows)
+        graph.set_pairs((self._x, call.n_tokens), (call.out, call.n_tokens * call.n_used), tokens, rows)
         return bench.compute(graph.address)

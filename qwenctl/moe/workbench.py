@@ -6,13 +6,18 @@ computed one after the other, so scratch memory is shared too. Decides nothing.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from qwenctl.moe.expert_pools import ExpertLoader, LayerSlots
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.graph_tensors import GraphKit, Scratch
+from qwenctl.moe.layer_call import LayerCall
 from qwenctl.moe.offload_stats import OffloadStats
 from qwenctl.moe.pair_graphs import GatheredGraph, IndexedGraph
 from qwenctl.moe.slot_layout import SlotLayout
@@ -65,6 +70,7 @@ class Workbench:
     record: Recorder | None = None
     path: TokenPath | None = None
     prefetcher: Prefetching | None = None
+    _input: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, dtype=np.uint8))
     _scratch: dict[tuple[int, int, int], Scratch] = field(default_factory=dict)
     _token_graphs: dict[tuple[SlotLayout, bytes, int], TokenGraph] = field(default_factory=dict)
     _gathered: dict[tuple[SlotLayout, bytes], GatheredGraph] = field(default_factory=dict)
@@ -126,6 +132,16 @@ class Workbench:
         layer.loading[expert] = self.loader.load(position, expert, layer.layout, layer.buffers, address, urgent=urgent)
         if not urgent:
             layer.leisurely.add(expert)
+
+    def input_of(self, call: LayerCall) -> int:
+        """Return where a call's input is while its output is being written, piece by piece: a copy if need be."""
+        if not call.out_covers_x:
+            return call.x
+        if self._input.nbytes < call.x_bytes:
+            self._input = np.empty(call.x_bytes, dtype=np.uint8)
+        address = int(self._input.ctypes.data)
+        ctypes.memmove(address, call.x, call.x_bytes)
+        return address
 
     def hurry(self, position: int, experts: Sequence[int]) -> None:
         """Read these experts, which are on their way, before all that nobody waits for."""
