@@ -85,10 +85,10 @@ def held_against(model: Callable[[str], Path], reference: Callable[[str], Played
 
 
 def _all_was_read(stats: Stats, n_layers: int, n_experts: int) -> None:
-    """Every expert was read once or not at all, and stayed."""
-    n_loaded = stats["token_misses"] + stats["batch_misses"]
-    assert n_loaded == n_layers * n_experts
+    """Every expert was read once, in the background or since a batch waited for it, and stayed."""
+    n_loaded = n_layers * n_experts
     assert stats["n_reads"] in (2 * n_loaded, 3 * n_loaded)  # matrices
+    assert stats["token_misses"] + stats["batch_misses"] <= n_loaded
     assert (stats["evicted"], stats["streamed"]) == (0, 0)
     assert stats["hit_rate"] > 0.5
 
@@ -168,12 +168,10 @@ def test_slots_that_are_opened_and_closed_between_batches(model: Callable[[str],
             assert [layer.pool.n_slots for layer in run.session.pools] == list(counts)
 
 
-@pytest.mark.xfail(strict=True, reason="llama.cpp's reused graphs point to steps that were dropped")
-def test_more_graphs_than_are_remembered(model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """llama.cpp makes a new graph now and then, for ever; what is kept for old ones is bounded."""
+def test_many_graphs_one_after_the_other(model: Callable[[str], Path]) -> None:
+    """llama.cpp makes a new graph now and then, for ever; a layer remembers the newest alone."""
     with Run(model("demo"), stock()) as run:
         theirs = play_together(run, 12)
-    monkeypatch.setattr("qwenctl.moe.expert_session._MOST_STEPS", 6)
     for n_slots in (4, 16):
         with Run(model("demo"), offloaded(n_slots)) as run:
             assert_same(play_together(run, 12), theirs)
@@ -200,7 +198,6 @@ def _generated(path: Path, options: EngineOptions) -> tuple[dict[str, str], Stat
         return texts, engine.offload_stats()
 
 
-@pytest.mark.xfail(strict=True, reason="down's results may lie over the layer's input, which later waves still read")
 def test_the_engine_says_the_same_in_four_sequences_at_once(demo_gguf: Path) -> None:
     theirs, nothing = _generated(demo_gguf, stock(n_parallel=4))
     ours, stats = _generated(demo_gguf, offloaded(4, parallel=4))
