@@ -20,10 +20,11 @@ from qwenctl.moe.expert_session import ExpertSession
 from qwenctl.moe.offload_options import OffloadOptions
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.native_model import NativeModel
-from tests.tiny_gguf import F32, U32, TinyGguf, TinyTensor
+from tests.tiny_gguf import F32, STRING, U32, TinyGguf, TinyTensor, header, padded, pair, tensor_info
 
 N_SEQUENCES = 4
 SIZES = (1, 2, 7, 64, 512)  # of the batches that gates must hold for
+Q8_0 = 8
 _N_CTX = 640
 _N_UBATCH = 512
 Piece = tuple[int, int, Sequence[int]]  # sequence, position of the first token, tokens
@@ -201,3 +202,54 @@ def merged_gguf(path: Path) -> Path:
         }
         tiny.tensors |= {f"{block}{tensor}.weight": TinyTensor(shape) for tensor, shape in shapes.items()}
     return tiny.write(path)
+
+
+def large_gguf(path: Path, n_layers: int = 12, n_experts: int = 64, width: int = 512) -> Path:
+    """Write a random Qwen3-MoE of 0.6 GiB: 512 wide, 12 layers of 64 experts of 512, 8 used, Q8_0; in a second or two.
+
+    Experts are cut from one pool of blocks, at different places, so that they differ.
+    """
+    tiny = TinyGguf.of("qwen3moe")
+    name, heads = "qwen3moe", 512
+    sizes = {"block_count": n_layers, "embedding_length": 512, "expert_count": n_experts, "expert_used_count": 8}
+    sizes |= {"expert_feed_forward_length": width, "attention.head_count": 16, "context_length": 1024}
+    tiny.pairs |= {f"{name}.{key}": (U32, count) for key, count in sizes.items()}
+    tiny.pairs["tokenizer.chat_template"] = (STRING, "{% for m in messages %}{{ m.content }}{% endfor %}")
+    n_vocab = tiny.tensors["token_embd.weight"].shape[0]
+    shapes: dict[str, tuple[int, ...]] = {"attn_norm": (512,), "ffn_norm": (512,), "attn_q": (heads, 512)}
+    shapes |= {"attn_k": (32, 512), "attn_v": (32, 512), "attn_output": (512, heads)}
+    shapes |= {"attn_q_norm": (32,), "attn_k_norm": (32,), "ffn_gate_inp": (n_experts, 512)}
+    tiny.tensors = {"token_embd.weight": TinyTensor((n_vocab, 512)), "output_norm.weight": TinyTensor((512,))}
+    for layer in range(n_layers):
+        tiny.tensors |= {f"blk.{layer}.{tensor}.weight": TinyTensor(shape) for tensor, shape in shapes.items()}
+        for kind, shape in (("gate", (width, 512)), ("up", (width, 512)), ("down", (512, width))):
+            tiny.tensors[f"blk.{layer}.ffn_{kind}_exps.weight"] = TinyTensor((n_experts, *shape), Q8_0)
+    return _write_with_pool(tiny, path)
+
+
+def _write_with_pool(tiny: TinyGguf, path: Path) -> Path:
+    """Write a model tensor by tensor; the blocks of Q8_0 tensors come from a pool."""
+    random = np.random.default_rng(0)
+    blocks = np.zeros(1 << 18, dtype=[("scale", "<f2"), ("weights", "i1", 32)])
+    blocks["scale"] = 0.0005
+    blocks["weights"] = random.integers(-127, 128, (len(blocks), 32), dtype=np.int8)
+    pool = np.tile(blocks.view(np.uint8), 2)
+    sizes = [
+        int(np.prod(one.shape)) // 32 * 34 if one.type_id == Q8_0 else 4 * int(np.prod(one.shape))
+        for one in tiny.tensors.values()
+    ]
+    starts = np.concatenate([[0], np.cumsum([-(-size // 32) * 32 for size in sizes])])
+    infos = [
+        tensor_info(name, one.shape[::-1], one.type_id, int(start))
+        for (name, one), start in zip(tiny.tensors.items(), starts[:-1], strict=True)
+    ]
+    with path.open("wb") as file:
+        file.write(padded(header([pair(key, *value) for key, value in tiny.pairs.items()], infos)))
+        for one, size in zip(tiny.tensors.values(), sizes, strict=True):
+            first = 34 * int(random.integers(0, len(blocks)))
+            if one.type_id != Q8_0:
+                file.write(padded(one.to_bytes(random)))
+                continue
+            for done in range(0, size, len(blocks) * 34):
+                file.write(pool[first : first + min(size - done, len(blocks) * 34)])
+    return path
