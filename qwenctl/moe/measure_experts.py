@@ -31,6 +31,7 @@ MEMORY_BYTES = 128 * MIB
 _MOST_KINDS = 3
 _N_IO_THREADS = 2
 _AGREEMENT = 1.2
+_TICK_S = 0.004
 _LEAST_CPU = 0.75  # of the time of all threads: they wait for nobody else
 _MOST_SHARES = 4  # that a point takes where its calls disagree
 _TOO_SLOW = 1.5  # shares for one call: not measured, the nearest point has to do
@@ -154,26 +155,35 @@ class _Timer:
 
         None: the point is not good.
         """
-        times: list[float] = []
-        cpu_s = 0.0
-        while not times or sum(times) < (1 if _agree(times) else _MOST_SHARES) * self.share_s:
-            way.turn(len(times))
+        calls: list[tuple[float, float]] = []
+        spent_s = 0.0
+        while not calls or spent_s < (1 if len(_fastest(calls)) > 1 else _MOST_SHARES) * self.share_s:
+            way.turn(len(calls))
             began, cpu_began = self.clock()
             status = self.compute(way.address)
             ended, cpu_ended = self.clock()
-            times.append(max(ended - began, 1e-9))
-            cpu_s += cpu_ended - cpu_began
+            seconds = max(ended - began, 1e-9)
+            spent_s += seconds
+            calls.append((seconds, cpu_ended - cpu_began))
             if status != abi.GGML_STATUS_SUCCESS:
                 raise RuntimeError(f"ggml answers {status} to a product of experts")
-        if _agree(times) and cpu_s >= _LEAST_CPU * self.n_threads * sum(times):
-            return min(times)
+        fastest = _fastest(calls)
+        if len(fastest) > 1 and self._had_cpu(fastest):
+            return fastest[0][0]
         self.n_bad += 1
         return None
 
+    def _had_cpu(self, calls: list[tuple[float, float]]) -> bool:
+        """Tell whether all threads computed all the time; what other threads used is told a tick late."""
+        late_s = _TICK_S * (self.n_threads - 1) * len(calls)
+        wall_s, cpu_s = sum(wall_s for wall_s, _ in calls), sum(cpu_s for _, cpu_s in calls)
+        return cpu_s + late_s >= _LEAST_CPU * self.n_threads * wall_s
 
-def _agree(times: list[float]) -> bool:
-    fastest = sorted(times)[:2]
-    return len(fastest) == 2 and fastest[1] <= _AGREEMENT * fastest[0]
+
+def _fastest(calls: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the calls (seconds, seconds of CPU) that agree with the fastest, in ascending order."""
+    in_order = sorted(calls)
+    return [call for call in in_order if call[0] <= _AGREEMENT * in_order[0][0]]
 
 
 def _rates(bench: ExpertBench, timer: _Timer, layer: MoeLayer, n_used: int) -> Iterator[ExpertRate]:

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from quant.ggml_types import GGML_TYPES
 from quant.gguf_read import read_gguf
 from qwenctl.errors import ExpertReadFailed
-from qwenctl.moe.expert_bench import BenchSize, ExpertBench
+from qwenctl.moe.expert_bench import BenchSize, ExpertBench, Way
 from qwenctl.moe.expert_map import ExpertMap, ExpertTensor, Kind, MoeLayer, read_expert_map
 from qwenctl.moe.expert_pools import ExpertLoader
 from qwenctl.moe.ggml_calls import Ggml
-from qwenctl.moe.measure_experts import TOKENS, kind_name, measure_experts, operations_of, shape_of
+from qwenctl.moe.measure_experts import TOKENS, _Timer, kind_name, measure_experts, operations_of, shape_of
 from qwenctl.moe.slot_layout import LayoutMaker, SlotLayout, SlotMatrix
 from qwenctl.services.expert_offload import open_ggml
 from qwenctl.units import MIB
@@ -180,6 +180,31 @@ def computed(
         way.turn(turn)
         assert ggml.graph_compute(cpu, way.address) == 0
         return bench.results.copy()
+
+
+@pytest.mark.parametrize(
+    ("calls", "is_good"),
+    [
+        ([(0.001, 0.001), (0.0011, 0.001), (0.3, 0.1)], True),  # short ones: the other thread's time comes a tick late
+        ([(0.02, 0.013), (0.021, 0.013), (0.5, 0.9)], False),  # both were held up alike
+        ([(0.1, 0.19), (0.11, 0.2)], True),
+        ([(0.3, 0.3), (0.31, 0.31)], False),
+        ([(0.1, 0.2), (0.13, 0.26), (0.17, 0.34), (0.23, 0.4)], False),  # no two agree
+    ],
+)
+def test_points_that_count(calls: list[tuple[float, float]], is_good: bool) -> None:
+    """Calls as (seconds, seconds of CPU) of two threads, repeated as long as the point lasts."""
+    now = (0.0, 0.0)
+    looks: list[tuple[float, float]] = []
+    for wall_s, cpu_s in calls:
+        looks += [now, (now[0] + wall_s, now[1] + cpu_s)]
+        now = looks[-1]
+    share_s = sum(wall_s for wall_s, _ in calls) / 4
+    share_s *= 3.9 if is_good or len(calls) < 4 else 1  # ends after the last call
+    timer = _Timer(lambda graph: 0, iter(looks).__next__, 2, share_s, 0)
+    found = timer.call_s(Way(0, 1, lambda turn: None))
+    assert found == (pytest.approx(calls[0][0]) if is_good else None)
+    assert timer.n_bad == (0 if is_good else 1)
 
 
 # --- what does not need ggml -----------------------------------------------------------------------------------------
