@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwenctl.moe import ggml_abi as abi
+from qwenctl.moe.expert_loader import ExpertLoader
 from qwenctl.moe.expert_map import ExpertMap
-from qwenctl.moe.expert_pools import ExpertLoader, SlotSpace
+from qwenctl.moe.expert_pools import SlotSpace
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.graph_tensors import FLOAT_BYTES, GraphKit, Scratch, SlotBuffers
 from qwenctl.moe.pair_graphs import Counts, GatheredGraph, IndexedGraph, Indexes, Words

@@ -1,7 +1,6 @@
-"""Where experts are in RAM, and how they get there: a pool of slots a layer, and loading.
+"""Where experts are in RAM, and how they get there: a pool of slots a layer.
 
     LayerSlots    one layer: its pool (which expert in which slot), the slots' memory, ggml's buffers over it
-    ExpertLoader  file → slot, through the reader's threads; rearranged on the way where the layout asks for it
 
 An expert with a slot may still be on its way: `LayerSlots.loading` holds its ticket until it has been waited for. No
 product may touch a slot before that. Knows nothing of graphs or of which expert is wanted when.
@@ -10,23 +9,19 @@ product may touch a slot before that. Knows nothing of graphs or of which expert
 from __future__ import annotations
 
 import ctypes
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from quant.ggml_types import GGML_TYPES_BY_ID
 from qwenctl.errors import ExpertReadFailed
 from qwenctl.moe import ggml_abi as abi
-from qwenctl.moe.expert_map import ExpertMap, MoeLayer
-from qwenctl.moe.expert_reader import ExpertReader
+from qwenctl.moe.expert_loader import Ticket
+from qwenctl.moe.expert_map import MoeLayer
 from qwenctl.moe.ggml_calls import Ggml, TensorContext, address_of
 from qwenctl.moe.graph_tensors import SlotBuffers
-from qwenctl.moe.read_queue import ReadTicket
 from qwenctl.moe.residency import LayerPool, half_life_steps
 from qwenctl.moe.slot_balance import SAMPLE_EVERY, SlotBalance
 from qwenctl.moe.slot_layout import LayoutMaker, SlotLayout, SlotMatrix
@@ -107,7 +102,7 @@ class LayerSlots:
         self.pool = LayerPool(n_experts, n_slots, half_life_steps(n_slots, n_used))
         self.ready: npt.NDArray[np.int32] = np.full(n_experts, -1, dtype=np.int32)
         self.address, self.slot_bytes = self.space.memory.address, layout.slot_bytes
-        self.loading: dict[int, ReadTicket] = {}
+        self.loading: dict[int, Ticket] = {}
         self.leisurely: set[int] = set()
         self.position = 0  # in the expert map
         self.balance: SlotBalance | None = None
@@ -194,6 +189,7 @@ class LayerSlots:
     def settle(self) -> None:
         """Take note of what has arrived by itself. Failures stay until they are waited for."""
         for expert in [one for one, ticket in self.loading.items() if ticket.done and ticket.error is None]:
+            self.loading[expert].wait()
             self._arrived(expert)
 
     def check_integrity(self) -> None:
@@ -210,86 +206,7 @@ class LayerSlots:
         self.ready[expert] = self.pool.slot_of[expert]
 
 
-class ExpertLoader:
-    """Reads experts into slots.
-
-    Args:
-        experts: where they lie in the files.
-        n_threads: reads at the same time.
-    """
-
-    def __init__(
-        self, experts: ExpertMap, n_threads: int, *, direct: bool | None = None, **reader_options: Any
-    ) -> None:
-        self._experts = experts
-        self._local = threading.local()
-        self.reader = ExpertReader(
-            experts.paths, n_threads=n_threads, direct=direct, on_thread_start=_one_thread_a_thread, **reader_options
-        )
-
-    def load(
-        self, position: int, expert: int, layout: SlotLayout, buffers: SlotBuffers, slot: int, *, urgent: bool = True
-    ) -> ReadTicket:
-        """Begin to read an expert into the slot at an address.
-
-        Args:
-            position: of the layer in the expert map.
-            expert: which one.
-            layout: of the slot.
-            buffers: in which the slot lies.
-            slot: its address.
-            urgent: whether a step waits for it.
-        """
-        parts: list[tuple[Any, int | Callable[[int], None]]] = []
-        for matrix, piece in zip(layout.matrices, self._experts.slices(position, expert), strict=True):
-            target = slot + matrix.offset_bytes
-            if matrix.buffer_type:
-                parts.append((piece, partial(self._rearrange, matrix, buffers.of(matrix), target)))
-            else:
-                parts.append((piece, target))
-        name = f"expert {expert} of layer {self._experts.layers[position].index}"
-        return self.reader.submit(name, parts, urgent=urgent)
-
-    def close(self) -> None:
-        """Stop the threads; what is under way fails."""
-        self.reader.close()
-
-    def _rearrange(self, matrix: SlotMatrix, buffer: int, target: int, staged: int) -> None:
-        """Copy a matrix of the file's layout at `staged` into its slot in the layout of its buffer type."""
-        headers = self._local.__dict__.setdefault("headers", {})
-        key = (matrix.type_id, matrix.n_in, matrix.n_out, matrix.buffer_type)
-        if key not in headers:
-            headers[key] = _tensor_header(matrix)
-        tensor = headers[key]
-        tensor.buffer, tensor.data = buffer, target
-        interface = abi.ggml_backend_buffer.from_address(buffer).iface
-        if matrix.buffer_type:
-            if not tensor.extra:
-                interface.init_tensor(buffer, address_of(tensor))
-            interface.set_tensor(buffer, address_of(tensor), staged, 0, matrix.file_bytes)
-
-
-def _tensor_header(matrix: SlotMatrix) -> Any:
-    """Return a free-standing header for one matrix."""
-    tensor = abi.ggml_tensor()
-    tensor.type = matrix.type_id
-    row_bytes = matrix.file_bytes // matrix.n_out
-    tensor.ne[:] = [matrix.n_in, matrix.n_out, 1, 1]
-    tensor.nb[:] = [GGML_TYPES_BY_ID[matrix.type_id].block_bytes, row_bytes, matrix.file_bytes, matrix.file_bytes]
-    return tensor
-
-
 def _clear(interface: Any, slot: str) -> None:
     """Make a function pointer of a vtable NULL."""
     field = getattr(type(interface), slot)
     ctypes.memset(address_of(interface) + field.offset, 0, field.size)
-
-
-def _one_thread_a_thread() -> None:
-    """AMX rearranging starts an OpenMP team; in a reader's thread that team shall be the thread itself."""
-    for name in ("libgomp.so.1", "libomp.so.5", "libomp.dylib"):
-        try:
-            ctypes.CDLL(name).omp_set_num_threads(1)
-        except (OSError, AttributeError):
-            continue
-        return

@@ -21,8 +21,9 @@ from qwenctl.moe.backend import ExpertDevice
 from qwenctl.moe.batch_step import BatchStep
 from qwenctl.moe.device_tier import DevicePlace, DeviceTier
 from qwenctl.moe.devices import DeviceCalls
+from qwenctl.moe.expert_loader import ExpertLoader
 from qwenctl.moe.expert_map import ExpertMap
-from qwenctl.moe.expert_pools import ExpertLoader, LayerSlots
+from qwenctl.moe.expert_pools import LayerSlots
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.hit_curves import HitCurve
 from qwenctl.moe.hybrid_devices import DevicePolicy, HybridDevices
@@ -137,7 +138,7 @@ class ExpertSession:
         self.balance: SlotBalance | None = None
         if min(plan.n_slots) < experts.n_experts:
             self._start_balance()
-        self.loader = ExpertLoader(experts, plan.n_io_threads, direct=plan.direct, **reader_options)
+        self.loader = ExpertLoader(experts, plan.n_io_threads, plan.n_threads, direct=plan.direct, **reader_options)
         self.ring = StreamRing(ggml, maker, layouts, max(1, plan.ring_slots), self.loader)
         handles.callback(self.ring.close)
         self._cpu = int(ggml.ggml_backend_cpu_init())

@@ -19,8 +19,8 @@ from functools import partial
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.calibration import ExpertRate
 from qwenctl.moe.expert_bench import MOST_EXPERTS, BenchSize, ExpertBench, Way
+from qwenctl.moe.expert_loader import ExpertLoader
 from qwenctl.moe.expert_map import ExpertMap, MoeLayer
-from qwenctl.moe.expert_pools import ExpertLoader
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.layout_choice import ExpertKind, ExpertShape
 from qwenctl.moe.slot_layout import LayoutMaker, SlotLayout

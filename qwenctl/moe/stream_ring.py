@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from qwenctl.errors import ExpertReadFailed
-from qwenctl.moe.expert_pools import ExpertLoader, SlotSpace
+from qwenctl.moe.expert_loader import ExpertLoader, Ticket
+from qwenctl.moe.expert_pools import SlotSpace
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.graph_tensors import SlotBuffers
-from qwenctl.moe.read_queue import ReadTicket
 from qwenctl.moe.slot_layout import LayoutMaker, SlotLayout
 
 Key = tuple[int, int]  # position of a layer, expert
@@ -28,7 +28,7 @@ class _Passing:
     """An expert in the ring."""
 
     slot: int
-    ticket: ReadTicket
+    ticket: Ticket
 
 
 class StreamRing:

@@ -81,7 +81,7 @@ class TokenStep:
         bench, layer, stats = self._bench, self._layer, self._stats
         layer.settle()
         for expert in absent:
-            bench.load(self._position, expert, ids)
+            bench.load(self._position, expert, ids, by_waiter=True)
         self._read_ahead(ids)
         self._x = bench.input_of(self._call)
         stats.n_token_steps += 1

@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from qwenctl.moe.expert_pools import ExpertLoader, LayerSlots
+from qwenctl.moe.expert_loader import ExpertLoader
+from qwenctl.moe.expert_pools import LayerSlots
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.graph_tensors import GraphKit, Scratch
 from qwenctl.moe.layer_call import LayerCall
@@ -113,7 +114,9 @@ class Workbench:
             self._indexed[key] = IndexedGraph(kit, n_slots, slot_bytes)
         return self._indexed[key]
 
-    def load(self, position: int, expert: int, keep: Sequence[int], *, urgent: bool = True) -> None:
+    def load(
+        self, position: int, expert: int, keep: Sequence[int], *, urgent: bool = True, by_waiter: bool = False
+    ) -> None:
         """Give an absent expert a slot in its layer's pool and begin to read it.
 
         Raises:
@@ -129,7 +132,9 @@ class Workbench:
                     raise
         if evicted >= 0:
             self.stats.n_evicted += 1
-        layer.loading[expert] = self.loader.load(position, expert, layer.layout, layer.buffers, address, urgent=urgent)
+        layer.loading[expert] = self.loader.load(
+            position, expert, layer.layout, layer.buffers, address, urgent=urgent, by_waiter=by_waiter
+        )
         if not urgent:
             layer.leisurely.add(expert)
 

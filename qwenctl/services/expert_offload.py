@@ -11,7 +11,6 @@ qwenctl/moe computes; knows nothing of slots or graphs.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +30,15 @@ from qwenctl.moe.model_size import ModelSize, size_of_model
 from qwenctl.moe.model_stream import ModelStream, can_stream
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
 from qwenctl.moe.sizing import size_offload
-from qwenctl.moe.slot_layout import LayoutMaker, LayoutName
 from qwenctl.moe.split_stream import stream_pieces
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.memory_limits import machine_memory
+from qwenctl.services.offload_layout import OffloadLayout, offload_layout
 from qwenctl.services.routing_memory import RoutingMemory
 
-_N_IO_THREADS = 4
+_N_IO_THREADS, _MOST_IO_THREADS = 4, 8
+_LEAST_WAVE_ROWS = 1024
+_WORTH = 1.05  # times as quick as stock llama.cpp, by this machine's rates
 _SMALL_BYTES = 512 << 20  # of experts that fit: their products are too short to gain from another arrangement
 _LOAD_MODE_NONE = 0  # enum llama_load_mode
 
@@ -175,44 +176,26 @@ def _open(  # noqa: PLR0917 - what was decided so far
     abort: tuple[int, int],
 ) -> ExpertOffload | None:
     wanted = options.offload
-    layout, slot_bytes = _choose_layout(ggml, experts, options)
-    model = size_of_model(gguf, experts, slot_bytes)
-    n_io_threads = wanted.n_io_threads or _N_IO_THREADS
-    request = OffloadRequest(
-        n_cells=context.n_cells,
-        n_streams=context.n_streams,
-        n_outputs=context.n_outputs,
-        type_k=options.cache_type_k,
-        type_v=options.cache_type_v,
-        flash_attention=options.flash_attention,
-        n_batch=options.n_batch,
-        n_ubatch=options.n_ubatch,
-        ram_bytes=wanted.ram_bytes,
-        vram_bytes=wanted.vram_bytes,
-        n_gpu_layers=options.n_gpu_layers,
-        n_slots=wanted.n_slots,
-        n_io_threads=n_io_threads,
-        layout=layout,
-    )
+    chosen = offload_layout(ggml, experts, options, context.n_threads)
+    model = size_of_model(gguf, experts, chosen.slot_bytes)
+    n_io_threads = wanted.n_io_threads or min(_MOST_IO_THREADS, max(_N_IO_THREADS, chosen.n_io_threads or 0))
     calls = DeviceCalls(ggml)
     devices = find_devices(calls)
-    plan = size_offload(model, machine_memory(tuple(device_memory(calls, one) for one in devices)), request)
-    if wanted.mode == "auto" and plan.resident and experts.expert_bytes < _SMALL_BYTES:
+    machine = machine_memory(tuple(device_memory(calls, one) for one in devices))
+    plan = size_offload(model, machine, _request(options, context, chosen, n_io_threads))
+    if wanted.mode == "auto" and (_is_all_on_devices(plan, model) or _is_for_stock(plan, experts, chosen)):
         return None
-    if wanted.mode == "auto" and (_is_all_on_devices(plan, model) or (plan.resident and layout != "amx")):
-        return None
-    per_expert = layout == "amx" or wanted.operation == "expert"
     session = ExpertSession(
         ggml,
         experts,
         SessionPlan(
             n_slots=plan.n_slots,
             ring_slots=plan.ring_slots,
-            layout=layout,
-            per_expert=per_expert,
+            layout=chosen.choice.layout,
+            per_expert=chosen.choice.decode_per_expert and chosen.choice.batch_per_expert,
             n_threads=context.n_threads,
             n_io_threads=n_io_threads,
-            wave_rows=max(plan.n_ubatch, 1024),
+            wave_rows=max(plan.n_ubatch, _LEAST_WAVE_ROWS),
         ),
         abort=abort,
         devices=places_of(devices, experts.layers, plan.devices),
@@ -229,32 +212,35 @@ def _open(  # noqa: PLR0917 - what was decided so far
     return ExpertOffload(plan, session, experts, gguf, memory)
 
 
+def _request(options: EngineOptions, context: ContextSize, chosen: OffloadLayout, n_io_threads: int) -> OffloadRequest:
+    wanted = options.offload
+    return OffloadRequest(
+        n_cells=context.n_cells,
+        n_streams=context.n_streams,
+        n_outputs=context.n_outputs,
+        type_k=options.cache_type_k,
+        type_v=options.cache_type_v,
+        flash_attention=options.flash_attention,
+        n_batch=options.n_batch,
+        n_ubatch=options.n_ubatch,
+        ram_bytes=wanted.ram_bytes,
+        vram_bytes=wanted.vram_bytes,
+        n_gpu_layers=options.n_gpu_layers,
+        n_slots=wanted.n_slots,
+        n_io_threads=n_io_threads,
+        layout=chosen.choice.layout,
+        rates=chosen.rates,
+    )
+
+
+def _is_for_stock(plan: OffloadPlan, experts: ExpertMap, chosen: OffloadLayout) -> bool:
+    """Return whether all fits and llama.cpp by itself is as quick."""
+    return plan.resident and (experts.expert_bytes < _SMALL_BYTES or chosen.choice.gain < _WORTH)
+
+
 def _is_all_on_devices(plan: OffloadPlan, model: ModelSize) -> bool:
     """Return whether the devices hold the whole model: stock llama.cpp is quickest then."""
     budgets = plan.devices.budgets
     n_held = sum(len(budget.layers) for budget in budgets)
     every = all(budget.n_slots == model.n_experts for budget in budgets if budget.layers)
     return n_held == model.shape.n_layers and every
-
-
-def _choose_layout(ggml: Ggml, experts: ExpertMap, options: EngineOptions) -> tuple[LayoutName, Sequence[int]]:
-    """Return the arrangement of weights in slots, and the bytes of a slot of each layer."""
-    maker = LayoutMaker(ggml)
-    try:
-        wanted = options.offload.layout
-        names: tuple[LayoutName, ...] = ("plain",)
-        if wanted != "auto":
-            names = (wanted,)
-        elif options.repack and options.offload.operation != "id":
-            names = ("amx", "plain")
-        for name in names:
-            if name not in maker.available():
-                continue
-            layouts = [maker.layout(layer, name) for layer in experts.layers]
-            if name == "plain" or wanted != "auto" or not any(layout.is_plain for layout in layouts):
-                return name, [layout.slot_bytes for layout in layouts]
-        raise InvalidRequest(
-            f"this CPU or build has no layout {wanted!r}", f"there are: {', '.join(maker.available())}"
-        )
-    finally:
-        maker.close()

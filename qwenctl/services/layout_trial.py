@@ -27,8 +27,8 @@ from quant.codecs import native
 from quant.ggml_types import GGML_TYPES
 from quant.libggml import load_libggml
 from qwenctl.moe.expert_bench import BenchSize, ExpertBench
+from qwenctl.moe.expert_loader import ExpertLoader
 from qwenctl.moe.expert_map import ExpertMap, ExpertTensor, Kind, MoeLayer
-from qwenctl.moe.expert_pools import ExpertLoader
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.measure_experts import operations_of
 from qwenctl.moe.slot_layout import LayoutMaker, LayoutName

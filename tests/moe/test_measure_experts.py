@@ -18,8 +18,8 @@ from quant.ggml_types import GGML_TYPES
 from quant.gguf_read import read_gguf
 from qwenctl.errors import ExpertReadFailed
 from qwenctl.moe.expert_bench import BenchSize, ExpertBench, Way
+from qwenctl.moe.expert_loader import ExpertLoader
 from qwenctl.moe.expert_map import ExpertMap, ExpertTensor, Kind, MoeLayer, read_expert_map
-from qwenctl.moe.expert_pools import ExpertLoader
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.measure_experts import TOKENS, _Timer, kind_name, measure_experts, operations_of, shape_of
 from qwenctl.moe.slot_layout import LayoutMaker, SlotLayout, SlotMatrix
