@@ -176,12 +176,12 @@ def _open(  # noqa: PLR0917 - what was decided so far
     abort: tuple[int, int],
 ) -> ExpertOffload | None:
     wanted = options.offload
-    chosen = offload_layout(ggml, experts, options, context.n_threads)
-    model = size_of_model(gguf, experts, chosen.slot_bytes)
-    n_io_threads = wanted.n_io_threads or min(_MOST_IO_THREADS, max(_N_IO_THREADS, chosen.n_io_threads or 0))
     calls = DeviceCalls(ggml)
     devices = find_devices(calls)
     machine = machine_memory(tuple(device_memory(calls, one) for one in devices))
+    chosen = offload_layout(ggml, experts, options, context.n_threads)
+    model = size_of_model(gguf, experts, chosen.slot_bytes)
+    n_io_threads = wanted.n_io_threads or min(_MOST_IO_THREADS, max(_N_IO_THREADS, chosen.n_io_threads or 0))
     plan = size_offload(model, machine, _request(options, context, chosen, n_io_threads))
     if wanted.mode == "auto" and (_is_all_on_devices(plan, model) or _is_for_stock(plan, experts, chosen)):
         return None

@@ -12,6 +12,7 @@ from qwenctl.errors import DoesNotFit, InvalidRequest
 from qwenctl.moe.abi_check import UnknownBuild
 from qwenctl.moe.expert_map import read_expert_map
 from qwenctl.moe.offload_options import OffloadOptions
+from qwenctl.moe.slot_layout import LayoutMaker
 from qwenctl.services import expert_offload
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.expert_offload import ContextSize, open_ggml, open_offload
@@ -131,10 +132,10 @@ def test_fewer_slots_than_a_token_uses(tiny: Path) -> None:
 
 
 def test_a_layout_that_this_machine_has_not(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expert_offload.LayoutMaker, "available", lambda maker: ("plain",))
+    monkeypatch.setattr(LayoutMaker, "available", lambda maker: ("plain",))
     with pytest.raises(InvalidRequest, match="no layout 'amx'") as caught:
         opened(tiny, options("on", layout="amx"))
-    assert caught.value.hint == "there are: plain"
+    assert caught.value.hint == "layouts here: plain"
 
 
 def test_the_stream_skips_the_experts_and_nothing_else(tiny: Path) -> None:
