@@ -250,7 +250,7 @@ class ExpertDevice:
 
     def _compute_function(self) -> Any:
         """The hot one: a frame less than the others."""
-        failed, errors = abi.GGML_STATUS_FAILED, self._errors
+        failed = abi.GGML_STATUS_FAILED
 
         def compute(_backend: int, graph: int) -> int:
             try:
@@ -260,7 +260,7 @@ class ExpertDevice:
                 return failed
 
         function = abi.ggml_backend_i_graph_compute(compute)
-        self._alive += [function, errors]
+        self._alive.append(function)
         return function
 
     def _allocate(self, _type: int, n_bytes: int) -> int:

@@ -135,7 +135,7 @@ class StreamRing:
         for passing in [one for one in self._unwanted if one.ticket.done]:
             self._unwanted.remove(passing)
             self._free.append(passing.slot)
-        if not self._free and self._unwanted and not self._passing:
+        if self._wanted and not self._free and self._unwanted and not self._passing:
             self._free.append(self._finished(self._unwanted.pop(0)))
         while self._free and (self._wanted or self._ahead):
             urgent = bool(self._wanted)

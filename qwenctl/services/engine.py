@@ -148,6 +148,7 @@ class Engine:
         if request.request_id in self._names:
             raise InvalidRequest(f"there is a request {request.request_id!r} under way")
         sampler = SamplerChain(vocabulary, request.sampling, tokens, n_ctx)
+        self._cancelled.discard(request.request_id)  # meant for an earlier request of that name
         self._names.add(request.request_id)
         self._incoming.append(LiveRequest(request, sampler, n_ctx, self._clock))
 
