@@ -18,7 +18,7 @@ import llama_cpp
 
 from quant.gguf_read import GgufFile
 from quant.libggml import load_libggml
-from qwenctl.errors import InvalidRequest, ModelLoadFailed
+from qwenctl.errors import DoesNotFit, InvalidRequest, ModelLoadFailed
 from qwenctl.moe.abi_check import UnknownBuild, check_abi
 from qwenctl.moe.backend import ExpertDevice
 from qwenctl.moe.device_tier import places_of
@@ -181,8 +181,15 @@ def _open(  # noqa: PLR0917 - what was decided so far
     machine = machine_memory(tuple(device_memory(calls, one) for one in devices))
     chosen = offload_layout(ggml, experts, options, context.n_threads)
     model = size_of_model(gguf, experts, chosen.slot_bytes)
-    n_io_threads = wanted.n_io_threads or min(_MOST_IO_THREADS, max(_N_IO_THREADS, chosen.n_io_threads or 0))
-    plan = size_offload(model, machine, _request(options, context, chosen, n_io_threads))
+    measured = min(_MOST_IO_THREADS, max(_N_IO_THREADS, chosen.n_io_threads or 0))
+    n_io_threads = wanted.n_io_threads or measured
+    try:
+        plan = size_offload(model, machine, _request(options, context, chosen, n_io_threads))
+    except DoesNotFit:
+        if wanted.n_io_threads or measured == _N_IO_THREADS:
+            raise
+        n_io_threads = _N_IO_THREADS  # fewer readers need less memory
+        plan = size_offload(model, machine, _request(options, context, chosen, n_io_threads))
     if wanted.mode == "auto" and (_is_all_on_devices(plan, model) or _is_for_stock(plan, experts, chosen)):
         return None
     session = ExpertSession(

@@ -80,9 +80,9 @@ def _running(path: Path, *words: str, command: list[str] = QWENCTL) -> subproces
 
 
 @pytest.fixture
-def least(qwenctl: Run, medium: Path) -> str:
+def least(qwenctl_process: Run, medium: Path) -> str:
     """The smallest budget for `medium`."""
-    return re.search(r"use --ram (\d+MiB)", qwenctl("run", medium, "hi", "--ram", "32MiB").stderr)[1]
+    return re.search(r"use --ram (\d+MiB)", qwenctl_process("run", medium, "hi", "--ram", "32MiB").stderr)[1]
 
 
 @pytest.mark.parametrize("change", ["truncated", "replaced"])
