@@ -161,24 +161,26 @@ class LayerSlots:
             try:
                 ticket.wait()
             except ExpertReadFailed:  # by now nobody writes into the slot any more
-                del self.loading[expert]
-                self.leisurely.discard(expert)
-                self.pool.forget(expert)
+                self._absent_again(expert)
                 raise
             self._arrived(expert)
 
+    def cancel(self, expert: int) -> bool:
+        """Make an expert that is on its way absent again, unless its read has begun. Returns whether that was done."""
+        cancelled = self.loading[expert].cancel()
+        if cancelled:
+            self._absent_again(expert)
+        return cancelled
+
     def give_up_one(self, keep: Sequence[int]) -> bool:
         """Let an expert that was read ahead, and is not in `keep`, be evicted. Returns whether there was one."""
-        for expert in [one for one in self.loading if one not in keep]:
-            if self.loading[expert].cancel():
-                del self.loading[expert]
-                self.leisurely.discard(expert)
-                self.pool.forget(expert)
-            else:
-                with suppress(ExpertReadFailed):  # nobody needs it now
-                    self.wait_for([expert])
-            return True
-        return False
+        expert = next((one for one in self.loading if one not in keep), None)
+        if expert is None:
+            return False
+        if not self.cancel(expert):
+            with suppress(ExpertReadFailed):  # nobody needs it now
+                self.wait_for([expert])
+        return True
 
     def give_up(self) -> None:
         """Wait for all that is on its way; what could not be read is absent again."""
@@ -198,6 +200,11 @@ class LayerSlots:
         there = [-1 if expert in self.loading else slot for expert, slot in enumerate(self.pool.slot_of)]
         if self.ready.tolist() != there:
             raise AssertionError(f"layer {self.layer.index}: ready {self.ready.tolist()}, slots {there}")
+
+    def _absent_again(self, expert: int) -> None:
+        del self.loading[expert]
+        self.leisurely.discard(expert)
+        self.pool.forget(expert)
 
     def _arrived(self, expert: int) -> None:
         del self.loading[expert]

@@ -152,11 +152,7 @@ class Workbench:
         """Read these experts, which are on their way, before all that nobody waits for."""
         layer = self.pools[position]
         for expert in experts:
-            ticket = layer.loading[expert]
-            if expert in layer.leisurely and ticket.cancel():
-                del layer.loading[expert]
-                layer.leisurely.discard(expert)
-                layer.pool.forget(expert)
+            if expert in layer.leisurely and layer.cancel(expert):
                 self.load(position, expert, experts)
 
     def close(self) -> None:
