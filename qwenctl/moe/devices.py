@@ -20,7 +20,7 @@ from typing import Any
 
 from qwenctl.errors import ModelLoadFailed
 from qwenctl.moe import ggml_abi as abi
-from qwenctl.moe.ggml_calls import Ggml
+from qwenctl.moe.ggml_calls import Ggml, bind_table
 from qwenctl.moe.machine_memory import DeviceMemory
 
 _KINDS = {abi.GGML_BACKEND_DEVICE_TYPE_GPU: "gpu", abi.GGML_BACKEND_DEVICE_TYPE_IGPU: "integrated gpu"}
@@ -72,17 +72,9 @@ class DeviceCalls:
 
     def __init__(self, ggml: Ggml) -> None:
         self.ggml = ggml
-        base = str(ggml.base_path)
-        registry = str(ggml.base_path.with_name(ggml.base_path.name.replace("ggml-base", "ggml")))
-        for library, table in (
-            (ctypes.PyDLL(base), _QUEUES),
-            (ctypes.CDLL(base), _WAITS),
-            (ctypes.CDLL(registry), _REGISTRY),
-        ):
-            for name, result, arguments in table:
-                function: Any = getattr(library, name)
-                function.restype, function.argtypes = result, list(arguments)
-                setattr(self, name, function)
+        bind_table(self, ctypes.PyDLL(str(ggml.base_path)), _QUEUES)
+        bind_table(self, ctypes.CDLL(str(ggml.base_path)), _WAITS)
+        bind_table(self, ctypes.CDLL(str(ggml.registry_path)), _REGISTRY)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)

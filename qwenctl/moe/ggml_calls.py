@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from qwenctl.moe import ggml_abi as abi
 
-_BASE = (
+Table = tuple[tuple[str, Any, tuple[Any, ...]], ...]
+
+_BASE: Table = (
     ("ggml_init", c_void_p, (abi.ggml_init_params,)),
     ("ggml_free", None, (c_void_p,)),
     ("ggml_tensor_overhead", c_size_t, ()),
@@ -74,10 +76,10 @@ class Ggml:
         self.base_path = _find(folder, "ggml-base")
         base = ctypes.PyDLL(str(self.base_path))
         cpu = ctypes.PyDLL(str(_find(folder, "ggml-cpu")))
-        registry = ctypes.PyDLL(str(_find(folder, "ggml")))
+        self.registry_path = _find(folder, "ggml")
+        registry = ctypes.PyDLL(str(self.registry_path))
         for library, table in ((base, _BASE), (cpu, _CPU), (registry, _REGISTRY), (base, _REGISTRY_OF_DEVICE)):
-            for name, result, arguments in table:
-                setattr(self, name, _bind(library, name, result, arguments))
+            bind_table(self, library, table)
         unlocked = ctypes.CDLL(str(self.base_path))
         self.graph_compute = _bind(unlocked, "ggml_backend_graph_compute", c_int, (c_void_p, c_void_p))
         self.graph_compute_address = int(ctypes.cast(self.graph_compute, c_void_p).value or 0)
@@ -163,6 +165,12 @@ def _find(folder: Path, stem: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(f"no {stem} library in {folder.name}")
+
+
+def bind_table(target: Any, library: ctypes.CDLL, table: Table) -> None:
+    """Make the functions of a table attributes of `target`: (name, type of the result, types of the arguments)."""
+    for name, result, arguments in table:
+        setattr(target, name, _bind(library, name, result, arguments))
 
 
 def _bind(library: Any, name: str, result: Any, arguments: tuple[Any, ...]) -> Any:
