@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from qwenctl.moe.expert_pools import LayerSlots
 from qwenctl.moe.ggml_calls import TensorContext, address_of
-from qwenctl.moe.graph_tensors import I32
+from qwenctl.moe.graph_tensors import I32, slots_tensor
 from qwenctl.moe.layer_call import LayerCall
 from qwenctl.moe.waves import Waves
 from qwenctl.moe.workbench import Workbench
@@ -37,10 +37,8 @@ class DirectNodes:
         ids.buffer, ids.data = layer.buffers.by_type[0], self.ids.ctypes.data
         n_experts = layer.layer.n_experts
         for index, matrix in enumerate(layer.layout.matrices):
-            weights = context.tensor(matrix.type_id, matrix.n_in, matrix.n_out, n_experts)
-            weights.buffer, weights.extra = layer.buffers.of(matrix), layer.buffers.extras[index] or None
+            weights = slots_tensor(context, layer.layout, layer.buffers, index, n_experts, layer.slot_bytes)
             weights.data = layer.address + matrix.offset_bytes
-            weights.nb[2], weights.nb[3] = layer.slot_bytes, layer.slot_bytes * n_experts
             node = call.products[matrix.kind]
             node.src[0], node.src[2] = address_of(weights), address_of(ids)
 
@@ -73,22 +71,16 @@ class BatchStep:
         experts = np.flatnonzero(counts).tolist()
         layer.settle()
         absent = self._use(experts, routed)
-        stats = bench.stats
-        single = call.n_tokens == 1
-        if single:
-            stats.n_token_steps += 1
-            stats.token_hits += len(experts) - len(absent)
-            stats.token_misses += len(absent)
-        else:
-            stats.n_batch_steps += 1
-            stats.batch_hits += len(experts) - len(absent)
-            stats.batch_misses += len(absent)
+        phase = bench.stats.of(call.n_tokens)
+        phase.count(len(experts), len(absent))
         if self._direct is not None and not absent and not layer.loading:
             self._direct.ids.ravel()[:] = np.asarray(layer.pool.slot_of, dtype=np.int32)[routed]
             ready = perf_counter_ns()
             status = bench.compute(self._direct.address)
             computed = perf_counter_ns()
-            self._note(computed - ready, ready - began)
+            phase.compute_ns += computed - ready
+            if call.n_tokens == 1:
+                bench.stats.resident_overhead_ns.append(ready - began)
             return status
         return Waves(bench, self._position, call, routed, counts).run(experts, absent)
 
@@ -105,11 +97,3 @@ class BatchStep:
         for last in routed[-_FOLLOWED_TOKENS * self._call.n_used :].reshape(-1, self._call.n_used).tolist():
             layer.pool.use(last)
         return [expert for expert in experts if layer.pool.slot_of[expert] < 0]
-
-    def _note(self, native_ns: int, own_ns: int) -> None:
-        stats = self._bench.stats
-        if self._call.n_tokens == 1:
-            stats.compute_token_ns += native_ns
-            stats.resident_overhead_ns.append(own_ns)
-        else:
-            stats.compute_batch_ns += native_ns

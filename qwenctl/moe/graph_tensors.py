@@ -97,11 +97,7 @@ class GraphKit:
 
     def slots(self, context: TensorContext, index: int, n_slots: int, slot_bytes: int) -> Any:
         """Return a matrix of all experts in slots that follow each other."""
-        matrix = self.layout.matrices[index]
-        tensor = context.tensor(matrix.type_id, matrix.n_in, matrix.n_out, n_slots)
-        tensor.buffer, tensor.extra = self.buffers.of(matrix), self.buffers.extras[index] or None
-        tensor.nb[2], tensor.nb[3] = slot_bytes, slot_bytes * n_slots
-        return tensor
+        return slots_tensor(context, self.layout, self.buffers, index, n_slots, slot_bytes)
 
     def product(self, context: TensorContext, weights: Any, rows: Any, data: int = 0) -> Any:
         """Return the node rows × weights, its result at an address."""
@@ -130,6 +126,17 @@ class GraphKit:
         up = self.strided(context, n_ff, 2 * n_ff, self.scratch.gate_up + n_ff * FLOAT_BYTES)
         gate.ne[1] = up.ne[1] = n_rows
         return self.glu(context, gate, up)
+
+
+def slots_tensor(  # noqa: PLR0917 - what a tensor over slots is made of
+    context: TensorContext, layout: SlotLayout, buffers: SlotBuffers, index: int, n_slots: int, slot_bytes: int
+) -> Any:
+    """Return a matrix of all experts in slots that follow each other, `slot_bytes` apart; `data` is the caller's."""
+    matrix = layout.matrices[index]
+    tensor = context.tensor(matrix.type_id, matrix.n_in, matrix.n_out, n_slots)
+    tensor.buffer, tensor.extra = buffers.of(matrix), buffers.extras[index] or None
+    tensor.nb[2], tensor.nb[3] = slot_bytes, slot_bytes * n_slots
+    return tensor
 
 
 def computed(address: int | None) -> Any:

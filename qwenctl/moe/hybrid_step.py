@@ -127,8 +127,7 @@ class HybridTokenStep(TokenStep):
             return status
         if self._record is not None:
             self._record(self._position, ids, 1, len(ids))
-        self._stats.n_token_steps += 1
-        self._stats.token_hits += len(ids)  # less those that turn out to be on disk
+        self._stats.token.count(len(ids), 0)  # less those that turn out to be on disk
         there = [place for place, expert in enumerate(ids) if expert in on_device]
         slot_of, call, devices = self._device_pool.slot_of, self._call, self._devices
         slots = [slot_of[ids[place]] for place in there]
@@ -150,23 +149,15 @@ class HybridTokenStep(TokenStep):
 
     def _on_cpu(self, ids: list[int], places: list[int]) -> tuple[int, CpuPart]:
         """Compute some of the token's experts. Returns a ggml_status and what was done."""
-        bench, layer, stats = self._bench, self._layer, self._stats
+        bench, stats = self._bench, self._stats
         experts = [ids[place] for place in places]
         absent = self._pool.use(experts)
         for expert in absent:
             bench.load(self._position, expert, experts)
-        stats.token_misses += len(absent)
-        stats.token_hits -= len(absent)
-        here = [place for place in places if ids[place] not in layer.loading]
-        coming = [place for place in places if ids[place] in layer.loading]
-        status, spent = self._part(ids, here) if here else (_DONE, 0)
-        if coming and status == _DONE:
-            waiting = perf_counter_ns()
-            layer.wait_for([ids[place] for place in coming])
-            stats.wait_token_ns += perf_counter_ns() - waiting
-            status, more = self._part(ids, coming)
-            spent += more
-        return status, CpuPart((1,) * len(places), spent / 1e9, bool(coming))
+        stats.token.misses += len(absent)
+        stats.token.hits -= len(absent)
+        status, computed_ns, waited_ns = self._in_parts(ids, places)
+        return status, CpuPart((1,) * len(places), computed_ns / 1e9, waited_ns > 0)
 
     def _bring(self, on_device: list[int], ids: list[int]) -> None:
         rest = [expert for expert in ids if expert not in on_device]
@@ -203,7 +194,8 @@ class HybridBatchStep(BatchStep):
             return status
         if self._bench.record is not None:
             self._bench.record(self._position, routed.tolist(), call.n_tokens, call.n_used)
-        self._count(len(experts))
+        # As if all were present: those that turn out to be on disk are taken off later.
+        self._bench.stats.of(call.n_tokens).count(len(experts), 0)
         pairs, run = self._start(routed, on_device)
         rest = [expert for expert in experts if expert not in on_device]
         try:
@@ -217,16 +209,6 @@ class HybridBatchStep(BatchStep):
         if decoding:
             devices.bring(self._position, _plan(devices, self._position, there, rest, self._split), experts)
         return status
-
-    def _count(self, n_experts: int) -> None:
-        """Count a step, its experts as present: those that turn out to be on disk are taken off later."""
-        stats = self._bench.stats
-        if self._call.n_tokens == 1:
-            stats.n_token_steps += 1
-            stats.token_hits += n_experts
-        else:
-            stats.n_batch_steps += 1
-            stats.batch_hits += n_experts
 
     def _start(self, routed: npt.NDArray[np.int32], on_device: set[int]) -> tuple[list[int], Run]:
         """Queue the device's pairs; returns their places in the output."""
@@ -246,14 +228,11 @@ class HybridBatchStep(BatchStep):
         self, routed: npt.NDArray[np.int32], counts: npt.NDArray[np.int64], experts: list[int]
     ) -> tuple[int, CpuPart]:
         """Compute the pairs of some experts. Returns a ggml_status and what was done."""
-        bench, layer, stats = self._bench, self._layer, self._bench.stats
+        bench, layer = self._bench, self._layer
         absent = layer.pool.use(experts)
-        if self._call.n_tokens == 1:
-            stats.token_hits -= len(absent)
-            stats.token_misses += len(absent)
-        else:
-            stats.batch_hits -= len(absent)
-            stats.batch_misses += len(absent)
+        phase = bench.stats.of(self._call.n_tokens)
+        phase.hits -= len(absent)
+        phase.misses += len(absent)
         waits = bool(absent) or any(expert in layer.loading for expert in experts)
         began = perf_counter()
         status = Waves(bench, self._position, self._call, routed, counts).run(experts, absent)

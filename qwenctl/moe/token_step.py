@@ -7,6 +7,7 @@ then is. The hot path of the whole program is TokenStep.__call__ with every rout
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from time import perf_counter_ns
 
 from qwenctl.moe import ggml_abi as abi
@@ -60,9 +61,8 @@ class TokenStep:
         ready = perf_counter_ns()
         status = self._compute(self._cpu, self._address)
         computed = perf_counter_ns()
-        stats.n_token_steps += 1
-        stats.token_hits += len(ids)
-        stats.compute_token_ns += computed - ready
+        stats.token.count(len(ids), 0)
+        stats.token.compute_ns += computed - ready
         stats.resident_overhead_ns.append(ready - began + perf_counter_ns() - computed)
         return int(status)
 
@@ -84,27 +84,33 @@ class TokenStep:
             bench.load(self._position, expert, ids, by_waiter=True)
         self._read_ahead(ids)
         self._x = bench.input_of(self._call)
-        stats.n_token_steps += 1
-        stats.token_misses += len(absent)
-        stats.token_hits += len(ids) - len(absent)
-        loading = layer.loading
-        here = [place for place, expert in enumerate(ids) if expert not in loading]
-        coming = [place for place, expert in enumerate(ids) if expert in loading]
-        native = 0
-        status = _DONE
-        if here:
-            status, spent = self._part(ids, here)
-            native += spent
-        if coming and status == _DONE:
-            bench.hurry(self._position, [ids[place] for place in coming])
-            waiting = perf_counter_ns()
-            layer.wait_for([ids[place] for place in coming])
-            waited = perf_counter_ns() - waiting
-            stats.wait_token_ns += waited
-            status, spent = self._part(ids, coming)
-            native += spent + waited
-        stats.missing_overhead_ns.append(perf_counter_ns() - began - native)
+        stats.token.count(len(ids), len(absent))
+        status, computed_ns, waited_ns = self._in_parts(ids, range(len(ids)))
+        stats.missing_overhead_ns.append(perf_counter_ns() - began - computed_ns - waited_ns)
         return status
+
+    def _in_parts(self, ids: list[int], places: Iterable[int]) -> tuple[int, int, int]:
+        """Compute the experts at these places of the token's: those that are there, then those on their way.
+
+        Returns:
+            A ggml_status, nanoseconds of computing, and of waiting.
+        """
+        layer = self._layer
+        here: list[int] = []
+        coming: list[int] = []
+        for place in places:
+            (coming if ids[place] in layer.loading else here).append(place)
+        status, computed_ns = self._part(ids, here) if here else (_DONE, 0)
+        if not coming or status != _DONE:
+            return status, computed_ns, 0
+        experts = [ids[place] for place in coming]
+        self._bench.hurry(self._position, experts)
+        began = perf_counter_ns()
+        layer.wait_for(experts)
+        waited_ns = perf_counter_ns() - began
+        self._stats.token.wait_ns += waited_ns
+        status, more_ns = self._part(ids, coming)
+        return status, computed_ns + more_ns, waited_ns
 
     def _part(self, ids: list[int], places: list[int]) -> tuple[int, int]:
         """Compute some of the token's experts. Returns status and nanoseconds."""
@@ -118,5 +124,5 @@ class TokenStep:
         began = perf_counter_ns()
         status = int(self._compute(self._cpu, graph.address))
         spent = perf_counter_ns() - began
-        self._stats.compute_token_ns += spent
+        self._stats.token.compute_ns += spent
         return status, spent

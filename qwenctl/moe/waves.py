@@ -101,11 +101,7 @@ class Waves:
         self._note_wait(began)
 
     def _note_wait(self, began: int) -> None:
-        waited = perf_counter_ns() - began
-        if self._call.n_tokens == 1:
-            self._bench.stats.wait_token_ns += waited
-        else:
-            self._bench.stats.wait_batch_ns += waited
+        self._bench.stats.of(self._call.n_tokens).wait_ns += perf_counter_ns() - began
 
     def _compute(self, experts: list[int], slots: dict[int, int], *, in_ring: bool) -> int:
         """Compute the pairs of these experts, whose slots lie at these addresses."""
@@ -115,11 +111,7 @@ class Waves:
                 break
             began = perf_counter_ns()
             status = self._compute_wave(wave, slots, in_ring=in_ring)
-            spent = perf_counter_ns() - began
-            if self._call.n_tokens == 1:
-                self._bench.stats.compute_token_ns += spent
-            else:
-                self._bench.stats.compute_batch_ns += spent
+            self._bench.stats.of(self._call.n_tokens).compute_ns += perf_counter_ns() - began
         return status
 
     def _waves(self, experts: list[int]) -> list[list[tuple[int, int, int]]]:
