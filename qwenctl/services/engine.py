@@ -19,15 +19,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.engine_surface import EngineSurface
 from qwenctl.services.kv_cache import KvCache
 from qwenctl.services.live_request import LiveRequest
 from qwenctl.services.native_model import NativeModel
@@ -41,7 +41,7 @@ _DONE, _NO_ROOM, _ABORTED = 0, 1, 2  # llama_decode
 _MOST_FAILURES = 2  # in a row; after that the model is taken to be broken
 
 
-class Engine:
+class Engine(EngineSurface):
     """An opened model. Use `Engine.open`, and close it, or use it as a context manager."""
 
     def __init__(self, model: NativeModel, options: EngineOptions, clock: Callable[[], float]) -> None:
@@ -186,28 +186,6 @@ class Engine:
                 raise
             return events
 
-    def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
-        """Submit `request` and step until it is finished. Only while the engine has nothing else to do.
-
-        Closing the iterator early ends the request.
-
-        Raises:
-            PromptTooLong, InvalidRequest: as `submit`.
-            GenerationFailed: instead of an event with `FinishReason.ERROR`.
-        """
-        if self.has_work:
-            raise InvalidRequest("the engine is at work: generate is for one request at a time, submit for more")
-        self.submit(request)
-        try:
-            while self.has_work:
-                for event in self.step():
-                    if isinstance(event, Finished) and event.reason is FinishReason.ERROR:
-                        raise GenerationFailed(event.error or "llama.cpp failed")
-                    yield event
-        finally:
-            if self.has_work:
-                self._drop_everything()
-
     def close(self) -> None:
         """Free the model. Requests under way end as cancelled: `step` still returns their last events."""
         already_closed, self._closed = self._closed, True
@@ -222,14 +200,6 @@ class Engine:
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books on slots and cells agree."""
         self._cache.check_integrity()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # --- between computations ----------------------------------------------------------------------------------------
 

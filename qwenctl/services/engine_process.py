@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import NoneType, TracebackType
+from types import NoneType
 from typing import Any, Self, TypeVar
 
 from qwenctl.core import (
@@ -35,6 +35,7 @@ from qwenctl.services.engine_child import ChildDied, EngineChild
 from qwenctl.services.engine_death import hint_of, reason_of
 from qwenctl.services.engine_messages import MessageTooLarge, Opened, decode, decode_events
 from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.engine_surface import EngineSurface
 from qwenctl.services.rpc_servers import greet
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class _UnderWay:
         return Finished(self.request.request_id, reason, usage, _NO_TIME, error)
 
 
-class EngineProcess:
+class EngineProcess(EngineSurface):
     """An opened model in another process. Use `EngineProcess.open`, and close it, or use it as a context manager.
 
     Threads may share it as they may share an `Engine`.
@@ -157,27 +158,6 @@ class EngineProcess:
                 self._call("step", self._take_events)
         return self._taken()
 
-    def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
-        """Submit `request` and step until it is finished. Only while the engine has nothing else to do.
-
-        Closing the iterator early ends the request.
-
-        Raises:
-            PromptTooLong, InvalidRequest: as `submit`.
-            GenerationFailed: instead of an event with `FinishReason.ERROR`; the process died, for example.
-        """
-        if self.has_work:
-            raise InvalidRequest("the engine is at work: generate is for one request at a time, submit for more")
-        self.submit(request)
-        try:
-            while self.has_work:
-                for event in self.step():
-                    if isinstance(event, Finished) and event.reason is FinishReason.ERROR:
-                        raise self._failure or GenerationFailed(event.error or "llama.cpp failed")
-                    yield event
-        finally:
-            self._drop_everything()
-
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books on slots and cells agree."""
         self._call("check_integrity", _nothing)
@@ -203,14 +183,6 @@ class EngineProcess:
             self._stop.detach()
             self._child.close()
             self._end_all(FinishReason.CANCELLED)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # --- calls and how they end --------------------------------------------------------------------------------------
 
@@ -263,6 +235,9 @@ class EngineProcess:
             while True:
                 events.append(self._events.popleft())
         return events
+
+    def _failure_of(self, event: Finished) -> GenerationFailed:
+        return self._failure or super()._failure_of(event)
 
     def _drop_everything(self) -> None:
         """End what is under way and forget its events."""

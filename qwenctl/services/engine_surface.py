@@ -1,0 +1,69 @@
+"""What every engine does in the same way, in this process (engine.py) or in one of its own (engine_process.py)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest
+from qwenctl.errors import GenerationFailed, InvalidRequest
+
+
+class EngineSurface(ABC):
+    """One request alone, by way of `submit` and `step`; and closing at the end of a `with`."""
+
+    @property
+    @abstractmethod
+    def has_work(self) -> bool:
+        """Whether `step` would do something."""
+
+    @abstractmethod
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request: its events come from `step`."""
+
+    @abstractmethod
+    def step(self) -> list[GenerationEvent]:
+        """Compute once for all requests that can run; [] when there is nothing to do."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the model."""
+
+    @abstractmethod
+    def _drop_everything(self) -> None:
+        """End what is under way and forget its events."""
+
+    def _failure_of(self, event: Finished) -> GenerationFailed:
+        """Return what to raise for a request that ended with an error."""
+        return GenerationFailed(event.error or "llama.cpp failed")
+
+    def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
+        """Submit `request` and step until it is finished. Only while the engine has nothing else to do.
+
+        Closing the iterator early ends the request.
+
+        Raises:
+            PromptTooLong, InvalidRequest: as `submit`.
+            GenerationFailed: instead of an event with `FinishReason.ERROR`; the engine's process died, for example.
+        """
+        if self.has_work:
+            raise InvalidRequest("the engine is at work: generate is for one request at a time, submit for more")
+        self.submit(request)
+        try:
+            while self.has_work:
+                for event in self.step():
+                    if isinstance(event, Finished) and event.reason is FinishReason.ERROR:
+                        raise self._failure_of(event)
+                    yield event
+        finally:
+            self._drop_everything()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
