@@ -26,6 +26,7 @@ from typing import Any, Self
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
+from qwenctl.services.abort_flag import AbortFlag
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.engine_surface import EngineSurface
 from qwenctl.services.kv_cache import KvCache
@@ -44,12 +45,14 @@ _MOST_FAILURES = 2  # in a row; after that the model is taken to be broken
 class Engine(EngineSurface):
     """An opened model. Use `Engine.open`, and close it, or use it as a context manager."""
 
-    def __init__(self, model: NativeModel, options: EngineOptions, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, model: NativeModel, thread: NativeThread, options: EngineOptions, clock: Callable[[], float]
+    ) -> None:
         self.options = options
         self._model = model
         self._clock = clock
         self._cache = KvCache(model)
-        self._thread = NativeThread("llama_decode", model.abort)
+        self._thread = thread  # on which the model was opened
         self._limits = StepLimits(model.n_batch, model.n_ubatch, model.shares_cells)
         self._lock = threading.Lock()  # held while stepping
         self._incoming: deque[LiveRequest] = deque()
@@ -79,8 +82,17 @@ class Engine(EngineSurface):
         Raises:
             ModelLoadFailed: llama.cpp refuses the file or cannot make a context of that size; with its reason.
         """
-        options = options or EngineOptions()
-        return cls(NativeModel(path, options), options, clock)
+        options, abort = options or EngineOptions(), AbortFlag()
+        thread = NativeThread("llama.cpp", abort.set)
+        opened: list[NativeModel] = []
+        try:
+            thread.run(lambda: opened.append(NativeModel(path, options, abort)))
+        except BaseException:
+            for model in opened:  # an interrupt that came when it was open already
+                model.close()
+            thread.close()
+            raise
+        return cls(opened[0], thread, options, clock)
 
     @property
     def info(self) -> ModelInfo:

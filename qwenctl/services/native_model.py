@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from quant.errors import GgufError
 from quant.gguf_read import GgufFile, read_gguf
 from qwenctl.core import ModelInfo
 from qwenctl.errors import ModelLoadFailed
+from qwenctl.services.abort_flag import AbortFlag
 from qwenctl.services.cpu_threads import default_n_threads
 from qwenctl.services.decode_batch import DecodeBatch
 from qwenctl.services.engine_options import EngineOptions
@@ -43,17 +43,22 @@ _PREFIXES_KEPT = 16  # finished sequences whose cells stay in a shared cache, be
 class NativeModel:
     """llama_model and llama_context, freed together by `close`.
 
+    Args:
+        path: the GGUF file; of a split set, the first one.
+        options: how to open it.
+        abort: set from another thread, it ends `decode`, or the loading of the model; None: one of the model's own.
+
     Raises:
-        ModelLoadFailed: llama.cpp refuses the file or cannot make the context; with its own reason.
+        ModelLoadFailed: llama.cpp refuses the file or cannot make the context, with its own reason; or `abort` was set.
         InvalidRequest: routing is to be traced, and there is none, or not to that file.
     """
 
-    def __init__(self, path: Path, options: EngineOptions) -> None:
+    def __init__(self, path: Path, options: EngineOptions, abort: AbortFlag | None = None) -> None:
         self.path = path
+        self._abort_flag = abort or AbortFlag()
         self._handles = ExitStack()
         self.warnings: list[str] = []
         self._offload: ExpertOffload | None = None
-        self._abort_flag = ctypes.create_string_buffer(2)
         self._routing: RoutingCapture | None = None
         os.environ["GGML_NO_BACKTRACE"] = "1"  # on an abort ggml would start a debugger on this process
         try:
@@ -107,11 +112,11 @@ class NativeModel:
 
     def abort(self) -> None:
         """Make a running `decode` return 2 soon (CPU backend). From any thread."""
-        self._abort_flag[0] = b"\1"
+        self._abort_flag.set()
 
     def rearm(self) -> None:
         """Forget an `abort`."""
-        self._abort_flag[0] = b"\0"
+        self._abort_flag.clear()
 
     def truncate(self, slot: int, n_kept: int) -> bool:
         """Remove a slot's tokens from position `n_kept` on. False: this memory cannot do that; nothing was removed."""
@@ -148,6 +153,8 @@ class NativeModel:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.use_extra_bufts = options.repack
+        goes_on = llama_cpp.llama_progress_callback(lambda _share, _data: not self._abort_flag.is_set)
+        params.progress_callback = goes_on
         if options.n_gpu_layers is not None or llama_cpp.llama_supports_gpu_offload():
             params.n_gpu_layers = -1 if options.n_gpu_layers is None else options.n_gpu_layers
         if self._offload:
@@ -172,8 +179,7 @@ class NativeModel:
         n_cells = options.n_cells or _padded(self.n_ctx)
         n_threads = options.n_threads or default_n_threads()
         context = ContextSize(n_cells, n_streams, options.n_parallel, n_threads)
-        abort = _strlen_address(), ctypes.addressof(self._abort_flag)
-        offload = open_offload(gguf, options, context, abort, self.warnings)
+        offload = open_offload(gguf, options, context, self._abort_flag.addresses, self.warnings)
         if offload:
             self._handles.callback(offload.close)
         return offload
@@ -193,8 +199,8 @@ class NativeModel:
         params.type_k, params.type_v = _GGML_TYPES[options.cache_type_k], _GGML_TYPES[options.cache_type_v]
         params.flash_attn_type = self._flash_attention(options)
         params.no_perf = True
-        params.abort_callback = llama_cpp.ggml_abort_callback(_strlen_address())
-        params.abort_callback_data = ctypes.addressof(self._abort_flag)
+        function, params.abort_callback_data = self._abort_flag.addresses
+        params.abort_callback = llama_cpp.ggml_abort_callback(function)
         if self._routing:
             params.cb_eval = self._routing.callback
         context = llama_cpp.llama_init_from_model(self._model, params)
@@ -225,16 +231,6 @@ def _default_n_ctx(gguf: GgufFile, options: EngineOptions) -> int:
     trained = gguf.metadata.get(f"{gguf.metadata.get('general.architecture')}.context_length")
     most = options.n_cells or max(2048, _DEFAULT_CELLS // options.n_parallel)
     return min(trained if isinstance(trained, int) else most, most, _MOST_DEFAULT_N_CTX)
-
-
-def _strlen_address() -> int:
-    """Return the address of a C function that says whether the abort flag is set, without Python's lock.
-
-    ggml asks before every node of its graph, a thousand times a token. strlen answers 0 for the text "" and 1 for
-    "\\1"; the caller looks at the lowest byte of the answer, as for any bool.
-    """
-    library = ctypes.CDLL("msvcrt") if sys.platform == "win32" else ctypes.CDLL(None)
-    return ctypes.cast(library.strlen, ctypes.c_void_p).value or 0
 
 
 def _has_gpu() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, SamplingParams, TextDelta
 from qwenctl.errors import GenerationFailed, InvalidRequest, ModelLoadFailed, PromptTooLong
 from qwenctl.services.engine import Engine, EngineOptions
+from qwenctl.services.native_model import NativeModel
 
 GREEDY = SamplingParams(temperature=0)
 QUESTIONS = (
@@ -484,3 +486,43 @@ def test_native_code_prints_nothing(smollm2_gguf: Path, tmp_path: Path, capfd: p
 def test_options_out_of_range(options: dict[str, int]) -> None:
     with pytest.raises(InvalidRequest, match="must"):
         EngineOptions(**options)  # type: ignore[arg-type]
+
+
+def test_the_model_is_opened_on_the_thread_that_computes(smollm2_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second OpenMP team, of the thread that loads, would halve the speed: see native_thread.py."""
+    threads: dict[str, int] = {}
+    load, decode = NativeModel._load, NativeModel.decode
+
+    def noted_load(self: NativeModel, options: EngineOptions) -> object:
+        threads["load"] = threading.get_ident()
+        return load(self, options)
+
+    def noted_decode(self: NativeModel) -> int:
+        threads["decode"] = threading.get_ident()
+        return decode(self)
+
+    monkeypatch.setattr(NativeModel, "_load", noted_load)
+    monkeypatch.setattr(NativeModel, "decode", noted_decode)
+    with Engine.open(smollm2_gguf, EngineOptions(n_ctx=256, n_threads=1, repack=False)) as engine:
+        run(engine, ask(engine, "Hello", 2))
+    assert threads["load"] == threads["decode"] != threading.get_ident()
+
+
+def test_ctrl_c_ends_the_loading_of_a_model(smollm2_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, after, threads_before = NativeModel._load, [], set(threading.enumerate())
+
+    def interrupted_load(self: NativeModel, options: EngineOptions) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        while not self._abort_flag.is_set:  # the main thread has noticed
+            time.sleep(0.01)
+        try:
+            return load(self, options)
+        except ModelLoadFailed:
+            after.append("stopped")
+            raise
+
+    monkeypatch.setattr(NativeModel, "_load", interrupted_load)
+    with pytest.raises(KeyboardInterrupt):
+        Engine.open(smollm2_gguf, EngineOptions(n_ctx=256, n_threads=1, repack=False))
+    assert after == ["stopped"]
+    assert set(threading.enumerate()) <= threads_before
