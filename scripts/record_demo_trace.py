@@ -9,7 +9,8 @@ Stock llama.cpp through its public eval callback, which is asked for the nodes `
     shape      i64 (3,)                             layers, experts, experts used
     n_tokens   u16 (n_batches, n_layers)            tokens of each layer of each batch (the last layer computes but the
                                                     tokens whose logits are wanted)
-    ids        u8  (sum of n_tokens, n_used)        routed experts, layer after layer, batch after batch
+    ids        u8  (sum of n_tokens, n_experts)     all experts by the router's liking, the routed ones first, layer
+                                                    after layer, batch after batch
 """
 
 from __future__ import annotations
@@ -78,10 +79,11 @@ class Tensor(ctypes.Structure):
 
 
 class Recorder:
-    """Collects what the eval callback sees: for the running batch one array (n_tokens, n_used) a layer."""
+    """Collects what the eval callback sees: for the running batch one array (n_tokens, n_experts) a layer."""
 
     def __init__(self) -> None:
         self.layers: dict[int, npt.NDArray[np.uint8]] = {}
+        self.n_used = 0
         self.callback = llama_cpp.ggml_backend_sched_eval_callback(self._see)
 
     def _see(self, address: int, ask: bool, _: int) -> bool:
@@ -89,14 +91,14 @@ class Recorder:
         if not tensor.name.startswith(b"ffn_moe_topk-"):
             return not ask
         if not ask:
-            n_used, n_tokens = tensor.ne[0], tensor.ne[1]
-            rows = [ctypes.string_at(tensor.data + row * tensor.nb[1], 4 * n_used) for row in range(n_tokens)]
-            ids = np.frombuffer(b"".join(rows), np.int32).reshape(n_tokens, n_used)
+            self.n_used, n_tokens = tensor.ne[0], tensor.ne[1]  # a view of whole rows, sorted by the router
+            rows = ctypes.string_at(tensor.data, n_tokens * tensor.nb[1])
+            ids = np.frombuffer(rows, np.int32).reshape(n_tokens, -1)
             self.layers[int(tensor.name.split(b"-")[1])] = ids.astype(np.uint8)
         return True
 
     def take(self) -> list[npt.NDArray[np.uint8]]:
-        """Return the batch's ids: (n_tokens, n_used) for each layer."""
+        """Return the batch's ids: (n_tokens, n_experts) for each layer."""
         ids = [self.layers[layer] for layer in sorted(self.layers)]
         self.layers.clear()
         return ids
@@ -160,10 +162,10 @@ def main() -> None:
             if llama_cpp.llama_vocab_is_eog(model.vocab, tokens[0]):
                 break
     ids = np.concatenate([layer for batch in batches for layer in batch])
-    n_layers, n_experts = len(batches[0]), 16
+    n_layers, n_experts = len(batches[0]), ids.shape[1]
     np.savez_compressed(
         arguments.target,
-        shape=np.array([n_layers, n_experts, ids.shape[1]]),
+        shape=np.array([n_layers, n_experts, recorder.n_used]),
         n_tokens=np.array([[len(layer) for layer in batch] for batch in batches], np.uint16),
         ids=ids,
     )

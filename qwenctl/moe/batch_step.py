@@ -16,7 +16,7 @@ from qwenctl.moe.expert_pools import LayerSlots
 from qwenctl.moe.ggml_calls import TensorContext, address_of
 from qwenctl.moe.graph_tensors import I32, slots_tensor
 from qwenctl.moe.layer_call import LayerCall
-from qwenctl.moe.waves import Waves
+from qwenctl.moe.waves import DECODE_TOKENS, Waves
 from qwenctl.moe.workbench import Workbench
 
 _FOLLOWED_TOKENS = 2  # of a prompt whose experts stream
@@ -55,18 +55,20 @@ class BatchStep:
         self._layer = bench.pools[position]
         self._direct = None if bench.per_expert else DirectNodes(bench, self._layer, call)
         n_words = call.ids_row_bytes // 4
-        words = (ctypes.c_int32 * (n_words * (call.n_tokens - 1) + call.n_used)).from_address(call.ids)
-        self._ids: npt.NDArray[np.int32] = np.lib.stride_tricks.as_strided(
-            np.ctypeslib.as_array(words), (call.n_tokens, call.n_used), (call.ids_row_bytes, 4), writeable=False
+        words = (ctypes.c_int32 * (n_words * (call.n_tokens - 1) + call.n_ranked)).from_address(call.ids)
+        rows: npt.NDArray[np.int32] = np.lib.stride_tricks.as_strided(
+            np.ctypeslib.as_array(words), (call.n_tokens, call.n_ranked), (call.ids_row_bytes, 4), writeable=False
         )
+        self._ids = rows[:, : call.n_used]
+        # What a prompt's tokens nearly chose is of no use for what comes after it.
+        self._ranking = rows if call.n_ranked > call.n_used and call.n_tokens <= DECODE_TOKENS else None
 
     def __call__(self) -> int:
         """Compute; returns a ggml_status."""
         bench, layer, call = self._bench, self._layer, self._call
         began = perf_counter_ns()
         routed = self._ids.flatten()  # a copy: the output may lie over the ids, too
-        if bench.record is not None:
-            bench.record(self._position, routed.tolist(), call.n_tokens, call.n_used)
+        self._tell(routed)
         counts = np.bincount(routed, minlength=layer.layer.n_experts)
         experts = np.flatnonzero(counts).tolist()
         layer.settle()
@@ -89,11 +91,17 @@ class BatchStep:
         if self._direct is not None:
             self._direct.free()
 
+    def _tell(self, routed: npt.NDArray[np.int32]) -> None:
+        """Tell whoever records the routing."""
+        if self._bench.record is not None:
+            rows = routed if self._ranking is None else self._ranking.ravel()
+            self._bench.record(self._position, rows.tolist(), self._call.n_tokens, len(rows) // self._call.n_tokens)
+
     def _use(self, experts: list[int], routed: npt.NDArray[np.int32]) -> list[int]:
         """Note the uses; return the absent experts. If experts must stream, only the last tokens tell what is next."""
         layer = self._layer
         if len(experts) <= layer.pool.n_slots:
-            return layer.use(experts)
+            return layer.use(experts, self._ranking)
         for last in routed[-_FOLLOWED_TOKENS * self._call.n_used :].reshape(-1, self._call.n_used).tolist():
             layer.pool.use(last)
         return [expert for expert in experts if layer.pool.slot_of[expert] < 0]

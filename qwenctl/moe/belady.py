@@ -10,6 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from qwenctl.moe.residency import LayerPool
 
 
@@ -29,7 +32,7 @@ class BeladyPool(LayerPool):
         self._next_uses = next_uses(n_experts, steps)
         self._step = 0
 
-    def use(self, experts: Sequence[int]) -> list[int]:
+    def use(self, experts: Sequence[int], ranking: npt.NDArray[np.int32] | None = None) -> list[int]:  # noqa: ARG002
         """Note the next step; `experts` are its distinct experts."""
         for expert, step in zip(experts, self._next_uses[self._step], strict=True):
             self.heat[expert] = -step

@@ -58,7 +58,7 @@ class DevicePool:
 
     def uses_of(self, expert: int) -> float:
         """Return an expert's heat as a number of uses, each half as much after HALF_LIFE_STEPS."""
-        return self.slots.heat[expert] / self._unit
+        return float(self.slots.heat[expert]) / self._unit
 
     def admit(self, expert: int, keep: Collection[int] = ()) -> int:
         """Give an absent expert a slot and pin it there until `publish` or `drop`; the coldest one leaves for it.

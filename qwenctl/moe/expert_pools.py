@@ -120,13 +120,18 @@ class LayerSlots:
         self.pool.pin(expert)
         return self.address + slot * self.slot_bytes, evicted
 
-    def use(self, experts: Sequence[int]) -> list[int]:
-        """Note one step's distinct experts, in the pool and, now and then, for the balance; return those absent."""
+    def use(self, experts: Sequence[int], ranking: npt.NDArray[np.int32] | None = None) -> list[int]:
+        """Note one step, in the pool and, now and then, for the balance; return the absent experts.
+
+        Args:
+            experts: the step's distinct experts.
+            ranking: int32 (n_tokens, n_ranked), each token's experts, best first; None: not known.
+        """
         if self.balance is not None:
             self._n_uses += 1
             if self._n_uses % SAMPLE_EVERY == 0:
                 self.balance.sample(self.position, self.pool.heat, experts)
-        return self.pool.use(experts)
+        return self.pool.use(experts, ranking)
 
     def change_slots(self, n_slots: int) -> None:
         """Open slots, or close those of the coldest experts and give their memory back.

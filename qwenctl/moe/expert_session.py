@@ -173,9 +173,9 @@ class ExpertSession:
         return step()
 
     def record_with(self, sink: Recorder) -> None:
-        """Tell `sink` (layer of the model, routed ids, n_tokens, n_used) from now on; before the context is made."""
+        """Tell `sink` (layer of the model, ids, n_tokens, ids a token) from now on; before the context is made."""
         layers = [layer.index for layer in self.experts.layers]
-        self._bench.record = lambda position, ids, n_tokens, n_used: sink(layers[position], ids, n_tokens, n_used)
+        self._bench.record = lambda position, ids, n_tokens, n_row: sink(layers[position], ids, n_tokens, n_row)
         self._bench.path = self._path = None  # the compiled path tells nobody
         self._device.detach(self)
         self._device.attach(self)

@@ -8,7 +8,6 @@ Knows nothing of budgets (quotas.py) or of how slots move.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,15 +50,15 @@ class HitCurve:
         self._weight = 1.0
         self._growth = 2.0 ** (1.0 / half_life_samples)
 
-    def sample(self, heat: Sequence[float], experts: Sequence[int]) -> None:
-        """Note a step's distinct experts; `heat` (n_experts) as it was before they were used."""
-        order = sorted(heat)
-        n_experts = self.n_experts
+    def sample(self, heat: Floats, experts: Sequence[int]) -> None:
+        """Note a step's distinct experts; `heat` (n_experts,) as it was before they were used."""
+        wanted = heat[list(experts)]
+        n_hotter = self.n_experts - np.searchsorted(np.sort(heat), wanted, side="right")
         self._weight *= self._growth
-        for expert in experts:
+        for expert, rank, warmth in zip(experts, n_hotter.tolist(), wanted.tolist(), strict=True):
             self.uses[expert] += 1
-            if heat[expert] > 0.0:  # else it was never used: absent, however many slots
-                self._ranks[n_experts - bisect_right(order, heat[expert])] += self._weight
+            if warmth > 0.0:  # else it was never ranked: absent, however many slots
+                self._ranks[rank] += self._weight
         self.n_samples = self.n_samples / self._growth + 1.0
         if self._weight > _LARGEST_WEIGHT:
             self._ranks[:] = [count / self._weight for count in self._ranks]

@@ -126,7 +126,7 @@ class HybridTokenStep(TokenStep):
             self._bring([], ids)
             return status
         if self._record is not None:
-            self._record(self._position, ids, 1, len(ids))
+            self._tell(ids)
         self._stats.token.count(len(ids), 0)  # less those that turn out to be on disk
         there = [place for place, expert in enumerate(ids) if expert in on_device]
         slot_of, call, devices = self._device_pool.slot_of, self._call, self._devices
@@ -192,8 +192,7 @@ class HybridBatchStep(BatchStep):
             if decoding:
                 devices.bring(self._position, _plan(devices, self._position, [], experts, self._split), experts)
             return status
-        if self._bench.record is not None:
-            self._bench.record(self._position, routed.tolist(), call.n_tokens, call.n_used)
+        self._tell(routed)
         # As if all were present: those that turn out to be on disk are taken off later.
         self._bench.stats.of(call.n_tokens).count(len(experts), 0)
         pairs, run = self._start(routed, on_device)

@@ -6,7 +6,9 @@ The usual form, one call a layer (views left out):
     MUL_MAT_ID up    ─┴► GLU ─► MUL_MAT_ID down          or MUL_MAT_ID gate_up ─► GLU ─► MUL_MAT_ID down
 
 all with the same ids, an i32 view (n_used, n_tokens) of the router's sorting, rows far apart, and the same x: f32
-(n_embd, 1, n_tokens). What has another form is `None` here. Knows nothing of where experts are.
+(n_embd, 1, n_tokens). Where that sorting (ARGSORT, all experts of a token, best first) lies before us, not a copy of
+the view from another device, the experts that were not chosen follow those that were. What has another form is `None`
+here. Knows nothing of where experts are.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from qwenctl.moe.ggml_calls import at
 _OP = abi.GGML_OP
 _VIEWS = frozenset(_OP[name] for name in ("NONE", "RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE"))
 _NAME = re.compile(rb"blk\.(\d+)\.ffn_(gate|up|gate_up|down)_exps\.weight")
-_FLOAT_BYTES = 4
+_FLOAT_BYTES = _ID_BYTES = 4
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class LayerCall:
         out: address of f32 rows (n_tokens × n_used, n_embd): the results of `down`, by token and place.
         ids: address of the routed ids.
         ids_row_bytes: from one token's ids to the next one's.
+        n_ranked: experts in each row of ids, best first: the n_used routed ones at least, as a rule all of the layer.
         glu_params: op_params of the GLU node.
         products: the MUL_MAT_ID nodes by kind of weights.
         graph: address of the graph.
@@ -49,6 +52,7 @@ class LayerCall:
     ids_row_bytes: int
     n_tokens: int
     n_used: int
+    n_ranked: int
     glu_params: bytes
     graph: int
     products: dict[str, Any] = field(default_factory=dict)
@@ -105,10 +109,23 @@ def read_call(graph: int) -> LayerCall | None:
         ids_row_bytes=ids.nb[1],
         n_tokens=ids.ne[1],
         n_used=ids.ne[0],
+        n_ranked=_n_ranked(ids),
         glu_params=bytes(memoryview(glu.op_params).cast("B")),
         graph=graph,
         products=products,
     )
+
+
+def _n_ranked(ids: Any) -> int:
+    """Return how many experts each row of ids names, from the best on."""
+    sorting = at(ids.view_src) if ids.view_src else None
+    whole = (
+        sorting is not None
+        and sorting.op == _OP["ARGSORT"]
+        and sorting.data == ids.data
+        and sorting.nb[1] == ids.nb[1] == sorting.ne[0] * _ID_BYTES
+    )
+    return int(sorting.ne[0] if sorting is not None and whole else ids.ne[0])
 
 
 def _plain_rows(x: Any) -> bool:

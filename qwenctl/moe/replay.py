@@ -1,7 +1,7 @@
 """What a policy would have made of a recorded routing: hits, misses and bytes, without any weights.
 
     lru       per-layer pools, the same number of slots each, least recently used leaves
-    heat      the same, coldest leaves (residency.py)
+    heat      the same, coldest leaves (residency.py), by the router's ranking where the trace has it
     chosen    what the program does: coldest leaves, and slots move between layers (slot_balance.py)
     static    the layer's most used experts of the whole trace stay for good: better than any real profile
     belady    the same number of slots each, with knowledge of the future (belady.py)
@@ -17,6 +17,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
 
 from qwenctl.moe.belady import BeladyPool
 from qwenctl.moe.quotas import LayerNeeds, even_quotas
@@ -77,7 +80,7 @@ class RecencyPool(LayerPool):
         super().__init__(n_experts, n_slots)
         self._step = 0.0
 
-    def use(self, experts: Sequence[int]) -> list[int]:
+    def use(self, experts: Sequence[int], ranking: npt.NDArray[np.int32] | None = None) -> list[int]:  # noqa: ARG002
         """Note one step's distinct experts; return those absent."""
         self._step += 1.0
         for place, expert in enumerate(experts):
@@ -95,6 +98,11 @@ class StaticPool(LayerPool):
         uses = Counter(expert for step in steps for expert in step)
         for expert, _ in uses.most_common(n_slots):
             self.admit(expert, ())
+
+
+def ranking_of(step: RoutingStep) -> npt.NDArray[np.int32] | None:
+    """Return what a pool is told of the router's ranking, (n_tokens, n_ranked); None: the trace does not have it."""
+    return np.array(step.ranking, dtype=np.int32).reshape(step.n_tokens, -1) if step.ranking else None
 
 
 def replay(
@@ -187,7 +195,7 @@ class _Replay:
             return self._stream(pool, step, distinct)
         if self.balance and (n_batches + i) % SAMPLE_EVERY == 0:
             self.balance.sample(i, pool.heat, distinct)
-        absent = pool.use(distinct)
+        absent = pool.use(distinct, ranking_of(step))
         if self.policy != "static":
             for expert in absent:
                 pool.admit(expert, distinct)

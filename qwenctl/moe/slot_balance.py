@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qwenctl.moe.hit_curves import HitCurve, falling_slopes
+from qwenctl.moe.hit_curves import Floats, HitCurve, falling_slopes
 from qwenctl.moe.quotas import LayerNeeds, rebalance, used_bytes
 
 SAMPLE_EVERY = 2
@@ -55,7 +55,7 @@ class SlotBalance:
         self._layers = tuple(layers)
         self.curves = tuple(curves or (HitCurve(layer.n_experts) for layer in layers))
 
-    def sample(self, position: int, heat: Sequence[float], experts: Sequence[int]) -> None:
+    def sample(self, position: int, heat: Floats, experts: Sequence[int]) -> None:
         """Note what a step of the layer at `position` wants; before its pool's `use`, with the pool's `heat`."""
         self.curves[position].sample(heat, experts)
 

@@ -1,7 +1,8 @@
 """Made-up routing with the locality that was measured on real models, to compare policies where there is no recording.
 
 A router's logits are a linear image of the hidden state, so an expert's logit is a sum of parts that change at
-different speeds, and the largest n_used are routed to (all parts normal; standard deviations in units of the noise):
+different speeds, and the largest n_used are routed to; the order of all is the router's ranking (all parts normal;
+standard deviations in units of the noise):
 
     bias      for the whole trace           popular and unpopular experts
     topic     drawn anew for each prompt    what the text is about
@@ -68,19 +69,21 @@ that the trace was about 340 tokens long and began with empty slots.
 
 
 def synthetic_trace(locality: Locality, n_layers: int, n_tokens: int, seed: int) -> RoutingTrace:
-    """Return `n_tokens` steps of one token in each of `n_layers` layers; the same for the same seed."""
+    """Return `n_tokens` steps of one token in each of `n_layers` layers, with rankings; the same for the same seed."""
     generator = np.random.default_rng(seed)
     scales = 1.0 + locality.spread * generator.uniform(-1.0, 1.0, n_layers)
     scales[0] = locality.first_layer
     layers = [_layer(locality, float(scale), n_tokens, generator).tolist() for scale in scales]
     steps = tuple(
-        RoutingStep(layer, tuple(ids[token]), 1) for token in range(n_tokens) for layer, ids in enumerate(layers)
+        RoutingStep.of(layer, tuple(rows[token]), 1, locality.n_used)
+        for token in range(n_tokens)
+        for layer, rows in enumerate(layers)
     )
     return RoutingTrace(n_layers, locality.n_experts, locality.n_used, steps)
 
 
 def _layer(locality: Locality, scale: float, n_tokens: int, generator: np.random.Generator) -> npt.NDArray[np.intp]:
-    """Return the ids of one layer, (n_tokens, n_used)."""
+    """Return the experts of one layer by their logits, the largest first, (n_tokens, n_experts)."""
     n_prompts = -(-n_tokens // locality.prompt_tokens)
     topics = generator.normal(0.0, locality.topic, (n_prompts, locality.n_experts))
     logits = np.repeat(topics, locality.prompt_tokens, axis=0)[:n_tokens]
@@ -89,7 +92,7 @@ def _layer(locality: Locality, scale: float, n_tokens: int, generator: np.random
     logits += _wandering(locality.burst, locality.burst_tokens, logits.shape, generator)
     logits *= scale
     logits += generator.normal(0.0, 1.0, logits.shape)
-    return np.argpartition(-logits, locality.n_used - 1, axis=1)[:, : locality.n_used]
+    return np.argsort(-logits, axis=1)
 
 
 def _wandering(deviation: float, tokens: float, shape: tuple[int, ...], generator: np.random.Generator) -> Floats:

@@ -25,7 +25,7 @@ typedef int (*compute_fn)(void *backend, void *graph);
 
 struct token_step {
     uint64_t uid;               /* of llama.cpp's graph */
-    const int32_t *ids;         /* [n_used] routed experts */
+    const int32_t *ids;         /* [n_ranked] experts by the router's liking; the first n_used are routed to */
     const int32_t *ready;       /* [n_experts] slot, -1: not there */
     uint64_t base;              /* address of slot 0 */
     uint64_t stride;            /* bytes from slot to slot */
@@ -33,8 +33,9 @@ struct token_step {
     uint64_t *const *gates;     /* [n_used] where the address of the first matrix goes */
     uint64_t *const *downs;     /* [n_used] where the address of the last matrix goes */
     void *graph;                /* to compute then */
-    int32_t *log;               /* [log_steps][n_used] */
+    int32_t *log;               /* [log_steps][n_ranked] */
     int32_t n_used;
+    int32_t n_ranked;
     int32_t log_steps;
     int32_t n_logged;
 };
@@ -89,7 +90,8 @@ EXPORT int token_path_run(void *backend, void *graph) {
         *step->gates[i] = slot;
         *step->downs[i] = slot + step->down_offset;
     }
-    memcpy(step->log + (int64_t)step->n_logged * n, step->ids, (size_t)n * sizeof *step->ids);
+    const int32_t n_ranked = step->n_ranked;
+    memcpy(step->log + (int64_t)step->n_logged * n_ranked, step->ids, (size_t)n_ranked * sizeof *step->ids);
     step->n_logged++;
     const int64_t ready = now_ns();
     const int status = path->compute(path->cpu, step->graph);

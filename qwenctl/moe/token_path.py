@@ -44,6 +44,7 @@ class TokenStepStruct(ctypes.Structure):
         ("graph", ctypes.c_void_p),
         ("log", ctypes.c_void_p),
         ("n_used", ctypes.c_int32),
+        ("n_ranked", ctypes.c_int32),
         ("log_steps", ctypes.c_int32),
         ("n_logged", ctypes.c_int32),
     )
@@ -72,11 +73,12 @@ class LoggedStep:
 
     Args:
         uid: of llama.cpp's graph.
-        ids: address of n_used routed ids, i32.
+        ids: address of the routed ids, i32, followed by those that the router liked less: n_ranked in all.
         ready: int32 (n_experts,) slot of each expert, -1 where it is not there; kept up to date by its owner.
         slots: address of slot 0, bytes from slot to slot, offset of the last matrix.
         gates, downs: addresses of the words that take the addresses of first and last matrices.
         graph: address of the graph to compute.
+        n_ranked: experts that `ids` names.
     """
 
     def __init__(  # noqa: PLR0917 - the fields of a C struct
@@ -88,10 +90,11 @@ class LoggedStep:
         gates: Sequence[int],
         downs: Sequence[int],
         graph: int,
+        n_ranked: int,
     ) -> None:
         n_used = len(gates)
         self._kept = ready, np.array(gates, dtype=np.uint64), np.array(downs, dtype=np.uint64)
-        self._log = np.zeros((LOG_STEPS, n_used), dtype=np.int32)
+        self._log = np.zeros((LOG_STEPS, n_ranked), dtype=np.int32)
         self.struct = TokenStepStruct(
             uid,
             ids,
@@ -102,18 +105,18 @@ class LoggedStep:
             graph,
             self._log.ctypes.data,
             n_used,
+            n_ranked,
             LOG_STEPS,
             0,
         )
 
-    def drain(self) -> list[list[int]]:
-        """Return the experts of each step since the last call, and empty the log."""
-        n_logged = self.struct.n_logged
-        if not n_logged:
-            return []
-        self.struct.n_logged = 0
-        steps: list[list[int]] = self._log[:n_logged].tolist()
-        return steps
+    def drain(self) -> npt.NDArray[np.int32]:
+        """Return what `ids` were in each step since the last call, int32 (n, n_ranked), and empty the log.
+
+        The result is overwritten by the next steps.
+        """
+        n_logged, self.struct.n_logged = self.struct.n_logged, 0
+        return self._log[:n_logged]
 
 
 class TokenPath:

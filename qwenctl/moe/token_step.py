@@ -10,6 +10,8 @@ import ctypes
 from collections.abc import Iterable
 from time import perf_counter_ns
 
+import numpy as np
+
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.graph_tensors import FLOAT_BYTES
 from qwenctl.moe.layer_call import LayerCall
@@ -27,6 +29,8 @@ class TokenStep:
         self._bench, self._position, self._call, self._graph = bench, position, call, graph
         self._layer = layer = bench.pools[position]
         self._ids = (ctypes.c_int32 * call.n_used).from_address(call.ids)
+        ranked = (ctypes.c_int32 * call.n_ranked).from_address(call.ids)
+        self._ranking = np.ctypeslib.as_array(ranked).reshape(1, -1) if call.n_ranked > call.n_used else None
         row_bytes = layer.layout.n_embd * FLOAT_BYTES
         self._x = call.x  # of parts: where the input is while rows of the output are written
         self._rows = [call.out + i * row_bytes for i in range(call.n_used)]
@@ -41,17 +45,18 @@ class TokenStep:
         if bench.path and uid and call.n_used <= MOST_USED:
             down_offset = layer.layout.matrices[-1].offset_bytes
             slots = (layer.address, layer.slot_bytes, down_offset)
-            self._logged = LoggedStep(uid, call.ids, layer.ready, slots, *graph.expert_words(), graph.address)
+            words = graph.expert_words()
+            self._logged = LoggedStep(uid, call.ids, layer.ready, slots, *words, graph.address, call.n_ranked)
             bench.path.add(self._logged)
 
     def __call__(self) -> int:
         """Compute; returns a ggml_status."""
         began = perf_counter_ns()
         self.drain()
-        ids = self._ids[:]
-        absent = self._layer.use(ids)
+        ids, ranking = self._ids[:], self._ranking
+        absent = self._layer.use(ids, ranking)
         if self._record is not None:
-            self._record(self._position, ids, 1, len(ids))
+            self._tell(ids)
         if absent or self._loading:
             return self._with_misses(ids, absent, began)
         self._read_ahead(ids)
@@ -69,8 +74,17 @@ class TokenStep:
     def drain(self) -> None:
         """Tell the layer what the compiled path has used."""
         if self._logged is not None:
-            for experts in self._logged.drain():
-                self._layer.use(experts)
+            n_used, steps = len(self._ids), self._logged.drain()
+            for number, row in enumerate(steps):
+                self._layer.use(
+                    row[:n_used].tolist(), steps[number : number + 1] if self._ranking is not None else None
+                )
+
+    def _tell(self, ids: list[int]) -> None:
+        """Tell whoever records the routing."""
+        row = ids if self._ranking is None else self._ranking[0].tolist()
+        if self._record is not None:
+            self._record(self._position, row, 1, len(row))
 
     def _read_ahead(self, ids: list[int]) -> None:
         prefetcher = self._bench.prefetcher

@@ -21,7 +21,7 @@ from qwenctl.moe.workbench import MOST_WAVE_EXPERTS, Workbench
 
 _DONE = abi.GGML_STATUS_SUCCESS
 _PAIRS_AN_EXPERT = 4  # on average: from there on nearly every expert is used
-_DECODE_TOKENS = 32  # up to so many tokens, a batch is generation in several sequences rather than a prompt
+DECODE_TOKENS = 32  # up to so many tokens, a batch is generation in several sequences rather than a prompt
 
 
 class Waves:
@@ -89,7 +89,7 @@ class Waves:
         the others pass, so that it does not drive out what was there.
         """
         pool = self._layer.pool
-        if self._call.n_tokens <= _DECODE_TOKENS and len(experts) <= pool.n_slots:
+        if self._call.n_tokens <= DECODE_TOKENS and len(experts) <= pool.n_slots:
             return absent, []
         by_use = sorted(absent, key=lambda expert: (-int(self._counts[expert]), expert))
         n_free = pool.n_free

@@ -55,7 +55,8 @@ class Workbench:
         stats: counters.
         per_expert: compute a product an expert (True) or MUL_MAT_ID (False).
         wave_rows: pairs of (token, expert) that one graph computes at most.
-        record: called with a layer's position, routed ids, n_tokens, n_used; None: nothing is recorded.
+        record: called with a layer's position, ids, n_tokens and how many ids each token has: the routed ones, or, in
+            generation, the router's whole ranking; None: nothing is recorded.
         path: the compiled hot path; None: Python computes all.
         prefetcher: reads ahead; None: nothing is.
     """

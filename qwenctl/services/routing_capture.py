@@ -6,7 +6,8 @@ the graph, some 60 a layer, and the graph is computed up to each node that it wa
 same; it takes about 0.3 ms a layer longer (the demo on a busy machine: 2.4 to 3.7 ms a token of 4 layers).
 
 Shape and row stride come from ggml's own functions, so no struct layout is assumed; the ids are fetched through their
-buffer, so they may lie on a GPU. Knows nothing of the file's layout and of what is done with the ids.
+buffer, so they may lie on a GPU. Those that were not chosen are left out: the last row's lie beyond the view. Knows
+nothing of the file's layout and of what is done with the ids.
 """
 
 from __future__ import annotations

@@ -328,7 +328,7 @@ def test_damaged_and_cut_traces(qwenctl, trace):
     trace.write_bytes(whole[:-1])
     ran = qwenctl("experts", "--from-trace", trace, "--csv", "-q")
     assert ran.code == 0
-    assert ran.stderr == "warning: the trace ends in an incomplete record of 7 bytes, which was left out\n"
+    assert ran.stderr == "warning: the trace ends in an incomplete record of 9 bytes, which was left out\n"
     assert "4,7,9," in ran.stdout
     for data, message in (
         (whole[:30], "ends within its header"),

@@ -145,7 +145,7 @@ def test_half_of_the_models_size_is_enough(half_of_it: tuple[Path, Path]) -> Non
     script = f'echo $$ > {group}/cgroup.procs; exec "$@"'
     ran = subprocess.run(["sh", "-c", script, "sh", *words], capture_output=True, check=False, timeout=120)
     assert ran.returncode == 0, ran.stderr
-    assert re.search(rb"^experts: \d+ of 64 a layer in .* the others read from disk; dense part", ran.stderr)
+    assert re.search(rb"^experts: [\d-]+ of 64 a layer in .* the others read from disk; dense part", ran.stderr)
     document = json.loads(ran.stdout)
     assert document["usage"]["generated_tokens"] == 6
     assert document["offload"]["placement"]["budget_bytes"] <= path.stat().st_size // 2

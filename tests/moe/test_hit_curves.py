@@ -37,7 +37,7 @@ def test_a_curve_measured_at_one_size_predicts_the_hits_at_others() -> None:
 
 def test_an_expert_that_was_never_used_is_no_hit_at_any_size() -> None:
     curve = HitCurve(4)
-    curve.sample([0.0, 1.0, 0.0, 0.0], [0, 1])
+    curve.sample(np.array([0.0, 1.0, 0.0, 0.0]), [0, 1])
     assert curve.hits_by_rank() == [1.0, 0.0, 0.0, 0.0]
     assert curve.uses == [1, 1, 0, 0]
 
@@ -45,10 +45,10 @@ def test_an_expert_that_was_never_used_is_no_hit_at_any_size() -> None:
 def test_old_samples_fade() -> None:
     curve = HitCurve(2, half_life_samples=10.0)
     for _ in range(2000):  # beyond the largest weight
-        curve.sample([2.0, 1.0], [0])
+        curve.sample(np.array([2.0, 1.0]), [0])
     assert curve.hits_by_rank() == pytest.approx([1.0, 0.0])
     for _ in range(10):
-        curve.sample([2.0, 1.0], [1])
+        curve.sample(np.array([2.0, 1.0]), [1])
     assert curve.hits_by_rank() == pytest.approx([0.5, 0.5], abs=1e-3)
 
 
@@ -56,7 +56,7 @@ def test_a_curve_goes_on_from_what_an_earlier_run_measured() -> None:
     curve = HitCurve(2, hits_by_rank=[0.75, 0.25], n_samples=10.0)
     assert curve.hits_by_rank() == pytest.approx([0.75, 0.25])
     for _ in range(10):
-        curve.sample([2.0, 1.0], [1])
+        curve.sample(np.array([2.0, 1.0]), [1])
     assert curve.hits_by_rank() == pytest.approx([0.375, 0.625], abs=2e-3)
 
 
@@ -82,7 +82,7 @@ def test_smoothing_leaves_low_ranks_and_straight_lines_alone() -> None:
 def test_a_layer_without_samples_is_taken_for_the_mean_of_all() -> None:
     known, unknown = HitCurve(4), HitCurve(4)
     for _ in range(100):
-        known.sample([4.0, 3.0, 2.0, 1.0], [0, 1])
+        known.sample(np.array([4.0, 3.0, 2.0, 1.0]), [0, 1])
     slopes = falling_slopes([known, unknown], 16.0)
     assert slopes[1] == pytest.approx([0.5, 0.5, 0.0, 0.0])
     assert slopes[0][0] > 0.9

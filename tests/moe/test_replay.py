@@ -148,14 +148,31 @@ def test_no_policy_with_equal_slots_beats_belady(seed: int, n_slots: int) -> Non
 # --- acceptance: the chosen policy -------------------------------------------------------------------------------
 
 
-def test_on_the_demo_model_the_chosen_policy_closes_the_gap_to_belady_by_thirty_percent() -> None:
-    assert closed_gap(demo_trace()) >= 0.30
+@pytest.mark.parametrize("fraction", [0.4, 0.5, 0.6])
+def test_on_the_demo_model_the_chosen_policy_closes_the_gap_to_belady_by_thirty_percent(fraction: float) -> None:
+    assert closed_gap(demo_trace(), (fraction,)) >= 0.30
 
 
 @pytest.mark.slow
-def test_on_published_locality_the_chosen_policy_closes_the_gap_to_belady_by_thirty_percent() -> None:
-    """Twelve layers. The fewer layers share what the first, near uniform, gains, the more: see bench_residency.py."""
-    assert closed_gap(synthetic_trace(QWEN3_30B_A3B, 12, 2000, seed=5), (0.4, 0.5, 0.6)) >= 0.30
+@pytest.mark.parametrize(("n_layers", "n_tokens"), [(12, 2000), (48, 1500)])
+def test_on_published_locality_the_chosen_policy_closes_the_gap_to_belady_by_thirty_percent(
+    n_layers: int, n_tokens: int
+) -> None:
+    """The fewer layers share what the first, near uniform, gains, the more: see bench_residency.py."""
+    trace = synthetic_trace(QWEN3_30B_A3B, n_layers, n_tokens, seed=5)
+    for fraction in (0.4, 0.5, 0.6):
+        assert closed_gap(trace, (fraction,)) >= 0.40
+
+
+def test_the_ranking_of_those_that_were_not_chosen_is_worth_hits() -> None:
+    trace = synthetic_trace(QWEN3_30B_A3B, 4, 500, seed=5)
+    blind = RoutingTrace(
+        trace.n_layers, trace.n_experts, trace.n_used, tuple(step._replace(ranking=()) for step in trace.steps)
+    )
+    n_slots = n_slots_of(trace, 0.4)
+    lru, uses, ranks = (replay(*one, n_slots).hit_rate for one in ((blind, "lru"), (blind, "heat"), (trace, "heat")))
+    assert lru < uses < ranks
+    assert ranks - lru > 1.5 * (uses - lru)
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9])
@@ -172,20 +189,18 @@ def test_on_published_locality_the_chosen_policy_is_not_below_lru(fraction: floa
     assert replay(trace, "chosen", n_slots).hit_rate >= replay(trace, "lru", n_slots).hit_rate
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.14, 0.18])
+@pytest.mark.parametrize("fraction", [0.06, 0.1, 0.14, 0.18])
 def test_on_low_locality_small_pools_are_better_than_lru(fraction: float) -> None:
-    """From five tokens' experts on. At three (6 %) it goes either way: 0.3 points above LRU with some seeds, 0.5 below
-    with this one."""
     trace = synthetic_trace(QWEN3_8_FLASH_NEXT, 3, 340, seed=2)
     n_slots = n_slots_of(trace, fraction)
     assert replay(trace, "heat", n_slots).hit_rate > replay(trace, "lru", n_slots).hit_rate
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.18, 0.36, 0.54, 0.73])
-def test_on_low_locality_the_chosen_policy_is_lru_within_the_noise_of_340_tokens(fraction: float) -> None:
+def test_on_low_locality_the_chosen_policy_is_better_than_lru(fraction: float) -> None:
     trace = synthetic_trace(QWEN3_8_FLASH_NEXT, 3, 340, seed=2)
     n_slots = n_slots_of(trace, fraction)
-    assert replay(trace, "chosen", n_slots).hit_rate >= replay(trace, "lru", n_slots).hit_rate - 0.002
+    assert replay(trace, "chosen", n_slots).hit_rate >= replay(trace, "lru", n_slots).hit_rate
 
 
 @pytest.mark.parametrize("n_slots_a_layer", [2, 4, 5])

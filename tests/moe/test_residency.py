@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qwenctl.moe.residency import LayerPool, half_life_steps
+from qwenctl.moe.residency import LayerPool, half_life_steps, rank_shares
 
 N_EXPERTS = 12
 EXPERTS = st.integers(0, N_EXPERTS - 1)
@@ -212,6 +213,25 @@ def test_an_expert_comes_back_with_its_past() -> None:
     pool.admit(1, ())
     assert pool.admit_hotter(0) == (0, 1)
     assert pool.admit_hotter(1) is None
+
+
+def test_who_just_missed_the_choice_outlives_who_came_last() -> None:
+    pool = LayerPool(8, 3, half_life=8.0)
+    for expert in (6, 7, 0):
+        pool.admit(expert, ())
+    ranking = np.array([[0, 1, 6, 2, 3, 4, 5, 7]], dtype=np.int32)
+    assert pool.use([0, 1], ranking) == [1]
+    assert pool.admit(1, [0, 1]) == (1, 7)
+    assert np.all(np.diff(pool.heat[ranking[0]]) < 0)
+
+
+def test_several_tokens_add_up_and_uses_count_as_the_first_rank() -> None:
+    ranked, used = LayerPool(4, 2, half_life=8.0), LayerPool(4, 2, half_life=8.0)
+    ranked.use([0, 1], np.array([[0, 2], [1, 2]], dtype=np.int32))
+    used.use([0, 1])
+    assert ranked.heat[:2].tolist() == used.heat[:2].tolist()
+    assert ranked.heat[2] == 2 * ranked.heat[0] * rank_shares(4, 2)[1]
+    assert rank_shares(128, 33)[32] == pytest.approx(np.exp(-1))
 
 
 def test_integrity_notices_an_expert_in_two_slots() -> None:

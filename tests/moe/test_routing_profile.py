@@ -6,6 +6,7 @@ import errno
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,7 +161,7 @@ def test_a_profile_of_the_largest_model_stays_small(tmp_path: Path) -> None:
 def test_a_run_adds_to_what_was_known() -> None:
     curve = HitCurve(4)
     for _ in range(12):
-        curve.sample([4.0, 3.0, 2.0, 1.0], [3])
+        curve.sample(np.array([4.0, 3.0, 2.0, 1.0]), [3])
     profile = PROFILE.layers[1].followed_by(curve)
     assert profile.uses == (0, 0, 0, 19)
     assert profile.n_samples == pytest.approx(24.0, abs=0.1)
@@ -171,7 +172,7 @@ def test_a_long_past_does_not_outweigh_what_is_new() -> None:
     old = LayerProfile(0, (1_000_000, 0), (1.0, 0.0), 1_000_000.0)
     curve = HitCurve(2, half_life_samples=1e9)
     for _ in range(5000):
-        curve.sample([2.0, 1.0], [1])
+        curve.sample(np.array([2.0, 1.0]), [1])
     new = old.followed_by(curve)
     assert new.order_by_heat() == (1, 0)
     assert new.n_samples == pytest.approx(9096.0)

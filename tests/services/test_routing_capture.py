@@ -8,6 +8,7 @@ import pytest
 
 from qwenctl.core import Finished, GenerationRequest, SamplingParams, TextDelta
 from qwenctl.errors import GenerationFailed, InvalidRequest, QwenctlError
+from qwenctl.moe.offload_options import OffloadOptions
 from qwenctl.services import native_model
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.routing_capture import RoutingCapture
@@ -17,12 +18,22 @@ from tests.tiny_gguf import TinyGguf
 
 GREEDY = SamplingParams(temperature=0)
 N_TOKENS = 24
+STOCK = OffloadOptions(mode="off")
 
 
-def answer(path: Path, trace: Path | None = None, n_ubatch: int = 512) -> tuple[str, int]:
+def answer(
+    path: Path, trace: Path | None = None, n_ubatch: int = 512, offload: OffloadOptions = STOCK
+) -> tuple[str, int]:
     """Return the greedy answer to a fixed prompt and the prompt's tokens."""
     options = EngineOptions(
-        n_ctx=512, n_threads=1, n_ubatch=n_ubatch, n_batch=n_ubatch, trace_file=str(trace) if trace else None
+        n_ctx=512,
+        n_threads=1,
+        n_ubatch=n_ubatch,
+        n_batch=n_ubatch,
+        repack=False,
+        flash_attention=False,
+        trace_file=str(trace) if trace else None,
+        offload=offload,
     )
     with Engine.open(path, options) as engine:
         tokens = engine.tokenize("The river rises in the mountains, and")
@@ -70,6 +81,23 @@ def test_the_rows_of_a_batch_are_those_of_its_tokens_alone(demo_gguf, tmp_path):
         pairs = list(zip(per_token(batch, layer), per_token(single, layer), strict=True))[:n_prompt_tokens]
         n_same = sum(len(set(one) & set(other)) for one, other in pairs)
         assert n_same >= 0.9 * batch.n_used * len(pairs)  # rounding may swap the last of a token's experts
+
+
+@pytest.mark.parametrize("operation", ["expert", "id"])
+def test_offloaded_experts_record_the_whole_ranking_of_generated_tokens(demo_gguf, tmp_path, operation):
+    stock, _ = answer(demo_gguf, tmp_path / "stock.trace")
+    offload = OffloadOptions(mode="on", n_slots=6, layout="plain", operation=operation)
+    text, _ = answer(demo_gguf, tmp_path / "offloaded.trace", offload=offload)
+    ours, theirs = (TraceReader(tmp_path / f"{name}.trace").read() for name in ("offloaded", "stock"))
+    if operation == "id":  # the same bits
+        assert text == stock
+        assert [(step.layer, step.ids) for step in ours.steps] == [(step.layer, step.ids) for step in theirs.steps]
+    for step in ours.steps:
+        if step.n_tokens > 32:
+            assert step.ranking == ()
+        for token in range(step.n_tokens if step.ranking else 0):
+            assert sorted(step.ranking[token * 16 : (token + 1) * 16]) == list(range(16))
+    assert {len(step.ranking) for step in ours.steps if step.n_tokens == 1} == {16}
 
 
 def test_a_dense_model_has_no_routing(tmp_path):

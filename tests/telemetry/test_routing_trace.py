@@ -16,14 +16,15 @@ from qwenctl.telemetry.routing_steps import RoutingStep
 from qwenctl.telemetry.routing_trace import MAGIC, TraceHeader, TraceReader, TraceWriter
 
 HEADER = TraceHeader("tiny", n_layers=3, n_experts=8, n_used=2)
-STEPS = [RoutingStep(0, (1, 2, 3, 4), 2), RoutingStep(2, (0, 7), 1)]
+STEPS = [RoutingStep(0, (1, 2, 3, 4), 2), RoutingStep(2, (0, 7), 1), RoutingStep(1, (5, 6), 1, (5, 6, 0))]
 HEAD_BYTES = 24 + len("tiny")
 
 
 def write(path: Path, header: TraceHeader, steps: list[RoutingStep]) -> Path:
     with TraceWriter(path, header) as writer:
         for step in steps:
-            writer.record(step.layer, list(step.ids), step.n_tokens, header.n_used)
+            rows = step.ranking or step.ids
+            writer.record(step.layer, list(rows), step.n_tokens, len(rows) // step.n_tokens)
     return path
 
 
@@ -34,9 +35,9 @@ def traces(draw: st.DrawFn) -> tuple[TraceHeader, list[RoutingStep]]:
     header = TraceHeader(draw(st.text(max_size=40)), draw(st.integers(1, 100)), n_experts, n_used)
     steps = []
     for layer, n_tokens in draw(st.lists(st.tuples(st.integers(0, header.n_layers - 1), st.integers(1, 9)))):
-        expert = st.integers(0, n_experts - 1)
-        ids = draw(st.lists(expert, min_size=n_tokens * n_used, max_size=n_tokens * n_used))
-        steps.append(RoutingStep(layer, tuple(ids), n_tokens))
+        expert, n_row = st.integers(0, n_experts - 1), draw(st.integers(n_used, min(n_experts, n_used + 3)))
+        rows = draw(st.lists(expert, min_size=n_tokens * n_row, max_size=n_tokens * n_row))
+        steps.append(RoutingStep.of(layer, tuple(rows), n_tokens, n_used))
     return header, steps
 
 
@@ -54,7 +55,7 @@ def test_what_was_written_is_read_up_to_where_the_file_was_cut(tmp_path_factory,
     assert reader.header.model == header.model.encode("utf-8", "replace").decode()
     assert reader.n_cut_bytes == 0
 
-    sizes = [6 + len(step.ids) * header.id_bytes for step in steps]
+    sizes = [8 + len(step.ranking or step.ids) * header.id_bytes for step in steps]
     whole = path.read_bytes()
     cut = min(cut, sum(sizes))
     path.write_bytes(whole[: len(whole) - cut])
@@ -67,10 +68,17 @@ def test_what_was_written_is_read_up_to_where_the_file_was_cut(tmp_path_factory,
 def test_the_bytes_are_those_of_the_drawing(tmp_path):
     data = write(tmp_path / "t", HEADER, STEPS).read_bytes()
     assert data == (
-        b"QWROUTE\n\x01\x00\x04\x00\x03\x00\x00\x00\x08\x00\x00\x00\x02\x00\x01\x00tiny"
-        b"\x00\x00\x02\x00\x00\x00\x01\x02\x03\x04"
-        b"\x02\x00\x01\x00\x00\x00\x00\x07"
+        b"QWROUTE\n\x02\x00\x04\x00\x03\x00\x00\x00\x08\x00\x00\x00\x02\x00\x01\x00tiny"
+        b"\x00\x00\x02\x00\x00\x00\x02\x00\x01\x02\x03\x04"
+        b"\x02\x00\x01\x00\x00\x00\x02\x00\x00\x07"
+        b"\x01\x00\x01\x00\x00\x00\x03\x00\x05\x06\x00"
     )
+
+
+def test_a_trace_of_version_1_is_read(tmp_path):
+    head = struct.pack("<8sHHIIHBx", MAGIC, 1, 0, 3, 8, 2, 1)
+    (tmp_path / "t").write_bytes(head + struct.pack("<HI4B", 0, 2, 1, 2, 3, 4) + struct.pack("<HI2B", 2, 1, 0, 7))
+    assert list(TraceReader(tmp_path / "t").steps()) == STEPS[:2]
 
 
 def test_ids_take_two_bytes_only_where_they_must(tmp_path):
@@ -78,13 +86,13 @@ def test_ids_take_two_bytes_only_where_they_must(tmp_path):
         header = TraceHeader("", 94, n_experts, 8)
         return len(write(tmp_path / f"{n_experts}", header, [RoutingStep(93, tuple(range(8)), 1)] * 94).read_bytes())
 
-    assert (size(128) - 24, size(256) - 24, size(257) - 24) == (1316, 1316, 1316 + 94 * 8)
+    assert (size(128) - 24, size(256) - 24, size(257) - 24) == (1504, 1504, 1504 + 94 * 8)
 
 
 def test_a_crash_loses_no_more_than_what_was_not_handed_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(routing_trace, "_BLOCK_BYTES", 20)
+    monkeypatch.setattr(routing_trace, "_BLOCK_BYTES", 25)
     writer = TraceWriter(tmp_path / "t", HEADER)
-    for _ in range(5):  # records of 8 bytes: the file is written to after every third
+    for _ in range(5):  # records of 10 bytes: the file is written to after every third
         writer.record(1, [5, 6], 1, 2)
     assert len(list(TraceReader(tmp_path / "t").steps())) == 3
     writer.close()
@@ -92,12 +100,13 @@ def test_a_crash_loses_no_more_than_what_was_not_handed_over(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("ids", "n_tokens", "n_used"), [([1, 2], 1, 1), ([1, 2, 3], 2, 2), ([1], 1, 2), ([], 0, 2), ([1, 256], 1, 2)]
+    ("ids", "n_tokens", "n_row"),
+    [([1], 1, 1), ([1, 2, 3], 2, 2), ([1], 1, 2), ([], 0, 2), ([1, 256], 1, 2), ([1] * 9, 1, 9)],
 )
-def test_numbers_that_do_not_fit_are_not_written(tmp_path, ids, n_tokens, n_used):
+def test_numbers_that_do_not_fit_are_not_written(tmp_path, ids, n_tokens, n_row):
     with TraceWriter(tmp_path / "t", HEADER) as writer:
         with pytest.raises(ValueError, match=r"layer 0|range\(0, 256\)"):
-            writer.record(0, ids, n_tokens, n_used)
+            writer.record(0, ids, n_tokens, n_row)
         writer.record(1, [3, 4], 1, 2)
     assert list(TraceReader(tmp_path / "t").steps()) == [RoutingStep(1, (3, 4), 1)]
 
@@ -134,7 +143,7 @@ def test_a_full_disk_is_said_once_and_at_the_end(monkeypatch):
         (b"GGUF" + bytes(100), "is no routing trace"),
         (MAGIC, "ends within its header, after 8 bytes"),
         (struct.pack("<8sHHIIHBx", MAGIC, 1, 9, 3, 8, 2, 1) + b"short", "ends within its header, after 29 bytes"),
-        (struct.pack("<8sHHIIHBx", MAGIC, 2, 0, 3, 8, 2, 1), "of version 2; this program reads 1"),
+        (struct.pack("<8sHHIIHBx", MAGIC, 3, 0, 3, 8, 2, 1), "of version 3; this program reads up to 2"),
         (struct.pack("<8sHHIIHBx", MAGIC, 1, 0, 0, 8, 2, 1), "no such model: 0 layers"),
         (struct.pack("<8sHHIIHBx", MAGIC, 1, 0, 3, 8, 9, 1), "9 of 8 experts"),
         (struct.pack("<8sHHIIHBx", MAGIC, 1, 0, 3, 8, 2, 2), "ids of 2 bytes for 8 experts"),
@@ -154,10 +163,12 @@ def test_a_file_that_is_no_trace_is_one_line(tmp_path, data, message):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (struct.pack("<HI2B", 3, 1, 1, 2), "layer 3, 1 tokens"),
-        (struct.pack("<HI", 0, 0), "layer 0, 0 tokens"),
-        (struct.pack("<HI", 0, 1 << 21), "2097152 tokens"),
-        (struct.pack("<HI2B", 0, 1, 1, 8), "expert 8 of 8"),
+        (struct.pack("<HIH2B", 3, 1, 2, 1, 2), "layer 3, 1 tokens"),
+        (struct.pack("<HIH", 0, 0, 2), "layer 0, 0 tokens"),
+        (struct.pack("<HIH", 0, 1 << 21, 2), "2097152 tokens"),
+        (struct.pack("<HIH2B", 0, 1, 1, 1, 2), "1 ids a token"),
+        (struct.pack("<HIH2B", 0, 1, 9, 1, 2), "9 ids a token"),
+        (struct.pack("<HIH2B", 0, 1, 2, 1, 8), "expert 8 of 8"),
     ],
 )
 def test_a_damaged_record_is_named_by_its_place(tmp_path, record, message):
