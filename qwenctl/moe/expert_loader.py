@@ -175,7 +175,8 @@ class ExpertLoader:
         pieces = self._experts.slices(position, expert)
         if by_waiter and layout.name == "amx":
             raw, offsets = self._raw.take(), _offsets([piece.n_bytes for piece in pieces])
-            ticket = self.reader.submit(name, [(piece, raw + at) for piece, at in zip(pieces, offsets, strict=True)])
+            whole = [(piece, raw + at) for piece, at in zip(pieces, offsets, strict=True)]
+            ticket = self.reader.submit(name, whole, urgent=urgent)
             return RawTicket(ticket, raw, self._raw, partial(self._rearrange_all, layout, buffers, slot, offsets))
         parts: list[tuple[Any, int | Callable[[int], None]]] = []
         for matrix, piece in zip(layout.matrices, pieces, strict=True):

@@ -5,7 +5,8 @@ A pass of `u` tokens through a layer reads each expert that it uses and that has
     used(u)    = E (1 - (1 - k/E)^u)                 experts of E that u tokens with k each meet, if all are as likely
     disk_s     = used(u) (1 - n_slots/E) expert_bytes / disk_bytes_s
     compute_s  = u k expert_macs / rate(u k / used(u))   rate: MAC/s at that many tokens an expert
-    pass_s     = sum over layers of max(disk_s, compute_s) + u × dense part
+    arrange_s  = used(u) (1 - n_slots/E) expert_bytes / arrange_bytes_s      on the same cores, between products
+    pass_s     = sum over layers of max(disk_s, compute_s + arrange_s) + u × dense part
 
 A prompt of n tokens is ceil(n / u) passes, so larger ones read less. From 64 tokens on nearly all experts are used
 (E = 128, k = 8: 98 %), so the even chance of experts errs little, and to the safe side: skewed routing uses fewer.
@@ -23,6 +24,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 
 from qwenctl.moe.model_size import ModelSize
 
@@ -37,19 +39,30 @@ _WORTH = 1.05  # a larger micro-batch has to be this much faster
 class PrefillRates:
     """What a machine does in a second; the defaults are a slow disk's and a small CPU's, until calibrated.
 
+    Attributes:
+        disk_bytes_s: of experts read.
+        expert_macs_s: (tokens an expert, MAC/s).
+        dense_macs_s: of all else.
+        arrange_bytes_s: of the file's bytes brought into the slots' layout by all cores; infinite where they stay as
+            they are.
+
     Raises:
         ValueError: a rate that is not above zero, or no expert rates in ascending order of tokens.
     """
 
     disk_bytes_s: float = 1.5e9
-    expert_macs_s: tuple[tuple[float, float], ...] = ((1, 40e9), (32, 60e9), (512, 120e9))  # (tokens an expert, MAC/s)
+    expert_macs_s: tuple[tuple[float, float], ...] = ((1, 40e9), (32, 60e9), (512, 120e9))
     dense_macs_s: float = 120e9
+    arrange_bytes_s: float = inf
 
     def __post_init__(self) -> None:
         tokens = [n_tokens for n_tokens, _ in self.expert_macs_s]
         if not tokens or any(a >= b for a, b in pairwise(tokens)):
             raise ValueError("expert_macs_s needs numbers of tokens in ascending order")
-        if min(self.disk_bytes_s, self.dense_macs_s, *(rate for _, rate in self.expert_macs_s)) <= 0:
+        if (
+            min(self.disk_bytes_s, self.dense_macs_s, self.arrange_bytes_s, *(rate for _, rate in self.expert_macs_s))
+            <= 0
+        ):
             raise ValueError("rates must be above zero")
 
     def expert_rate(self, n_tokens: float) -> float:
@@ -112,7 +125,10 @@ def _pass_s(model: ModelSize, rates: PrefillRates, n_slots: float, n_tokens: int
     rate = rates.expert_rate(n_products / used)
     missing = used * max(0.0, 1 - n_slots / model.n_experts)
     layers = zip(model.expert_bytes, model.expert_macs, strict=True)
-    experts_s = sum(max(missing * size / rates.disk_bytes_s, n_products * macs / rate) for size, macs in layers)
+    experts_s = sum(
+        max(missing * size / rates.disk_bytes_s, n_products * macs / rate + missing * size / rates.arrange_bytes_s)
+        for size, macs in layers
+    )
     # Half a byte a weight, each one multiplication a token; the embedding is looked up, the head computed for one.
     dense_weights = 2 * max(0, model.dense_bytes - model.embedding_bytes - model.output_bytes)
     return experts_s + n_tokens * dense_weights / rates.dense_macs_s

@@ -76,7 +76,7 @@ class Prefetcher:
         pool = self._bench.pools[position].pool
         for expert in absent[: max(0, pool.n_slots - self._n_used)]:
             try:
-                self._bench.load(position, expert, keep, urgent=False)
+                self._bench.load(position, expert, keep, urgent=False, by_waiter=True)
             except ValueError:  # every slot holds an expert that must stay
                 break
             started.append(expert)

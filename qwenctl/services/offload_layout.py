@@ -75,7 +75,7 @@ def offload_layout(ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_thr
     return OffloadLayout(
         choice,
         slot_bytes,
-        prefill_rates(calibration, shape, choice.layout),
+        prefill_rates(calibration, shape, choice.layout, n_threads),
         disk.queue_depth if disk else None,
         calibration is not None and bool(calibration.experts),
     )
