@@ -10,10 +10,11 @@ Random weights at true layer shapes and fewer layers (see offload_bench/syntheti
 in --work. Every measurement is a child process in a control group of its own, which counts the page cache, too; the
 file is dropped from the cache before. The two engines take turns. Prompts are real text, another part for each run;
 decoding is greedy. cold: the first run of its process; warm: the next one. A run of stock llama.cpp ends after --max-s;
-its rate is then of less.
+its rate is then of less. qwenctl has measured this machine once before, as a user's first run does, and remembers no
+routing from child to child.
 
---quick: in one process 24 tokens to warm up, 64 more, 512 tokens of prompt, 2,048 tokens. Stock llama.cpp computes the
-first micro-batch of these alone, its fastest, stops decoding after some seconds, and does not repack at 100 %.
+--quick: in one process 64 tokens, for qwenctl after 24 to warm up, 512 tokens of prompt, 2,048 tokens. Stock llama.cpp
+stops decoding after some seconds, does not repack at 100 %, and its 512 tokens are the first ones of the 2,048.
 
 Needs root, for the limit on memory.
 """
@@ -30,7 +31,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,13 @@ from qwenctl.services.cpu_threads import default_n_threads
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DISK_PROBE_BYTES = 512 << 20
-QUICK_RUNS: tuple[tuple[Phase, str, int, float], ...] = (  # phase, state, tokens decoded, stock's longest time in s
-    ("decode", "cold", 24, 5.0),
-    ("decode", "warm", 64, 8.0),
-    ("prefill_512", "cold", 0, 0.0),
-    ("prefill_2048", "warm", 0, 0.0),
+QUICK_RUNS: tuple[tuple[Phase, str, int], ...] = (  # phase, state, tokens decoded
+    ("decode", "cold", 24),
+    ("decode", "warm", 64),
+    ("prefill_512", "warm", 0),
+    ("prefill_2048", "warm", 0),
 )
+QUICK_STOCK_DECODE_S = 6.0
 
 
 def say(text: str) -> None:
@@ -123,8 +125,17 @@ class Bench:
         self.gpus = gpu_free_bytes()
         self.prompts = Prompts(text_tokens(path, REPOSITORY))
         self.measured = Measurements(self.sizes.n_experts_used)
+        self.calibration = options.work / "calibration"
+        self._calibrate()
         outside = self.sizes.dense_bytes / 1e9
         say(f"{path.name}: {path.stat().st_size / 1e9:.2f} GB, {outside:.2f} of them outside the experts")
+
+    def _calibrate(self) -> None:
+        """Have this machine measured as qwenctl does when it first meets a model; what is known already stays."""
+        task = Task("qwenctl", str(self.path), (), self.options.threads, calibration=str(self.calibration))
+        report = run_child(task, self.sizes.limit_bytes(1.0), self.options.timeout)
+        if report.error:
+            raise SystemExit(f"calibration: {report.error}")
 
     def run(self) -> None:
         """Measure everything."""
@@ -143,8 +154,8 @@ class Bench:
         """Yield the runs of one child after another: each phase cold and warm, or, if quick, all phases in one."""
         chosen: Sequence[Phase] = self.options.phases
         if self.options.quick:
-            quick = [run for run in QUICK_RUNS if run[0] in chosen]
-            yield tuple(self._run(phase, state, n_decoded, max_s) for phase, state, n_decoded, max_s in quick)
+            max_s = self.options.max_s
+            yield tuple(self._run(*run, max_s) for run in QUICK_RUNS if run[0] in chosen)
             return
         for phase in chosen:
             n_decoded = N_DECODED if phase == "decode" else 0
@@ -152,6 +163,16 @@ class Bench:
 
     def _run(self, phase: Phase, state: str, n_decoded: int, max_s: float) -> Run:
         return Run(phase, state, self.prompts.take(PROMPT_TOKENS[phase]), n_decoded, max_s)
+
+    def _quick_for_stock(self, runs: tuple[Run, ...]) -> tuple[Run, ...]:
+        """Return what stock llama.cpp is spared of: the warming up, a prompt that is the beginning of another."""
+        phases = {run.phase for run in runs}
+        tells_512 = {"prefill_512", "prefill_2048"} <= phases
+        return tuple(
+            replace(run, max_s=QUICK_STOCK_DECODE_S) if run.n_decoded else replace(run, tells_512=tells_512)
+            for run in runs
+            if run.state == "warm" and not (run.phase == "prefill_512" and tells_512)
+        )
 
     def _turns(self, memory_fraction: float, phase: Phase) -> Iterator[tuple[str, StockSettings | None]]:
         """Yield who is measured: every setting of stock, and ours."""
@@ -165,6 +186,8 @@ class Bench:
     def _measure(
         self, memory_fraction: float, limit: int, who: str, settings: StockSettings | None, runs: tuple[Run, ...]
     ) -> None:
+        if settings and self.options.quick:
+            runs = self._quick_for_stock(runs)
         task = Task(
             engine="stock" if settings else "qwenctl",
             path=str(self.path),
@@ -172,12 +195,14 @@ class Bench:
             n_threads=self.options.threads,
             settings=asdict(settings) if settings else self.options.set,
             offload={} if settings else self.options.offload,
+            calibration=None if settings else str(self.calibration),
         )
         stayed = empty_cache(self.path)
         if stayed > 0.01 * self.path.stat().st_size:
             say(f"warning: {stayed / 1e9:.2f} GB of the file stay in memory, another process maps it: not limited")
         report = run_child(task, limit, self.options.timeout)
-        self.measured.add(self.shape, memory_fraction, who, report)
+        is_tuned = settings is not None and settings.is_tuned
+        self.measured.add(self.shape, memory_fraction, who, report, is_tuned=is_tuned)
         figures = ", ".join(f"{one.phase} {one.state} {one.tokens_per_s:.2f}" for one in report.results)
         if who == OURS and report.results and report.results[0].stats:
             say(f"  placement: {report.results[0].stats.get('placement')}")

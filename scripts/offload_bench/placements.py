@@ -1,4 +1,4 @@
-"""Which settings of stock llama.cpp are measured: a user would find the best of them, so the best is what we meet.
+"""Which settings of stock llama.cpp are measured: its own, and those that a user who looks for speed would try.
 
 Pure: sizes in, settings out. Knows nothing of files and of how devices are found.
 """

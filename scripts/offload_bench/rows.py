@@ -1,8 +1,10 @@
 """From measurements to rows, and from rows to a table. Pure.
 
-A row says for one shape, memory limit, phase and state what the best setting of stock llama.cpp and what qwenctl
-reached: medians over the rounds. Whatever was not measured is null. The first run of a process also says how long it
-was from opening the model to the first token, and how long the disk needs for what was read by then.
+A row says for one shape, memory limit, phase and state what stock llama.cpp and what qwenctl reached: medians over the
+rounds. Stock is the better of its two arrangements of weights with its own micro-batch of 512 tokens; the best of what
+else a user could have set (a larger micro-batch) is told beside it as tuned. Whatever was not measured is null. The
+first run of a process also says how long it was from opening the model to the first token, and how long the disk needs
+for what was read by then.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ _COLUMNS = (
     "stock",
     "qwenctl",
     "ratio",
+    "tuned",
     "hits",
     "read",
     "bound",
@@ -50,9 +53,12 @@ class Measurements:
     disk_bytes_per_s: float = 0.0
     _results: dict[Place, dict[str, list[tuple[Result, Mapping[str, Any]]]]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    _tuned: set[str] = field(default_factory=set)
 
-    def add(self, shape: str, memory_fraction: float, who: str, report: Report) -> None:
-        """Take what a child said."""
+    def add(self, shape: str, memory_fraction: float, who: str, report: Report, *, is_tuned: bool = False) -> None:
+        """Take what a child said; `is_tuned`: of stock with settings that are not its own."""
+        if is_tuned:
+            self._tuned.add(who)
         if report.error:
             self.errors.append(f"{shape}, {memory_fraction:.0%}, {who}: {report.error}")
         before: Mapping[str, Any] = {}
@@ -72,8 +78,10 @@ class Measurements:
     def _row(self, place: Place, by_engine: Mapping[str, Sequence[tuple[Result, Mapping[str, Any]]]]) -> dict[str, Any]:
         rates = {who: statistics.median(one.tokens_per_s for one, _ in found) for who, found in by_engine.items()}
         ours = rates.pop(OURS, None)
-        best = max(rates, key=lambda who: rates[who], default=None)
+        best = max(rates.keys() - self._tuned, key=lambda who: rates[who], default=None)
+        tuned = max(rates, key=lambda who: rates[who], default=None)
         stock = rates[best] if best else None
+        tuned_rate = rates[tuned] if tuned in self._tuned else None
         found = by_engine.get(OURS, ())
         bound = self._disk_bound([result for result, _ in found])
         return {
@@ -97,6 +105,9 @@ class Measurements:
                 _median(facts.get("first_token_s") for _, facts in by_engine.get(best, ()))
             ),
             "stock_setting": best,
+            "tuned_stock_tokens_per_s": _rounded(tuned_rate),
+            "ratio_to_tuned": _rounded(ours / tuned_rate if ours and tuned_rate else None),
+            "tuned_stock_setting": tuned if tuned_rate else None,
             "stock_all_tokens_per_s": {who: _rounded(rate) for who, rate in rates.items()},
             "n_rounds": max(len(found) for found in by_engine.values()),
         }
@@ -157,6 +168,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         number("stock_tokens_per_s", "{:.2f}") + (f" ({row['stock_setting']})" if row["stock_setting"] else ""),
         number("qwenctl_tokens_per_s", "{:.2f}"),
         number("ratio", "{:.2f}"),
+        "-" if row["ratio_to_tuned"] is None else f"{row['ratio_to_tuned']:.2f} ({row['tuned_stock_setting']})",
         number("hit_rate", "{:.1%}"),
         "-" if row["bytes_read"] is None else f"{row['bytes_read'] / 1e9:.2f} GB",
         number("disk_bound_tokens_per_s", "{:.1f}"),

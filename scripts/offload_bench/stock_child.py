@@ -30,7 +30,8 @@ def measure(task: Task, tell: Callable[[Mapping[str, Any]], None]) -> None:
     model = _StockModel(task.path, StockSettings(**task.settings), task.n_threads)
     tell({"kind": "opened", "load_s": time.perf_counter() - started})
     for run in task.runs:
-        tell({"kind": "run", **asdict(model.run(run))})
+        for result in model.run(run):
+            tell({"kind": "run", **asdict(result)})
 
 
 class _StockModel:
@@ -55,15 +56,23 @@ class _StockModel:
             raise SystemExit(f"llama.cpp cannot open {path}")
         self._n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
 
-    def run(self, run: Run) -> Result:
+    def run(self, run: Run) -> list[Result]:
         """Compute the prompt, and decode if the run says so."""
+        results: list[Result] = []
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
         read_before = own_read_bytes()
-        n_tokens, first_token_s = self._prefill(run.prompt, run.max_s)
+        if run.tells_512:
+            n_tokens, first_512_s = self._prefill(run.prompt[:512], run.max_s)
+            read = own_read_bytes() - read_before
+            results.append(Result("prefill_512", run.state, n_tokens, first_512_s, read, first_512_s))
+            n_more, more_s = self._prefill(run.prompt[512:], run.max_s)
+            n_tokens, first_token_s = n_tokens + n_more, first_512_s + more_s
+        else:
+            n_tokens, first_token_s = self._prefill(run.prompt, run.max_s)
         first_token_read = own_read_bytes()
         n_tokens, seconds = self._decode(run) if run.n_decoded else (n_tokens, first_token_s)
         read = own_read_bytes() - (first_token_read if run.n_decoded else read_before)
-        return Result(run.phase, run.state, n_tokens, seconds, read, first_token_s, first_token_read)
+        return [*results, Result(run.phase, run.state, n_tokens, seconds, read, first_token_s, first_token_read)]
 
     def _prefill(self, prompt: Sequence[int], max_s: float) -> tuple[int, float]:
         """Compute the prompt a micro-batch a call, which is what llama.cpp does inside one call."""

@@ -15,6 +15,11 @@ class StockSettings:
     n_cpu_moe: int = 0  # the experts of so many first layers on the CPU
 
     @property
+    def is_tuned(self) -> bool:
+        """Whether the micro-batch is not llama.cpp's own."""
+        return self.n_ubatch != StockSettings().n_ubatch
+
+    @property
     def name(self) -> str:
         """What tables say."""
         gpu_layers = "all" if self.n_gpu_layers < 0 else str(self.n_gpu_layers)

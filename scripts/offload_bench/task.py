@@ -24,13 +24,17 @@ N_CTX = 2304  # 2,048 tokens and room for an answer, in whole multiples of 256
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One measurement. `max_s` ends it early with stock llama.cpp, between micro-batches or tokens."""
+    """One measurement. `max_s` ends it early with stock llama.cpp, between micro-batches or tokens.
+
+    `tells_512`: stock llama.cpp also tells of the prompt's first 512 tokens, which it computes alone, as prefill_512.
+    """
 
     phase: Phase
     state: str  # "cold": the first of its process, nothing of the file in memory; "warm": after others
     prompt: tuple[int, ...]  # tokens
     n_decoded: int = 0
     max_s: float = 600.0
+    tells_512: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Task:
     n_threads: int
     settings: Mapping[str, Any] = field(default_factory=dict)  # of stock: StockSettings; of ours: EngineOptions
     offload: Mapping[str, Any] = field(default_factory=dict)  # of ours: OffloadOptions
+    calibration: str | None = None  # of ours: a cache folder with what was measured of this machine before
 
     def as_json(self) -> str:
         """Return the text that `task_from_json` reads."""
