@@ -1,7 +1,8 @@
 """Many tokens through one layer, or one where MUL_MAT_ID is used: what is in RAM first, the rest as it arrives.
 
-When all routed experts are there, llama.cpp's own nodes are computed, pointed at the pool's slots (`DirectNodes`).
-Otherwise waves.py sorts the pairs by expert.
+When all routed experts are there and MUL_MAT_ID is the operation, llama.cpp's own nodes are computed, pointed at the
+pool's slots (`DirectNodes`); for one token by the compiled path (token_path.py). Otherwise waves.py sorts the pairs by
+expert.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from qwenctl.moe.expert_pools import LayerSlots
 from qwenctl.moe.ggml_calls import TensorContext, address_of
 from qwenctl.moe.graph_tensors import I32, slots_tensor
 from qwenctl.moe.layer_call import LayerCall
+from qwenctl.moe.token_path import MOST_USED, LoggedStep
 from qwenctl.moe.waves import DECODE_TOKENS, Waves
 from qwenctl.moe.workbench import Workbench
 
@@ -50,10 +52,15 @@ class DirectNodes:
 class BatchStep:
     """Tokens of one or many sequences through one layer: experts sorted, computed in waves as they are there."""
 
-    def __init__(self, bench: Workbench, position: int, call: LayerCall) -> None:
+    def __init__(self, bench: Workbench, position: int, call: LayerCall, uid: int = 0) -> None:
         self._bench, self._position, self._call = bench, position, call
         self._layer = bench.pools[position]
-        self._direct = None if bench.per_expert else DirectNodes(bench, self._layer, call)
+        self._direct = None if bench.is_per_expert(call.n_tokens) else DirectNodes(bench, self._layer, call)
+        self._logged: LoggedStep | None = None
+        if self._direct is not None and call.n_tokens == 1 and bench.path and uid and call.n_used <= MOST_USED:
+            numbers = self._direct.ids[0]
+            self._logged = LoggedStep(uid, call.ids, call.n_used, call.n_ranked, self._layer.ready, numbers)
+            bench.path.add(self._logged)
         n_words = call.ids_row_bytes // 4
         words = (ctypes.c_int32 * (n_words * (call.n_tokens - 1) + call.n_ranked)).from_address(call.ids)
         rows: npt.NDArray[np.int32] = np.lib.stride_tricks.as_strided(
@@ -67,6 +74,7 @@ class BatchStep:
         """Compute; returns a ggml_status."""
         bench, layer, call = self._bench, self._layer, self._call
         began = perf_counter_ns()
+        self.drain()
         routed = self._ids.flatten()  # a copy: the output may lie over the ids, too
         self._tell(routed)
         counts = np.bincount(routed, minlength=layer.layer.n_experts)
@@ -85,6 +93,12 @@ class BatchStep:
                 bench.stats.resident_overhead_ns.append(ready - began)
             return status
         return Waves(bench, self._position, call, routed, counts).run(experts, absent)
+
+    def drain(self) -> None:
+        """Tell the layer what the compiled path has used."""
+        if self._logged is not None:
+            for experts, ranking in self._logged.drain():
+                self._layer.use(experts, ranking)
 
     def close(self) -> None:
         """Free what the graph of llama.cpp's was pointed at; it is not used any more."""

@@ -56,7 +56,8 @@ class SessionPlan:
         n_slots: of each layer, in the order of the expert map.
         ring_slots: for streaming; at least one unless every expert has a slot.
         layout: of the slots.
-        per_expert: a product an expert, or MUL_MAT_ID.
+        decode_per_expert: single tokens with a product an expert, or with MUL_MAT_ID.
+        batch_per_expert: the same for many tokens at once.
         n_threads: that compute.
         n_io_threads: that read.
         wave_rows: pairs of (token, expert) that one graph computes at most.
@@ -66,7 +67,8 @@ class SessionPlan:
     n_slots: tuple[int, ...]
     ring_slots: int
     layout: LayoutName
-    per_expert: bool
+    decode_per_expert: bool
+    batch_per_expert: bool
     n_threads: int
     n_io_threads: int
     wave_rows: int
@@ -130,7 +132,9 @@ class ExpertSession:
         maker = LayoutMaker(ggml)
         handles.callback(maker.close)
         layouts = [maker.layout(layer, plan.layout) for layer in experts.layers]
-        self.per_expert = plan.per_expert and all(layout.joins_gate_and_up for layout in layouts)
+        can_join = all(layout.joins_gate_and_up for layout in layouts)
+        self.decode_per_expert = plan.decode_per_expert and can_join
+        self.batch_per_expert = plan.batch_per_expert and can_join
         self.pools: list[LayerSlots] = []
         for layer, layout, n_slots in zip(experts.layers, layouts, plan.n_slots, strict=True):
             self.pools.append(LayerSlots(ggml, maker, layer, layout, n_slots, experts.n_experts_used))
@@ -153,7 +157,8 @@ class ExpertSession:
             self.pools,
             self.ring,
             self.stats,
-            per_expert=self.per_expert,
+            decode_per_expert=self.decode_per_expert,
+            batch_per_expert=self.batch_per_expert,
             wave_rows=plan.wave_rows,
         )
         handles.callback(self._bench.close)
@@ -186,7 +191,9 @@ class ExpertSession:
         Raises:
             ExpertReadFailed: a router cannot be read.
         """
-        if mode == "off" or self.balance is None or not self.per_expert or not can_look_ahead(gguf, self.experts):
+        if mode == "off" or self.balance is None or not self.decode_per_expert:
+            return
+        if not can_look_ahead(gguf, self.experts):
             return
         lookahead = RouterLookahead(self._ggml, self._cpu, gguf, self.experts)
         self._handles.callback(lookahead.close)
@@ -242,7 +249,7 @@ class ExpertSession:
         if self.balance is None or self._n_batches % PROPOSE_EVERY:
             return
         for step in self._steps.values():
-            if isinstance(step, TokenStep):
+            if isinstance(step, TokenStep | BatchStep):
                 step.drain()
         self._move_slots()
 
@@ -299,10 +306,10 @@ class ExpertSession:
         return step
 
     def _cpu_step(self, position: int, call: LayerCall, uid: int) -> Step:
-        if call.n_tokens == 1 and self.per_expert:
+        if call.n_tokens == 1 and self.decode_per_expert:
             graph = self._bench.layer_token_graph(position, call.n_used, call.glu_params)
             return TokenStep(self._bench, position, call, graph, uid)
-        return BatchStep(self._bench, position, call)
+        return BatchStep(self._bench, position, call, uid)
 
     def _make_devices(self, places: Sequence[DevicePlace], policy: DevicePolicy | None) -> HybridDevices | None:
         if not places:
@@ -341,12 +348,12 @@ class ExpertSession:
         """Drop the step of a layer's last graph: llama.cpp has made a new one."""
         uid, self._uids[position] = self._uids[position], 0
         step = self._steps.pop(uid, None)
-        if isinstance(step, TokenStep):
+        if isinstance(step, TokenStep | BatchStep):
             step.drain()
-        if isinstance(step, BatchStep):
-            step.close()
         if self._path:
             self._path.forget(uid)
+        if isinstance(step, BatchStep):
+            step.close()
 
     def _make_overrides(self) -> Any:
         overrides = (abi.llama_model_tensor_buft_override * 2)()

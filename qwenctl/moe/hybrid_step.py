@@ -251,7 +251,7 @@ def hybrid_step(
     """
     if devices is None or devices.pool(position) is None:
         return None
-    if call.n_tokens == 1 and bench.per_expert:
+    if call.n_tokens == 1 and bench.decode_per_expert:
         graph = bench.layer_token_graph(position, call.n_used, call.glu_params)
         return HybridTokenStep(bench, position, call, graph, devices)
     return HybridBatchStep(bench, position, call, devices)

@@ -1,8 +1,9 @@
 /* The hot path of generation: one token through one expert layer when every routed expert is in RAM.
  *
- * The same as TokenStep.__call__ of token_step.py, which is its reference and does everything else: what is not known
- * here, or not there, goes to `fallback`, a callback into Python. After a layer's gigabytes have gone through the
- * caches, Python needs 60 us for what takes 3 here.
+ * The same as TokenStep.__call__ of token_step.py (a product an expert) and BatchStep.__call__ of batch_step.py
+ * (MUL_MAT_ID), which are its reference and do everything else: what is not known here, or not there, goes to
+ * `fallback`, a callback into Python. After a layer's gigabytes have gone through the caches, Python needs 60 us, with
+ * MUL_MAT_ID 200, for what takes 3 here.
  *
  * Uses are not counted here but logged; Python gives the log to the layer's pool before it decides anything.
  * One thread computes, and Python changes a step only from callbacks on that thread. Layouts: token_path.py.
@@ -32,7 +33,8 @@ struct token_step {
     uint64_t down_offset;       /* of the last matrix in a slot */
     uint64_t *const *gates;     /* [n_used] where the address of the first matrix goes */
     uint64_t *const *downs;     /* [n_used] where the address of the last matrix goes */
-    void *graph;                /* to compute then */
+    int32_t *numbers;           /* [n_used] where the slots' numbers go; NULL: addresses are wanted */
+    void *graph;                /* to compute then; NULL: llama.cpp's own */
     int32_t *log;               /* [log_steps][n_ranked] */
     int32_t n_used;
     int32_t n_ranked;
@@ -85,7 +87,10 @@ EXPORT int token_path_run(void *backend, void *graph) {
             return path->fallback(backend, graph);
         }
     }
-    for (int32_t i = 0; i < n; i++) {
+    if (step->numbers != NULL) {
+        memcpy(step->numbers, slots, (size_t)n * sizeof *slots);
+    }
+    for (int32_t i = 0; step->numbers == NULL && i < n; i++) {
         const uint64_t slot = step->base + (uint64_t)slots[i] * step->stride;
         *step->gates[i] = slot;
         *step->downs[i] = slot + step->down_offset;
@@ -94,7 +99,7 @@ EXPORT int token_path_run(void *backend, void *graph) {
     memcpy(step->log + (int64_t)step->n_logged * n_ranked, step->ids, (size_t)n_ranked * sizeof *step->ids);
     step->n_logged++;
     const int64_t ready = now_ns();
-    const int status = path->compute(path->cpu, step->graph);
+    const int status = path->compute(path->cpu, step->graph != NULL ? step->graph : graph);
     const int64_t computed = now_ns();
     path->n_steps++;
     path->compute_ns += computed - ready;

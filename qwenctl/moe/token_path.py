@@ -1,7 +1,7 @@
 """The compiled hot path of generation (token_path.c): finding it, and the steps it may compute without Python.
 
     llama.cpp's scheduler ─► token_path_run ─┬─► all routed experts there: ggml
-                                             └─► anything else: Python (token_step.py and the others)
+                                             └─► anything else: Python (token_step.py, batch_step.py and the others)
 
 Optional: without it everything goes through Python, with the same results. The C side holds pointers only; what they
 point to is kept alive here. Knows nothing of pools: a step's `ready` table says where experts are.
@@ -10,7 +10,8 @@ point to is kept alive here. Knows nothing of pools: a step's `ready` table says
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class TokenStepStruct(ctypes.Structure):
         ("down_offset", ctypes.c_uint64),
         ("gates", ctypes.c_void_p),
         ("downs", ctypes.c_void_p),
+        ("numbers", ctypes.c_void_p),
         ("graph", ctypes.c_void_p),
         ("log", ctypes.c_void_p),
         ("n_used", ctypes.c_int32),
@@ -68,55 +70,76 @@ class TokenPathStruct(ctypes.Structure):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertWords:
+    """What a graph of products an expert wants to be told: addresses.
+
+    Attributes:
+        base, stride, down_offset: address of slot 0, bytes from slot to slot, offset of the last matrix.
+        gates, downs: addresses of the words that take the addresses of first and last matrices.
+        graph: address of the graph.
+    """
+
+    base: int
+    stride: int
+    down_offset: int
+    gates: Sequence[int]
+    downs: Sequence[int]
+    graph: int
+
+
 class LoggedStep:
     """One layer's step for the compiled path, and the log of its uses.
 
     Args:
         uid: of llama.cpp's graph.
-        ids: address of the routed ids, i32, followed by those that the router liked less: n_ranked in all.
-        ready: int32 (n_experts,) slot of each expert, -1 where it is not there; kept up to date by its owner.
-        slots: address of slot 0, bytes from slot to slot, offset of the last matrix.
-        gates, downs: addresses of the words that take the addresses of first and last matrices.
-        graph: address of the graph to compute.
+        ids: address of the routed ids, i32, followed by those that the router liked less.
+        n_used: experts that are routed to.
         n_ranked: experts that `ids` names.
+        ready: int32 (n_experts,) slot of each expert, -1 where it is not there; kept up to date by its owner.
+        target: a graph of ours and where its addresses go, or int32 (n_used,) for the slots' numbers, with which
+            llama.cpp's own graph is computed.
     """
 
     def __init__(  # noqa: PLR0917 - the fields of a C struct
         self,
         uid: int,
         ids: int,
-        ready: npt.NDArray[np.int32],
-        slots: tuple[int, int, int],
-        gates: Sequence[int],
-        downs: Sequence[int],
-        graph: int,
+        n_used: int,
         n_ranked: int,
+        ready: npt.NDArray[np.int32],
+        target: ExpertWords | npt.NDArray[np.int32],
     ) -> None:
-        n_used = len(gates)
-        self._kept = ready, np.array(gates, dtype=np.uint64), np.array(downs, dtype=np.uint64)
+        self._n_used = n_used
         self._log = np.zeros((LOG_STEPS, n_ranked), dtype=np.int32)
         self.struct = TokenStepStruct(
-            uid,
-            ids,
-            ready.ctypes.data,
-            *slots,
-            self._kept[1].ctypes.data,
-            self._kept[2].ctypes.data,
-            graph,
-            self._log.ctypes.data,
-            n_used,
-            n_ranked,
-            LOG_STEPS,
-            0,
+            uid=uid,
+            ids=ids,
+            ready=ready.ctypes.data,
+            log=self._log.ctypes.data,
+            n_used=n_used,
+            n_ranked=n_ranked,
+            log_steps=LOG_STEPS,
         )
+        self._kept: tuple[Any, ...] = (ready, target)
+        if isinstance(target, ExpertWords):
+            gates, downs = (np.array(words, dtype=np.uint64) for words in (target.gates, target.downs))
+            self.struct.base, self.struct.stride = target.base, target.stride
+            self.struct.down_offset, self.struct.graph = target.down_offset, target.graph
+            self.struct.gates, self.struct.downs = gates.ctypes.data, downs.ctypes.data
+            self._kept += (gates, downs)
+        else:
+            self.struct.numbers = target.ctypes.data
 
-    def drain(self) -> npt.NDArray[np.int32]:
-        """Return what `ids` were in each step since the last call, int32 (n, n_ranked), and empty the log.
+    def drain(self) -> Iterator[tuple[list[int], npt.NDArray[np.int32] | None]]:
+        """Yield what was routed in each step since the last call, and the ranking, int32 (1, n_ranked); empty the log.
 
-        The result is overwritten by the next steps.
+        To be used up before the next step is computed.
         """
         n_logged, self.struct.n_logged = self.struct.n_logged, 0
-        return self._log[:n_logged]
+        for number in range(n_logged):
+            row = self._log[number : number + 1]
+            yield row[0, : self._n_used].tolist(), row if row.shape[1] > self._n_used else None
 
 
 class TokenPath:

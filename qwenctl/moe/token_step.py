@@ -16,7 +16,7 @@ from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.graph_tensors import FLOAT_BYTES
 from qwenctl.moe.layer_call import LayerCall
 from qwenctl.moe.token_graph import TokenGraph
-from qwenctl.moe.token_path import MOST_USED, LoggedStep
+from qwenctl.moe.token_path import MOST_USED, ExpertWords, LoggedStep
 from qwenctl.moe.workbench import Workbench
 
 _DONE = abi.GGML_STATUS_SUCCESS
@@ -44,9 +44,8 @@ class TokenStep:
         self._logged: LoggedStep | None = None
         if bench.path and uid and call.n_used <= MOST_USED:
             down_offset = layer.layout.matrices[-1].offset_bytes
-            slots = (layer.address, layer.slot_bytes, down_offset)
-            words = graph.expert_words()
-            self._logged = LoggedStep(uid, call.ids, layer.ready, slots, *words, graph.address, call.n_ranked)
+            words = ExpertWords(layer.address, layer.slot_bytes, down_offset, *graph.expert_words(), graph.address)
+            self._logged = LoggedStep(uid, call.ids, call.n_used, call.n_ranked, layer.ready, words)
             bench.path.add(self._logged)
 
     def __call__(self) -> int:
@@ -74,11 +73,8 @@ class TokenStep:
     def drain(self) -> None:
         """Tell the layer what the compiled path has used."""
         if self._logged is not None:
-            n_used, steps = len(self._ids), self._logged.drain()
-            for number, row in enumerate(steps):
-                self._layer.use(
-                    row[:n_used].tolist(), steps[number : number + 1] if self._ranking is not None else None
-                )
+            for experts, ranking in self._logged.drain():
+                self._layer.use(experts, ranking)
 
     def _tell(self, ids: list[int]) -> None:
         """Tell whoever records the routing."""

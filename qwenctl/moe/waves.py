@@ -136,7 +136,7 @@ class Waves:
         tokens = np.concatenate([self._tokens[start : start + n] for _, start, n in wave])
         counts = np.array([n for _, _, n in wave], dtype=np.int64)
         graph: GatheredGraph | IndexedGraph
-        if bench.per_expert:
+        if bench.is_per_expert(call.n_tokens):
             graph = bench.gathered_graph(layer, call.glu_params)
             graph.prepare(np.array([slots[expert] for expert, _, _ in wave], dtype=np.uint64), counts)
         else:

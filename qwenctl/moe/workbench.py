@@ -53,7 +53,8 @@ class Workbench:
         pools: the layers, in the order of the expert map.
         ring: slots for streaming.
         stats: counters.
-        per_expert: compute a product an expert (True) or MUL_MAT_ID (False).
+        decode_per_expert: compute single tokens with a product an expert (True) or MUL_MAT_ID (False).
+        batch_per_expert: the same for many tokens at once.
         wave_rows: pairs of (token, expert) that one graph computes at most.
         record: called with a layer's position, ids, n_tokens and how many ids each token has: the routed ones, or, in
             generation, the router's whole ranking; None: nothing is recorded.
@@ -67,7 +68,8 @@ class Workbench:
     pools: Sequence[LayerSlots]
     ring: StreamRing
     stats: OffloadStats
-    per_expert: bool
+    decode_per_expert: bool
+    batch_per_expert: bool
     wave_rows: int
     record: Recorder | None = None
     path: TokenPath | None = None
@@ -78,6 +80,10 @@ class Workbench:
     _gathered: dict[tuple[SlotLayout, bytes], GatheredGraph] = field(default_factory=dict)
     _indexed: dict[tuple[SlotLayout, bytes, bool], IndexedGraph] = field(default_factory=dict)
     _own: dict[tuple[int, bytes, int], TokenGraph] = field(default_factory=dict)
+
+    def is_per_expert(self, n_tokens: int) -> bool:
+        """Return whether so many tokens are computed with a product an expert."""
+        return self.decode_per_expert if n_tokens == 1 else self.batch_per_expert
 
     def compute(self, graph: int) -> int:
         """Compute a graph on the CPU; returns a ggml_status."""

@@ -92,7 +92,8 @@ class ExpertOffload:
         reader, devices = self.session.loader.reader, self.session.devices
         return {
             "placement": self.plan.as_json(),
-            "operation": "expert" if self.session.per_expert else "id",
+            "operation": "expert" if self.session.decode_per_expert else "id",
+            "batch_operation": "expert" if self.session.batch_per_expert else "id",
             **self.session.counters(),
             "prefetch": self.session.prefetcher.gate.state if self.session.prefetcher else "off",
             "devices": devices.as_json() if devices is not None else None,
@@ -199,7 +200,8 @@ def _open(  # noqa: PLR0917 - what was decided so far
             n_slots=plan.n_slots,
             ring_slots=plan.ring_slots,
             layout=chosen.choice.layout,
-            per_expert=chosen.choice.decode_per_expert and chosen.choice.batch_per_expert,
+            decode_per_expert=chosen.choice.decode_per_expert,
+            batch_per_expert=chosen.choice.batch_per_expert,
             n_threads=context.n_threads,
             n_io_threads=n_io_threads,
             wave_rows=max(plan.n_ubatch, _LEAST_WAVE_ROWS),

@@ -20,7 +20,10 @@ from quant.libggml import load_libggml
 from quant.pipeline import run_plan
 from quant.recipe import OUTPUT_TYPES
 from qwenctl.core import GenerationRequest, SamplingParams, TextDelta
+from qwenctl.moe import expert_session
+from qwenctl.moe.layout_choice import LayoutChoice
 from qwenctl.moe.slot_layout import LayoutMaker
+from qwenctl.services import offload_layout
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.expert_offload import open_ggml
 from tests.moe.offload_runs import (
@@ -137,6 +140,39 @@ def test_a_product_an_expert_in_the_files_layout(held_against: Callable[..., Sta
     stats = held_against("demo", n_slots, operation="expert")
     assert stats["operation"] == "expert"
     assert (stats["evicted"] > 16) == (n_slots == 4)
+
+
+@pytest.mark.parametrize("n_slots", [4, 16])
+def test_one_operation_for_tokens_and_another_for_batches(
+    held_against: Callable[..., Stats], monkeypatch: pytest.MonkeyPatch, n_slots: int
+) -> None:
+    """As calibration may choose: rearranged rows have their fastest one-row product in MUL_MAT_ID."""
+
+    def mixed(*_: Any, **__: Any) -> LayoutChoice:
+        return LayoutChoice("plain", decode_per_expert=False, batch_per_expert=True, typical_s=1.0, stock_s=2.0)
+
+    monkeypatch.setattr(offload_layout, "choose", mixed)
+    stats = held_against("demo", n_slots)
+    assert (stats["operation"], stats["batch_operation"]) == ("id", "expert")
+    assert (stats["evicted"] > 16) == (n_slots == 4)
+
+
+@pytest.mark.parametrize("operation", ["id", "expert"])
+def test_the_compiled_path_and_python_compute_the_same(
+    model: Callable[[str], Path], reference: Callable[[str], Played], monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    n_compiled, uses = [], []
+    for is_there in (True, False):
+        if not is_there:
+            monkeypatch.setattr(expert_session, "find_token_path", lambda: None)
+        with Run(model("demo"), offloaded(8, operation=operation)) as run:
+            assert_same(play_all(run), reference("demo"))
+            assert run.session is not None
+            n_compiled.append(run.session._path.n_steps if run.session._path else None)
+            uses.append([curve.uses for curve in run.session.balance.curves])
+    assert uses[0] == uses[1]  # the log reached the pools
+    assert n_compiled[0] is None or n_compiled[0] > 8
+    assert n_compiled[1] is None
 
 
 @pytest.mark.parametrize("prefetch", ["on", "off"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -135,8 +136,15 @@ def test_rates_for_sizing() -> None:
     assert prefill_rates(calibration, SHAPE, "amx").expert_macs_s == ((1.0, 51e9), (512.0, 149e9))
     assert prefill_rates(calibration, SHAPE, "amx").disk_bytes_s == 3e9
     assert prefill_rates(measured({("plain", "id"): (1, 2)}), SHAPE, "amx").expert_macs_s == ((1.0, 1e9), (512.0, 2e9))
-    assert prefill_rates(None, SHAPE, "amx") == PrefillRates()
-    assert prefill_rates(Calibration(KEY), SHAPE, "amx") == PrefillRates(dense_macs_s=120e9)
+    assert prefill_rates(None, SHAPE, "plain") == PrefillRates()
+    assert prefill_rates(Calibration(KEY), SHAPE, "plain") == PrefillRates(dense_macs_s=120e9)
+
+
+def test_only_what_is_rearranged_costs_rearranging_by_all_threads() -> None:
+    calibration = measured(ISSUE)
+    assert prefill_rates(calibration, SHAPE, "plain", 4).arrange_bytes_s == math.inf
+    assert prefill_rates(None, SHAPE, "amx", 4).arrange_bytes_s == 4 * prefill_rates(None, SHAPE, "amx").arrange_bytes_s
+    assert prefill_rates(calibration, SHAPE, "repack", 2).arrange_bytes_s < 1e10
 
 
 @pytest.mark.parametrize("changes", [{"kinds": ()}, {"n_experts_used": 0}, {"n_experts_used": 129}])

@@ -132,3 +132,17 @@ def test_rates_between_and_beyond_the_measured_ones() -> None:
 def test_rates_that_no_machine_has(disk: float, experts: tuple[tuple[float, float], ...]) -> None:
     with pytest.raises(ValueError):
         PrefillRates(disk, experts)
+
+
+def test_rearranging_what_streams_counts_and_favours_larger_batches() -> None:
+    quick = PrefillRates(9e9, EVEN)
+    slow = PrefillRates(9e9, EVEN, arrange_bytes_s=5e9)
+    one = Candidate(512, 32)
+    missing = experts_used(128, 8, 512) * (1 - 32 / 128)
+    more_s = 8 * missing * sum(SMALL.expert_bytes) / 5e9  # of 4,096 tokens
+    assert prefill_s(SMALL, slow, one) == pytest.approx(prefill_s(SMALL, quick, one) + more_s)
+    assert choose_ubatch(SMALL, quick, candidates(32, 31, 30, 29)) < choose_ubatch(
+        SMALL, slow, candidates(32, 31, 30, 29)
+    )
+    with pytest.raises(ValueError, match="above zero"):
+        PrefillRates(arrange_bytes_s=0)
