@@ -3,6 +3,10 @@
     prompt_s = prompt × k × MACs / rate(tokens an expert of a micro-batch)      summed over the layers
     answer_s = answer × k × MACs / rate(1)
 
+With everything in memory, stock llama.cpp is the measure: its better arrangement for prompts and its better one for
+answers, each by itself, and what is slower than either is taken only if there is nothing else. Where experts come from
+the disk, stock has no arrangement but the file's, and the sum alone counts.
+
 Rates are what was measured on this machine (calibration.py), or, where nothing was, what one machine with AMX gave:
 they prefer AMX where there is AMX, and the file's own layout elsewhere. Knows nothing of how rates are measured.
 """
@@ -20,6 +24,7 @@ from qwenctl.moe.slot_layout import LayoutName
 PROMPT_TOKENS = 2048  # what the choice is made for, …
 ANSWER_TOKENS = 256  # … followed by this
 _WORTH = 1.03  # anything but the first of equals has to be this much faster
+_SLOWER = 1.02  # times what stock takes: no more than this is as fast
 _LAYOUTS: tuple[LayoutName, ...] = ("plain", "repack", "amx")
 _OPERATIONS = ("id", "expert")  # `id` first: with the plain layout it is what stock llama.cpp computes, bit for bit
 
@@ -80,6 +85,7 @@ class LayoutChoice:
         batch_per_expert: the same for many tokens at once.
         typical_s: estimated seconds of the experts' products in a typical answer.
         stock_s: the same for the faster of stock llama.cpp's two settings (rearranged weights or not).
+        slowness: times that the prompt or the answer, whichever is worse, takes of what it takes stock at its best.
     """
 
     layout: LayoutName
@@ -87,6 +93,12 @@ class LayoutChoice:
     batch_per_expert: bool
     typical_s: float
     stock_s: float
+    slowness: float = 1.0
+
+    @property
+    def never_slower(self) -> bool:
+        """Whether neither prompts nor answers are slower than stock llama.cpp's with everything in memory."""
+        return self.slowness <= _SLOWER
 
     @property
     def gain(self) -> float:
@@ -101,6 +113,7 @@ def choose(
     layouts: Sequence[str] = _LAYOUTS,
     operations: Sequence[str] = _OPERATIONS,
     n_ubatch: int = PROMPT_TOKENS,
+    resident: bool = True,
 ) -> LayoutChoice | None:
     """Return the fastest way that every layer can be computed in; None: there is none among those allowed.
 
@@ -110,18 +123,27 @@ def choose(
         layouts: those that may be chosen.
         operations: those that may be chosen: "id", "expert".
         n_ubatch: tokens of a prompt that are computed at once.
+        resident: whether all experts are in memory.
     """
     rates = _Rates(calibration, shape, n_ubatch)
-    timed = [(rates.typical_s(*one), one) for one in _candidates(shape, layouts, operations)]
-    if not any(isfinite(seconds) for seconds, _ in timed):  # nothing of this was measured
+    timed = [(rates.phases_s(*one), one) for one in _candidates(shape, layouts, operations)]
+    if not any(isfinite(sum(phases)) for phases, _ in timed):  # nothing of this was measured
         rates = _Rates(None, shape, n_ubatch)
-        timed = [(rates.typical_s(*one), one) for _, one in timed]
+        timed = [(rates.phases_s(*one), one) for _, one in timed]
     if not timed:
         return None
-    enough = _WORTH * min(seconds for seconds, _ in timed)
-    typical_s, (layout, decode, batch) = next(one for one in timed if one[0] <= enough)
-    stock_s = min(rates.typical_s(*one) for one in _candidates(shape, ("plain", "repack"), ("id",)))
-    return LayoutChoice(layout, decode == "expert", batch == "expert", typical_s, stock_s)
+    stock = [rates.phases_s(*one) for one in _candidates(shape, ("plain", "repack"), ("id",))]
+    best = min(prompt_s for prompt_s, _ in stock), min(answer_s for _, answer_s in stock)
+
+    def slowness(phases: tuple[float, float]) -> float:
+        return max(phases[0] / best[0], phases[1] / best[1])
+
+    fair = [one for one in timed if slowness(one[0]) <= _SLOWER] if resident else []
+    timed = fair or timed
+    enough = _WORTH * min(sum(phases) for phases, _ in timed)
+    phases, (layout, decode, batch) = next(one for one in timed if sum(one[0]) <= enough)
+    stock_s = min(sum(one) for one in stock)
+    return LayoutChoice(layout, decode == "expert", batch == "expert", sum(phases), stock_s, slowness(phases))
 
 
 def prefill_rates(calibration: Calibration | None, shape: ExpertShape, layout: str, n_threads: int = 1) -> PrefillRates:
@@ -161,21 +183,21 @@ class _Rates:
     shape: ExpertShape
     n_ubatch: int
 
-    def typical_s(self, layout: str, decode: str, batch: str) -> float:
-        """Return the seconds of a prompt and an answer; infinity where a rate is not known."""
+    def phases_s(self, layout: str, decode: str, batch: str) -> tuple[float, float]:
+        """Return the seconds of a prompt and of an answer; infinity where a rate is not known."""
         shape = self.shape
         used = experts_used(shape.n_experts, shape.n_experts_used, self.n_ubatch)
         tokens_an_expert = self.n_ubatch * shape.n_experts_used / used
-        seconds = 0.0
+        seconds = [0.0, 0.0]
         for kind in shape.kinds:
             work = kind.n_layers * shape.n_experts_used * kind.macs
-            for n_tokens, operation, at_once in (
-                (PROMPT_TOKENS, batch, tokens_an_expert),
-                (ANSWER_TOKENS, decode, 1.0),
+            for phase, (n_tokens, operation, at_once) in enumerate(
+                ((PROMPT_TOKENS, batch, tokens_an_expert), (ANSWER_TOKENS, decode, 1.0))
             ):
                 curve = self._curve(kind, layout, operation)
-                seconds += n_tokens * work / PrefillRates(expert_macs_s=curve).expert_rate(at_once) if curve else inf
-        return seconds
+                rate = PrefillRates(expert_macs_s=curve).expert_rate(at_once) if curve else 0.0
+                seconds[phase] += n_tokens * work / rate if rate else inf
+        return seconds[0], seconds[1]
 
     def _curve(self, kind: ExpertKind, layout: str, operation: str) -> tuple[tuple[float, float], ...]:
         """Return (tokens an expert, MAC/s); of the nearest relative where this very thing was not measured."""

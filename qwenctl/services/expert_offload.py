@@ -26,6 +26,7 @@ from qwenctl.moe.devices import DeviceCalls, device_memory, find_devices
 from qwenctl.moe.expert_map import ExpertMap, read_expert_map, why_not
 from qwenctl.moe.expert_session import ExpertSession, SessionPlan
 from qwenctl.moe.ggml_calls import Ggml
+from qwenctl.moe.machine_memory import MachineMemory
 from qwenctl.moe.model_size import ModelSize, size_of_model
 from qwenctl.moe.model_stream import ModelStream, can_stream
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
@@ -180,17 +181,12 @@ def _open(  # noqa: PLR0917 - what was decided so far
     calls = DeviceCalls(ggml)
     devices = find_devices(calls)
     machine = machine_memory(tuple(device_memory(calls, one) for one in devices))
-    chosen = offload_layout(ggml, experts, options, context.n_threads)
-    model = size_of_model(gguf, experts, chosen.slot_bytes)
-    measured = min(_MOST_IO_THREADS, max(_N_IO_THREADS, chosen.n_io_threads or 0))
-    n_io_threads = wanted.n_io_threads or measured
-    try:
-        plan = size_offload(model, machine, _request(options, context, chosen, n_io_threads))
-    except DoesNotFit:
-        if wanted.n_io_threads or measured == _N_IO_THREADS:
-            raise
-        n_io_threads = _N_IO_THREADS  # fewer readers need less memory
-        plan = size_offload(model, machine, _request(options, context, chosen, n_io_threads))
+    for resident in (True, False):  # which layout is best depends on it, and how much fits on the layout
+        chosen = offload_layout(ggml, experts, options, context.n_threads, resident=resident)
+        model = size_of_model(gguf, experts, chosen.slot_bytes)
+        plan, n_io_threads = _sized(model, machine, options, context, chosen)
+        if plan.resident:
+            break
     if wanted.mode == "auto" and (_is_all_on_devices(plan, model) or _is_for_stock(plan, experts, chosen)):
         return None
     session = ExpertSession(
@@ -221,6 +217,25 @@ def _open(  # noqa: PLR0917 - what was decided so far
     return ExpertOffload(plan, session, experts, gguf, memory)
 
 
+def _sized(
+    model: ModelSize, machine: MachineMemory, options: EngineOptions, context: ContextSize, chosen: OffloadLayout
+) -> tuple[OffloadPlan, int]:
+    """Return the plan and its number of reading threads: what the disk is quickest with, fewer where memory is short.
+
+    Raises:
+        DoesNotFit: see `open_offload`.
+    """
+    asked = options.offload.n_io_threads
+    measured = min(_MOST_IO_THREADS, max(_N_IO_THREADS, chosen.n_io_threads or 0))
+    try:
+        n_io_threads = asked or measured
+        return size_offload(model, machine, _request(options, context, chosen, n_io_threads)), n_io_threads
+    except DoesNotFit:
+        if asked or measured == _N_IO_THREADS:
+            raise
+    return size_offload(model, machine, _request(options, context, chosen, _N_IO_THREADS)), _N_IO_THREADS
+
+
 def _request(options: EngineOptions, context: ContextSize, chosen: OffloadLayout, n_io_threads: int) -> OffloadRequest:
     wanted = options.offload
     return OffloadRequest(
@@ -243,8 +258,9 @@ def _request(options: EngineOptions, context: ContextSize, chosen: OffloadLayout
 
 
 def _is_for_stock(plan: OffloadPlan, experts: ExpertMap, chosen: OffloadLayout) -> bool:
-    """Return whether all fits and llama.cpp by itself is as quick."""
-    return plan.resident and (experts.expert_bytes < _SMALL_BYTES or chosen.choice.gain < _WORTH)
+    """Return whether all fits and llama.cpp by itself is as quick, be it with prompts or with answers."""
+    choice = chosen.choice
+    return plan.resident and (experts.expert_bytes < _SMALL_BYTES or choice.gain < _WORTH or not choice.never_slower)
 
 
 def _is_all_on_devices(plan: OffloadPlan, model: ModelSize) -> bool:

@@ -41,7 +41,9 @@ class OffloadLayout:
     is_measured: bool
 
 
-def offload_layout(ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_threads: int) -> OffloadLayout:
+def offload_layout(
+    ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_threads: int, *, resident: bool = True
+) -> OffloadLayout:
     """Decide, or measure and decide.
 
     Args:
@@ -49,6 +51,7 @@ def offload_layout(ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_thr
         experts: the model's.
         options: of the engine. Where rearranging is off (`repack`), slots hold the file's bytes.
         n_threads: that compute.
+        resident: whether all experts are in memory; else some come from the disk.
 
     Raises:
         InvalidRequest: what was asked for does not exist on this CPU, or not for this model.
@@ -65,7 +68,9 @@ def offload_layout(ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_thr
         operations = ("id", "expert") if free else (wanted.operation,)
         shape = shape_of(experts, maker)
         n_ubatch = options.n_ubatch or PROMPT_TOKENS
-        choice = choose(calibration, shape, layouts=layouts, operations=operations, n_ubatch=n_ubatch)
+        choice = choose(
+            calibration, shape, layouts=layouts, operations=operations, n_ubatch=n_ubatch, resident=resident
+        )
         if choice is None:
             named = f"layout {wanted.layout!r} with operation {wanted.operation!r}"
             hint = f"layouts here: {', '.join(maker.available())}"
