@@ -33,11 +33,11 @@ _ARRANGE_BYTES_S = 2.5e9
 
 # Xeon with AMX, two threads, experts of 768×2048 in Q4_K: (tokens an expert, MAC/s)
 _USUAL: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
-    ("plain", "id"): ((1, 31e9), (32, 27e9), (512, 125e9)),
-    ("plain", "expert"): ((1, 30e9), (32, 26e9), (512, 120e9)),
-    ("repack", "id"): ((1, 41e9), (32, 28e9), (512, 65e9)),
-    ("repack", "expert"): ((1, 40e9), (32, 27e9), (512, 62e9)),
-    ("amx", "expert"): ((1, 51e9), (32, 43e9), (512, 149e9)),
+    ("plain", "id"): ((1, 31e9), (32, 110e9), (512, 130e9)),
+    ("plain", "expert"): ((1, 25e9), (32, 125e9), (512, 165e9)),
+    ("repack", "id"): ((1, 41e9), (32, 60e9), (512, 65e9)),
+    ("repack", "expert"): ((1, 40e9), (32, 110e9), (512, 116e9)),
+    ("amx", "expert"): ((1, 51e9), (32, 180e9), (512, 220e9)),
 }
 
 

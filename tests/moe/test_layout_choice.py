@@ -138,9 +138,9 @@ def test_without_rates_amx_where_it_is_and_plain_elsewhere(calibration: Calibrat
     assert way(choose(calibration, SHAPE)) == ("amx", True, True)
     without = replace(KIND, ways=frozenset(one for one in EVERY_WAY if one[0] != "amx"))
     choice = choose(calibration, replace(SHAPE, kinds=(without,)))
-    assert way(choice) == ("plain", False, False)
+    assert way(choice) == ("plain", False, True)
     assert choice is not None
-    assert choice.gain == 1
+    assert not choice.never_slower  # answers: stock's rearranged weights are quicker
 
 
 def test_rates_for_sizing() -> None:

@@ -352,12 +352,20 @@ def test_a_slow_disk_buys_a_larger_micro_batch_and_a_tight_budget_a_smaller_one(
 
 def test_flash_attention_where_scores_would_take_the_memory() -> None:
     model = true_size(SMALL)
-    assert size_offload(model, group(4 * GIB), OffloadRequest(8192, n_ubatch=512)).flash_attention
-    assert not size_offload(model, group(16 * GIB), OffloadRequest(8192, n_ubatch=512)).flash_attention
-    assert size_offload(model, group(16 * GIB), OffloadRequest(512, type_v="q8_0")).flash_attention
-    # 512 MiB of scores are more than a sixteenth of 3 GiB, but nothing else would use them.
-    assert not size_offload(tiny(), group(3 * GIB), OffloadRequest(65536, n_ubatch=512)).flash_attention
-    assert size_offload(tiny(), group(600 * MIB), OffloadRequest(65536, n_ubatch=512)).flash_attention
+    several = OffloadRequest(8192, n_streams=2, n_ubatch=512)
+    assert size_offload(model, group(5 * GIB), several).flash_attention
+    assert not size_offload(model, group(16 * GIB), several).flash_attention
+    assert size_offload(model, group(16 * GIB), replace(several, type_v="q8_0")).flash_attention
+    # 512 MiB of scores are more than a sixteenth of 4 GiB, but nothing else would use them.
+    long = OffloadRequest(65536, n_streams=2, n_ubatch=512)
+    assert not size_offload(tiny(), group(4 * GIB), long).flash_attention
+    assert size_offload(tiny(), group(700 * MIB), long).flash_attention
+
+
+def test_flash_attention_with_one_sequence_unless_it_is_unwanted() -> None:
+    model, alone = true_size(SMALL), OffloadRequest(8192, n_ubatch=512)
+    assert size_offload(model, group(16 * GIB), alone).flash_attention
+    assert not size_offload(model, group(16 * GIB), replace(alone, flash_attention=False)).flash_attention
 
 
 @pytest.mark.parametrize(
