@@ -4,7 +4,7 @@ Flash attention, unless asked for or against: as llama.cpp likes it with a GPU o
 off as long as the matrix of attention scores stays below a GiB: ggml's CPU kernel takes ten times as long for each cell
 that a generated token looks at as two matrix products do, and what it computes depends on how many tokens are computed
 together (cells are split among threads for a single token, from 512 cells on; tiles are used from 64 tokens on:
-ggml-cpu/ops.cpp). It is the better one for prompts, by a quarter or so, and used with offloaded experts of one sequence (moe/sizing.py).
+ggml-cpu/ops.cpp). It is the better one for prompts, by a quarter or so. With offloaded experts moe/sizing.py decides.
 """
 
 from __future__ import annotations

@@ -94,13 +94,18 @@ def test_an_offloaded_run_says_where_the_experts_are(qwenctl, demo_gguf):
 @pytest.mark.usefixtures("shared_cache")
 def test_too_small_a_budget_ends_with_3_and_a_hint_that_works(qwenctl, demo_gguf):
     words = ["run", demo_gguf, "Hello", "--max-tokens", "1", "--threads", "1", "-q"]
-    ran = qwenctl(*words, "--ram", "20MiB")
-    assert ran.code == 3
-    assert "error: the model needs at least " in ran.stderr
-    budget = re.search(r"hint: use --ram (\d+)MiB or more\n", ran.stderr)
-    assert budget is not None
-    assert qwenctl(*words, "--ram", f"{budget[1]}MiB").code == 0
-    assert qwenctl(*words, "--ram", f"{int(budget[1]) - 1}MiB").code == 3
+    n_mib, ran = 20, qwenctl(*words, "--ram", "20MiB")
+    for _ in range(3):  # the process that runs all these tests may have grown since it gave the hint
+        assert ran.code == 3
+        assert "error: the model needs at least " in ran.stderr
+        budget = re.search(r"hint: use --ram (\d+)MiB or more\n", ran.stderr)
+        assert budget is not None
+        n_mib = int(budget[1])
+        ran = qwenctl(*words, "--ram", f"{n_mib}MiB")
+        if ran.code == 0:
+            break
+    assert ran.code == 0
+    assert qwenctl(*words, "--ram", f"{n_mib - 1}MiB").code == 3
 
 
 @pytest.mark.usefixtures("shared_cache")
