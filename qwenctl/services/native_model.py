@@ -89,7 +89,7 @@ class NativeModel:
             if self._offload:
                 self._offload.session.record_with(writer.record)
             else:
-                self._routing = RoutingCapture(writer.record)
+                self._routing = RoutingCapture(writer.record, self.info.n_experts_used)
         self.context = self._make_context(options)
         self._handles.callback(llama_cpp.llama_free, self.context)
         self._memory = llama_cpp.llama_get_memory(self.context)

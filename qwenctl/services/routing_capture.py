@@ -1,13 +1,14 @@
 """Reads the experts that each token is sent to out of llama.cpp's computation, whatever computes the experts.
 
-llama.cpp names the routed ids of block N "ffn_moe_topk-N": int32, n_used × n_tokens, a view into the sorted expert
-numbers, so a row is followed by those that were not chosen. llama_context_params.cb_eval is asked about every node of
-the graph, some 60 a layer, and the graph is computed up to each node that it wants to see. What is computed stays the
-same; it takes about 0.3 ms a layer longer (the demo on a busy machine: 2.4 to 3.7 ms a token of 4 layers).
+llama.cpp names the experts of block N by the router's liking "ffn_moe_argsort-N", int32, n_experts × n_tokens, and the
+routed ones "ffn_moe_topk-N", n_used × n_tokens, a view of the former; some models choose without sorting, and have the
+latter alone. llama_context_params.cb_eval is asked about every node of the graph, some 60 a layer, and the graph is
+computed up to each node that it wants to see. What is computed stays the same; it takes about 0.3 ms a layer longer
+(the demo on a busy machine: 2.4 to 3.7 ms a token of 4 layers).
 
 Shape and row stride come from ggml's own functions, so no struct layout is assumed; the ids are fetched through their
-buffer, so they may lie on a GPU. Those that were not chosen are left out: the last row's lie beyond the view. Knows
-nothing of the file's layout and of what is done with the ids.
+buffer, so they may lie on a GPU. As the expert scheduler does, whole rankings are told of what is generated, the routed
+experts alone of prompts. Knows nothing of the file's layout and of what is done with the ids.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import numpy as np
 from quant.libggml import load_libggml
 from qwenctl.core import ModelInfo
 from qwenctl.errors import GenerationFailed, InvalidRequest
+from qwenctl.moe.waves import DECODE_TOKENS
 from qwenctl.telemetry.routing_trace import RoutingSink, TraceHeader, TraceWriter
 
-_PREFIX = b"ffn_moe_topk-"
+_SORTED, _CHOSEN = b"ffn_moe_argsort-", b"ffn_moe_topk-"
 _ID_BYTES = 4
 
 _FUNCTIONS = (  # ggml.h and ggml-backend.h of llama.cpp 0c1e57098
@@ -58,10 +60,12 @@ class RoutingCapture:
 
     Args:
         sink: gets every MoE layer of every computed batch, on the thread that computes.
+        n_used: experts that a token is routed to.
     """
 
-    def __init__(self, sink: RoutingSink) -> None:
-        self._sink = sink
+    def __init__(self, sink: RoutingSink, n_used: int) -> None:
+        self._sink, self._n_used = sink, n_used
+        self._sorted: set[int] = set()  # layers whose ranking was seen: their chosen ones are its beginning
         self._error: BaseException | None = None
         library = ctypes.PyDLL(str(load_libggml().path))  # keeps Python's lock: shorter than giving it back
         for name, result, arguments in _FUNCTIONS:
@@ -87,8 +91,13 @@ class RoutingCapture:
         try:
             name = self._name_of(tensor)
             if is_question:
-                return bool(name.startswith(_PREFIX))
-            self._take(tensor, int(name[len(_PREFIX) :]))
+                return bool(name.startswith(_SORTED)) or (
+                    name.startswith(_CHOSEN) and int(name[len(_CHOSEN) :]) not in self._sorted
+                )
+            layer = int(name.rpartition(b"-")[2])
+            if name.startswith(_SORTED):
+                self._sorted.add(layer)
+            self._take(tensor, layer)
         except BaseException as error:
             self._error = self._error or error
         return True
@@ -96,14 +105,15 @@ class RoutingCapture:
     def _take(self, tensor: int, layer: int) -> None:
         """Hand the ids of one layer to the sink.
 
-        ggml_nbytes counts from the first element to the last: (n_tokens - 1) × stride + n_used × 4 (ggml.c).
+        ggml_nbytes counts from the first element to the last: (n_tokens - 1) × stride + n_row × 4 (ggml.c).
         """
         n_tokens = int(self._ggml.ggml_nrows(tensor))
         if n_tokens == 0:  # the last layer, when nothing is asked for but the cache
             return
-        n_used = int(self._ggml.ggml_nelements(tensor)) // n_tokens
+        n_row = int(self._ggml.ggml_nelements(tensor)) // n_tokens
         n_bytes = int(self._ggml.ggml_nbytes(tensor))
-        stride = (n_bytes // _ID_BYTES - n_used) // (n_tokens - 1) if n_tokens > 1 else n_used
+        stride = (n_bytes // _ID_BYTES - n_row) // (n_tokens - 1) if n_tokens > 1 else n_row
         ids = np.zeros((n_tokens, stride), dtype=np.int32)
         self._ggml.ggml_backend_tensor_get(tensor, ids.ctypes.data, 0, n_bytes)
-        self._sink(layer, ids[:, :n_used].ravel().tolist(), n_tokens, n_used)
+        n_told = n_row if n_tokens <= DECODE_TOKENS else min(n_row, self._n_used)
+        self._sink(layer, ids[:, :n_told].ravel().tolist(), n_tokens, n_told)

@@ -84,20 +84,20 @@ def test_the_rows_of_a_batch_are_those_of_its_tokens_alone(demo_gguf, tmp_path):
 
 
 @pytest.mark.parametrize("operation", ["expert", "id"])
-def test_offloaded_experts_record_the_whole_ranking_of_generated_tokens(demo_gguf, tmp_path, operation):
+def test_the_whole_ranking_of_generated_tokens_is_recorded_offloaded_or_not(demo_gguf, tmp_path, operation):
     stock, _ = answer(demo_gguf, tmp_path / "stock.trace")
     offload = OffloadOptions(mode="on", n_slots=6, layout="plain", operation=operation)
     text, _ = answer(demo_gguf, tmp_path / "offloaded.trace", offload=offload)
     ours, theirs = (TraceReader(tmp_path / f"{name}.trace").read() for name in ("offloaded", "stock"))
     if operation == "id":  # the same bits
         assert text == stock
-        assert [(step.layer, step.ids) for step in ours.steps] == [(step.layer, step.ids) for step in theirs.steps]
-    for step in ours.steps:
+        assert ours == theirs
+    for step in (*ours.steps, *theirs.steps):
         if step.n_tokens > 32:
             assert step.ranking == ()
         for token in range(step.n_tokens if step.ranking else 0):
             assert sorted(step.ranking[token * 16 : (token + 1) * 16]) == list(range(16))
-    assert {len(step.ranking) for step in ours.steps if step.n_tokens == 1} == {16}
+    assert {len(step.ranking) for step in (*ours.steps, *theirs.steps) if step.n_tokens == 1} == {16}
 
 
 def test_a_dense_model_has_no_routing(tmp_path):
@@ -128,7 +128,7 @@ def test_what_a_sink_raises_comes_out_of_the_computation(demo_gguf, tmp_path, mo
     def broken(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr(native_model, "RoutingCapture", lambda _: RoutingCapture(broken))
+    monkeypatch.setattr(native_model, "RoutingCapture", lambda _, n_used: RoutingCapture(broken, n_used))
     with (
         Engine.open(demo_gguf, EngineOptions(n_ctx=512, n_threads=1, trace_file=str(tmp_path / "t"))) as engine,
         pytest.raises(expected, match=message),
