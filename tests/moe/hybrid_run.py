@@ -72,7 +72,7 @@ def main(job: dict[str, Any], out: Path) -> None:
     model = offload.load(params, job["gguf"])
     assert model
     logits = run(model, session, np.load(job["tokens"]), job["n_decode"], job["n_prompt"])
-    facts: dict[str, Any] = session.stats.as_json()
+    facts: dict[str, Any] = session.counters()
     if session.devices is not None:
         devices = session.devices
         devices.settle(wait=True)
