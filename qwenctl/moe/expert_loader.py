@@ -2,7 +2,8 @@
 
     plain      file ─► slot
     repack     file ─► a reader's staging ─► slot                  in the reader's thread
-    amx        the same, or, for one token: file ─► raw slot ─► (whoever waits for it) ─► slot
+    amx        the same, or, for one token and what is read ahead for it:
+               file ─► raw slot ─► (whoever waits for it) ─► slot
 
 AMX tiles can be made by all computing threads at once, when the hits of a token are computed and nothing is left but to
 wait: a reader's thread that makes them before takes a core from ggml in the middle of a product, and the others stand

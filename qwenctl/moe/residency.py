@@ -9,8 +9,8 @@ frequency of LRFU (Lee et al. 2001). Instead of decaying all of them, each step 
 before. A use has the share 1. Where the router's whole ranking is known, the expert at rank r has the share
 exp(-4 r / n_experts), chosen or not: who just missed the choice is more likely to be chosen soon than who came last
 (HybriMoE, Zhong et al. 2025, keeps scores for the same reason; ranks need no look into the router). Of the distance
-between LRU and Belady's optimum, equal slots at 40 to 60 %, ranks close 35-45 % of routing made up like
-Qwen3-30B-A3B's, uses alone 5-20 %; of the demo model's recorded routing 32-23 % and 29-20 % (bench_residency.py).
+between LRU and Belady's optimum, equal slots at 40 to 60 %, ranks close 41 % on routing made up like Qwen3-30B-A3B's,
+uses alone 5 to 20; on the demo model's recorded routing 33 to 26 %, uses alone 29 to 20 (bench_residency.py).
 Pure: knows nothing of memory, files, threads or time.
 """
 
