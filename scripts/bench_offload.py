@@ -13,7 +13,7 @@ decoding is greedy. cold: the first run of its process; warm: the next one. A ru
 its rate is then of less. qwenctl has measured this machine once before, as a user's first run does, and remembers no
 routing from child to child.
 
---quick: in one process 64 tokens, for qwenctl after 24 to warm up, 512 tokens of prompt, 2,048 tokens. Stock llama.cpp
+--quick: in one process 48 tokens, for qwenctl after 16 to warm up, 512 tokens of prompt, 2,048 tokens. Stock llama.cpp
 stops decoding after some seconds, does not repack at 100 %, and its 512 tokens are the first ones of the 2,048.
 
 Needs root, for the limit on memory.
@@ -53,12 +53,12 @@ from qwenctl.services.cpu_threads import default_n_threads
 REPOSITORY = Path(__file__).resolve().parents[1]
 DISK_PROBE_BYTES = 512 << 20
 QUICK_RUNS: tuple[tuple[Phase, str, int], ...] = (  # phase, state, tokens decoded
-    ("decode", "cold", 24),
-    ("decode", "warm", 64),
+    ("decode", "cold", 16),
+    ("decode", "warm", 48),
     ("prefill_512", "warm", 0),
     ("prefill_2048", "warm", 0),
 )
-QUICK_STOCK_DECODE_S = 6.0
+QUICK_STOCK_DECODE_S = 3.0
 
 
 def say(text: str) -> None:
