@@ -125,8 +125,7 @@ class HybridTokenStep(TokenStep):
             status = super().__call__()
             self._bring([], ids)
             return status
-        if self._record is not None:
-            self._tell(ids)
+        self._tell(ids)
         self._stats.token.count(len(ids), 0)  # less those that turn out to be on disk
         there = [place for place, expert in enumerate(ids) if expert in on_device]
         slot_of, call, devices = self._device_pool.slot_of, self._call, self._devices

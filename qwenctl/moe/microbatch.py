@@ -59,10 +59,8 @@ class PrefillRates:
         tokens = [n_tokens for n_tokens, _ in self.expert_macs_s]
         if not tokens or any(a >= b for a, b in pairwise(tokens)):
             raise ValueError("expert_macs_s needs numbers of tokens in ascending order")
-        if (
-            min(self.disk_bytes_s, self.dense_macs_s, self.arrange_bytes_s, *(rate for _, rate in self.expert_macs_s))
-            <= 0
-        ):
+        expert_rates = (rate for _, rate in self.expert_macs_s)
+        if min(self.disk_bytes_s, self.dense_macs_s, self.arrange_bytes_s, *expert_rates) <= 0:
             raise ValueError("rates must be above zero")
 
     def expert_rate(self, n_tokens: float) -> float:

@@ -195,7 +195,7 @@ class _Replay:
             return self._stream(pool, step, distinct)
         if self.balance and (n_batches + i) % SAMPLE_EVERY == 0:
             self.balance.sample(i, pool.heat, distinct)
-        absent = pool.use(distinct, ranking_of(step))
+        absent = pool.use(distinct, ranking_of(step) if self.policy in ("heat", "chosen") else None)
         if self.policy != "static":
             for expert in absent:
                 pool.admit(expert, distinct)

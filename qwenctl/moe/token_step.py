@@ -54,8 +54,7 @@ class TokenStep:
         self.drain()
         ids, ranking = self._ids[:], self._ranking
         absent = self._layer.use(ids, ranking)
-        if self._record is not None:
-            self._tell(ids)
+        self._tell(ids)
         if absent or self._loading:
             return self._with_misses(ids, absent, began)
         self._read_ahead(ids)
@@ -78,8 +77,8 @@ class TokenStep:
 
     def _tell(self, ids: list[int]) -> None:
         """Tell whoever records the routing."""
-        row = ids if self._ranking is None else self._ranking[0].tolist()
         if self._record is not None:
+            row = ids if self._ranking is None else self._ranking[0].tolist()
             self._record(self._position, row, 1, len(row))
 
     def _read_ahead(self, ids: list[int]) -> None:

@@ -34,7 +34,7 @@ from qwenctl.moe.sizing import size_offload
 from qwenctl.moe.split_stream import stream_pieces
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.memory_limits import machine_memory
-from qwenctl.services.offload_layout import OffloadLayout, offload_layout
+from qwenctl.services.offload_layout import OffloadLayout, offload_layouts
 from qwenctl.services.routing_memory import RoutingMemory
 
 _N_IO_THREADS, _MOST_IO_THREADS = 4, 8
@@ -181,8 +181,8 @@ def _open(  # noqa: PLR0917 - what was decided so far
     calls = DeviceCalls(ggml)
     devices = find_devices(calls)
     machine = machine_memory(tuple(device_memory(calls, one) for one in devices))
-    for resident in (True, False):  # which layout is best depends on it, and how much fits on the layout
-        chosen = offload_layout(ggml, experts, options, context.n_threads, resident=resident)
+    # Which layout is best depends on whether all experts fit, and what fits on the layout.
+    for chosen in offload_layouts(ggml, experts, options, context.n_threads):
         model = size_of_model(gguf, experts, chosen.slot_bytes)
         plan, n_io_threads = _sized(model, machine, options, context, chosen)
         if plan.resident:

@@ -5,10 +5,12 @@ Measures this machine on the way if it is the first time and there is a folder t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
 from qwenctl.errors import InvalidRequest
+from qwenctl.moe.calibration import Calibration
 from qwenctl.moe.expert_map import ExpertMap
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.layout_choice import PROMPT_TOKENS, LayoutChoice, choose, prefill_rates
@@ -41,25 +43,35 @@ class OffloadLayout:
     is_measured: bool
 
 
-def offload_layout(
-    ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_threads: int, *, resident: bool = True
-) -> OffloadLayout:
-    """Decide, or measure and decide.
+def offload_layouts(ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_threads: int) -> Iterator[OffloadLayout]:
+    """Decide, or measure and decide: yield what suits all experts in memory, then what some on the disk.
 
     Args:
         ggml: the library.
         experts: the model's.
         options: of the engine. Where rearranging is off (`repack`), slots hold the file's bytes.
         n_threads: that compute.
-        resident: whether all experts are in memory; else some come from the disk.
 
     Raises:
         InvalidRequest: what was asked for does not exist on this CPU, or not for this model.
         ExpertReadFailed: the model's file cannot be read.
     """
-    wanted, folder = options.offload, options.offload.calibration_dir
-    small = experts.expert_bytes < _WORTH_BYTES
+    folder, small = options.offload.calibration_dir, experts.expert_bytes < _WORTH_BYTES
     calibration = None if folder is None or small else calibrated(experts, ggml, folder, n_threads)
+    for resident in (True, False):
+        yield _layout(ggml, experts, options, n_threads, calibration, resident=resident)
+
+
+def _layout(
+    ggml: Ggml,
+    experts: ExpertMap,
+    options: EngineOptions,
+    n_threads: int,
+    calibration: Calibration | None,
+    *,
+    resident: bool,
+) -> OffloadLayout:
+    wanted = options.offload
     with closing(LayoutMaker(ggml)) as maker:
         available = maker.available() if options.repack else ("plain",)
         layouts = available if wanted.layout == "auto" else (wanted.layout,)

@@ -18,8 +18,13 @@ from qwenctl.moe.offload_options import OffloadOptions
 from qwenctl.services import offload_layout as module
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.expert_offload import open_ggml
-from qwenctl.services.offload_layout import offload_layout
+from qwenctl.services.offload_layout import OffloadLayout, offload_layouts
 from qwenctl.units import GIB
+
+
+def offload_layout(ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_threads: int) -> OffloadLayout:
+    """Return what suits all experts in memory."""
+    return next(offload_layouts(ggml, experts, options, n_threads))
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +133,18 @@ def offered(ggml: Ggml) -> tuple[str, ...]:
         return maker.available()
     finally:
         maker.close()
+
+
+def test_both_layouts_come_of_one_measurement(
+    ggml: Ggml, experts: ExpertMap, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where nothing can be kept, each measurement would take seconds again."""
+    measured = []
+
+    def unkept(*arguments: Any) -> Calibration:
+        measured.append(arguments)
+        return Calibration(CalibrationKey("cpu", 2, "library", "shape", "/"))
+
+    monkeypatch.setattr(module, "calibrated", unkept)
+    assert len(list(offload_layouts(ggml, large(experts), options(calibration_dir=tmp_path), 2))) == 2
+    assert len(measured) == 1
