@@ -54,17 +54,16 @@ def encode_rows(
         BadRowsError: a weight that is NaN, infinite or too large.
         ValueError: any other argument that ggml would abort on.
     """
-    if ggml_type not in ENCODABLE_TYPES:
-        raise ValueError(f"{ggml_type.name} cannot be encoded")
-    _check_array(rows, "rows", 2)
-    n_rows, n_columns = rows.shape
-    encoded = _destination(out, n_rows, _row_bytes(ggml_type, n_columns))
-    imatrix_address = None if imatrix is None else _checked_imatrix(imatrix, n_columns)
+    encoded = destination_of(ggml_type, rows, out)
+    n_columns = rows.shape[1]
+    if imatrix is not None:
+        check_imatrix(imatrix, n_columns)
+    imatrix_address = None if imatrix is None else imatrix.ctypes.data
     source, destination = rows.ctypes.data, encoded.ctypes.data
     n_together = max(1, _CACHED_WEIGHTS // n_columns)
-    for first in range(0, n_rows, n_together):
+    for first in range(0, len(rows), n_together):
         block = rows[first : first + n_together]
-        _check_weights(ggml_type, block, first)
+        check_weights(ggml_type, block, first)
         at, to = source + first * rows.strides[0], destination + first * encoded.strides[0]
         lib.quantize_chunk(ggml_type.type_id, at, to, len(block), n_columns, imatrix_address)
     return encoded
@@ -97,7 +96,16 @@ def decode_rows(lib: LibGgml, ggml_type: GgmlType, encoded: NDArray[np.uint8], n
     return rows
 
 
-def _destination(out: NDArray[np.uint8] | None, n_rows: int, row_bytes: int) -> NDArray[np.uint8]:
+def destination_of(ggml_type: GgmlType, rows: NDArray[np.float32], out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Return where to encode `rows`, uint8 (n_rows, row_bytes): the front of `out`, or a new array.
+
+    Raises:
+        ValueError: rows, type or buffer that an encoder cannot take.
+    """
+    if ggml_type not in ENCODABLE_TYPES:
+        raise ValueError(f"{ggml_type.name} cannot be encoded")
+    _check_array(rows, "rows", 2)
+    n_rows, row_bytes = len(rows), _row_bytes(ggml_type, rows.shape[1])
     if out is None:
         return np.empty((n_rows, row_bytes), np.uint8)
     _check_array(out, "the buffer", 1, np.uint8)
@@ -119,18 +127,26 @@ def _check_array(array: NDArray[np.generic], what: str, n_dims: int, dtype: type
         )
 
 
-def _checked_imatrix(imatrix: NDArray[np.float32], n_columns: int) -> int:
+def check_imatrix(imatrix: NDArray[np.float32], n_columns: int) -> None:
+    """Raise ValueError unless there is one finite number, not negative, for each column."""
     _check_array(imatrix, "the importance matrix", 1)
     if imatrix.size != n_columns:
         raise ValueError(f"an importance matrix of {imatrix.size} columns for rows of {n_columns}")
     if not (np.isfinite(imatrix).all() and imatrix.min() >= 0):
         raise ValueError("the importance matrix holds NaN, infinity or negative numbers")
-    return int(imatrix.ctypes.data)
 
 
-def _check_weights(ggml_type: GgmlType, rows: NDArray[np.float32], first_row: int) -> None:
-    """Compare the extremes, which are NaN if any weight is: a third of the time of np.isfinite over a large array."""
-    limit = _LARGEST_WEIGHT.get(ggml_type.name, _F16_MAX)
+def largest_weight(ggml_type: GgmlType) -> float:
+    """Return the largest magnitude that the type encodes to something finite."""
+    return _LARGEST_WEIGHT.get(ggml_type.name, _F16_MAX)
+
+
+def check_weights(ggml_type: GgmlType, rows: NDArray[np.float32], first_row: int = 0) -> None:
+    """Raise BadRowsError if a weight cannot be stored, with its place; `first_row` is the number of the first row.
+
+    Compares the extremes, which are NaN if any weight is: a third of the time of np.isfinite over a large array.
+    """
+    limit = largest_weight(ggml_type)
     low, high = float(rows.min()), float(rows.max())
     if -limit <= low and high <= limit:
         return
