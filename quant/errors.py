@@ -8,6 +8,7 @@ QuantError
 ├── CheckpointError             shards or tensors missing, extra or overlapping; pickles
 ├── UnsupportedArchitecture     a model family without a table here
 ├── UnsupportedTensor           a tensor or a type that cannot be converted
+├── ImatrixMismatch             an importance matrix of another model
 ├── BadWeights                  NaN or infinity in a tensor that is to be quantized
 ├── ResumeRefused               the journal belongs to other sources or other settings
 ├── OutputExists                the output is there already and was not to be replaced
@@ -66,6 +67,10 @@ class UnsupportedArchitecture(QuantError):
 
 class UnsupportedTensor(QuantError):
     """A tensor or a type that cannot be converted."""
+
+
+class ImatrixMismatch(QuantError):
+    """An importance matrix of another model, or two that are not of one."""
 
 
 class BadWeights(QuantError):

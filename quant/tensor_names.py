@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from quant.architectures import EMBEDDINGS, OUTPUT, OUTPUT_NORM, TensorPattern
 from quant.errors import CheckpointError, UnsupportedTensor
 from quant.hf_config import HfConfig
-from quant.tensor_info import TensorInfo
+from quant.source_tensor import SourceTensor
 
 _READABLE = ("BF16", "F16", "F32")
 _N_NAMED = 4  # tensors named in an error; the rest are counted
@@ -22,7 +22,7 @@ _N_NAMED = 4  # tensors named in an error; the rest are counted
 class SourceRows:
     """`n_rows` consecutive rows of a checkpoint's tensor, from `first_row` (counted over all outer dimensions)."""
 
-    info: TensorInfo
+    info: SourceTensor
     first_row: int
     n_rows: int
 
@@ -40,7 +40,7 @@ class TargetTensor:
     sources: tuple[SourceRows, ...]
 
 
-def map_tensors(config: HfConfig, tensors: Mapping[str, TensorInfo]) -> tuple[TargetTensor, ...]:
+def map_tensors(config: HfConfig, tensors: Mapping[str, SourceTensor]) -> tuple[TargetTensor, ...]:
     """Return the tensors of the GGUF file in file order.
 
     A `lm_head.weight` beside tied embeddings is left out: transformers does not read it either.
@@ -60,7 +60,7 @@ class _Search:
     """Walks the tables once; notes what it used and what it did not find."""
 
     config: HfConfig
-    tensors: Mapping[str, TensorInfo]
+    tensors: Mapping[str, SourceTensor]
     used: set[str] = field(default_factory=set)
     missing: dict[str, None] = field(default_factory=dict)
     misshapen: dict[str, str] = field(default_factory=dict)  # name: what is wrong with it
@@ -116,7 +116,7 @@ class _Search:
         first = pattern.fused_part * n_rows
         return [SourceRows(info, expert * whole[1] + first, n_rows) for expert in range(n_experts)]
 
-    def _take(self, name: str, shape: tuple[int, ...]) -> TensorInfo | None:
+    def _take(self, name: str, shape: tuple[int, ...]) -> SourceTensor | None:
         info = self.tensors.get(name)
         self.used.add(name)
         if info is None:
