@@ -7,16 +7,19 @@ part of a plan: the output's bytes do not depend on it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 from quant.chat_templates import read_chat_templates
 from quant.checkpoint import open_checkpoint
+from quant.ggml_types import GgmlType
 from quant.gguf_format import GgufValueType
 from quant.gguf_write import GgufField, GgufLayout, GgufTensor, plan_layout
 from quant.hf_config import read_config
+from quant.imatrix import Imatrix
+from quant.imatrix_fit import check_fits
 from quant.metadata import model_metadata
 from quant.model_source import describe_source
 from quant.recipe import OutputType, RecipeModel, choose_types
@@ -36,8 +39,9 @@ _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION in ggml.h
 class ConversionPlan:
     """What will be made of which source.
 
-    `slices` lie in the order of the file. `identity` names every setting and every source file that the output's bytes
-    depend on: a resumed run must have the same. `notes` are remarks on the source, one line each.
+    `slices` lie in the order of the file. `imatrix` weighs the errors of columns, where there is one. `identity` names
+    every setting and every source file that the output's bytes depend on: a resumed run must have the same. `notes`
+    are remarks on the source, one line each.
     """
 
     source: Path
@@ -47,6 +51,7 @@ class ConversionPlan:
     slices: tuple[WorkSlice, ...]
     identity: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    imatrix: Imatrix | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -70,12 +75,53 @@ class ConversionPlan:
         )
 
 
-def plan_conversion(folder: Path, output: OutputType, repo_id: str | None = None) -> ConversionPlan:
-    """Return what converting the checkpoint in `folder` will write.
+@dataclass(frozen=True, slots=True)
+class ConversionSource:
+    """A checkpoint as it was read: everything that a plan needs and that no choice of types changes.
+
+    `metadata` is that of the file but for what follows from types. `fingerprint` identifies the source's files.
+    """
+
+    folder: Path
+    model: RecipeModel
+    targets: tuple[TargetTensor, ...]
+    metadata: Mapping[str, GgufField]
+    fingerprint: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The file's tensors in order: GGUF name, shape in numpy order."""
+        return {target.name: target.shape for target in self.targets}
+
+
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """What errors are weighed by: an importance matrix and the name of its file."""
+
+    imatrix: Imatrix
+    file_name: str
+
+
+def plan_conversion(
+    folder: Path,
+    output: OutputType,
+    repo_id: str | None = None,
+    *,
+    importance: Importance | None = None,
+) -> ConversionPlan:
+    """Return what converting the checkpoint in `folder` will write: `read_source`, then `plan_source`.
+
+    Raises: as these two.
+    """
+    return plan_source(read_source(folder, repo_id), output, importance=importance)
+
+
+def read_source(folder: Path, repo_id: str | None = None) -> ConversionSource:
+    """Read what is to be converted: headers, configuration, tokenizer and chat templates, no weights.
 
     Args:
         folder: config.json, tokenizer.json and safetensors.
-        output: one of quant.recipe.OUTPUT_TYPES.
         repo_id: "organisation/name" on the hub, for the metadata, where the caller knows it.
 
     Raises:
@@ -89,7 +135,6 @@ def plan_conversion(folder: Path, output: OutputType, repo_id: str | None = None
     targets = map_tensors(config, checkpoint.tensors)
     source = describe_source(folder, config, targets, repo_id)
     tokenizer = read_tokenizer(folder, config.n_vocab)
-    metadata = model_metadata(config, tokenizer, read_chat_templates(folder), source)
     model = RecipeModel(
         architecture=config.architecture.gguf_name,
         n_layers=config.n_layers,
@@ -97,42 +142,72 @@ def plan_conversion(folder: Path, output: OutputType, repo_id: str | None = None
         n_heads=config.n_heads,
         n_kv_heads=config.n_kv_heads,
     )
-    fingerprint = fingerprint_checkpoint(folder, [file.path for file in checkpoint.files])
-    return assemble_plan(folder, output, model, targets, metadata, fingerprint=fingerprint, notes=checkpoint.notes)
+    return ConversionSource(
+        folder=folder,
+        model=model,
+        targets=tuple(targets),
+        metadata=model_metadata(config, tokenizer, read_chat_templates(folder), source),
+        fingerprint=fingerprint_checkpoint(folder, [file.path for file in checkpoint.files]),
+        notes=checkpoint.notes,
+    )
 
 
-def assemble_plan(
-    source: Path,
+def plan_source(
+    source: ConversionSource,
     output: OutputType,
-    model: RecipeModel,
-    targets: Sequence[TargetTensor],
-    metadata: Mapping[str, GgufField],
     *,
-    fingerprint: Mapping[str, str],
-    notes: tuple[str, ...] = (),
+    types: Mapping[str, GgmlType] | None = None,
+    importance: Importance | None = None,
 ) -> ConversionPlan:
     """Choose types, place every tensor and cut the work. Pure.
 
     Args:
-        source: the checkpoint's folder.
-        output: what was asked for.
-        model: what the type rules need to know.
-        targets: tensors of the file, in order.
-        metadata: all of the file's but what follows from the types.
-        fingerprint: what identifies the source.
-        notes: remarks on the source.
+        source: what is to be converted.
+        output: what was asked for; names the file's type in the metadata.
+        types: of every tensor, by name; None: by the rules for `output`.
+        importance: what to weigh errors by.
+
+    Raises:
+        ImatrixMismatch: it is another model's.
     """
-    types = choose_types(output, model, [(target.name, target.shape) for target in targets], has_imatrix=False)
-    tensors = [GgufTensor(target.name, target.shape, types[target.name]) for target in targets]
-    layout = plan_layout({**metadata, **_type_metadata(output)}, tensors, ALIGNMENT_BYTES)
-    slices = cut_slices(targets, layout.placed)
+    shapes = source.shapes
+    fit = None if importance is None else check_fits(importance.imatrix, shapes)
+    if types is None:
+        types = choose_types(output, source.model, list(shapes.items()), has_imatrix=fit is not None)
+    tensors = [GgufTensor(name, shape, types[name]) for name, shape in shapes.items()]
+    metadata = {**source.metadata, **_type_metadata(output), **_importance_metadata(importance)}
+    layout = plan_layout(metadata, tensors, ALIGNMENT_BYTES)
+    slices = cut_slices(source.targets, layout.placed)
     identity = {
         "output type": output.name,
-        **fingerprint,
+        **source.fingerprint,
+        "importance matrix": "none" if fit is None else fit.imatrix.digest,
         "header of the output": _digest(layout.header),
         "division of work": _digest(" ".join(f"{work.offset_bytes}+{work.n_bytes}" for work in slices).encode()),
     }
-    return ConversionPlan(source, output, model, layout, slices, identity, notes)
+    return ConversionPlan(
+        source=source.folder,
+        output=output,
+        model=source.model,
+        layout=layout,
+        slices=slices,
+        identity=identity,
+        notes=source.notes,
+        imatrix=None if fit is None else fit.imatrix,
+    )
+
+
+def _importance_metadata(importance: Importance | None) -> dict[str, GgufField]:
+    """The keys that llama-quantize writes (tools/quantize/quantize.cpp)."""
+    if importance is None:
+        return {}
+    imatrix = importance.imatrix
+    return {
+        "quantize.imatrix.file": GgufField(GgufValueType.STRING, importance.file_name),
+        "quantize.imatrix.dataset": GgufField(GgufValueType.STRING, ", ".join(imatrix.datasets)),
+        "quantize.imatrix.entries_count": GgufField(GgufValueType.UINT32, len(imatrix.entries)),
+        "quantize.imatrix.chunks_count": GgufField(GgufValueType.UINT32, imatrix.n_chunks),
+    }
 
 
 def _type_metadata(output: OutputType) -> dict[str, GgufField]:

@@ -15,12 +15,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from quant.codecs.row_encoder import RowEncoder
 from quant.conversion_plan import ConversionPlan
 from quant.digests import Digests, digest_path, layout_digests
 from quant.durable_files import DurableFiles, is_disk_full
 from quant.errors import CheckpointError, NotEnoughDisk, WriteFailed
 from quant.journal import describe_differences
-from quant.libggml import LibGgml
 from quant.page_cache import SourceCache, drop_from_cache
 from quant.partial_output import OutputContents, OutputNames, PartialOutput
 from quant.readback import TensorCheck
@@ -60,7 +60,7 @@ OnProgress = Callable[[ConversionProgress], None]
 def run_plan(
     plan: ConversionPlan,
     out: Path,
-    lib: LibGgml,
+    encoder: RowEncoder,
     n_threads: int,
     *,
     force: bool = False,
@@ -73,7 +73,7 @@ def run_plan(
     Args:
         plan: what to do.
         out: the file; its folder exists.
-        lib: whose encoders.
+        encoder: makes the bytes.
         n_threads: worker threads; the bytes do not depend on it.
         force: replace an existing output.
         restart: forget what an earlier run has done.
@@ -89,7 +89,7 @@ def run_plan(
     """
     files = files or DurableFiles()
     names = OutputNames(out, digest_path(out))
-    library = f"ggml {lib.version} ({lib.commit})"
+    library = encoder.identity
     identity = {**plan.identity, "library": library}
     contents = OutputContents(identity, plan.layout.header, plan.total_bytes)
     with (
@@ -100,7 +100,7 @@ def run_plan(
         if output.is_published:
             return ConversionOutcome(0, plan.n_weights, 0.0, 0.0)
         started = time.monotonic()
-        _convert(plan, output, lib, n_threads, files=files, on_progress=on_progress)
+        _convert(plan, output, encoder, n_threads, files=files, on_progress=on_progress)
         _refuse_changed_source(plan)
         converted = time.monotonic()
         digests = _read_back(plan, output, names.partial, n_threads, on_progress)
@@ -111,7 +111,7 @@ def run_plan(
 def _convert(
     plan: ConversionPlan,
     output: PartialOutput,
-    lib: LibGgml,
+    encoder: RowEncoder,
     n_threads: int,
     *,
     files: DurableFiles,
@@ -122,8 +122,8 @@ def _convert(
     n_resumed = plan.n_weights - sum(plan.slices[number].n_weights for number in todo)
     recorder = _Recorder(plan, output, files)
     with TensorReader() as reader, SourceCache(_source_files(plan)) as cache:
-        encoder = SliceEncoder(plan, output.fd, lib, files=files, reader=reader, cache=cache, n_ahead=n_threads)
-        workers = SliceWorkers(todo, encoder, n_threads)
+        slices = SliceEncoder(plan, output.fd, encoder, files=files, reader=reader, cache=cache, n_ahead=n_threads)
+        workers = SliceWorkers(todo, slices, n_threads)
         try:
             workers.start()
             while workers.wait(_POLL_S):

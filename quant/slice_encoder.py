@@ -11,11 +11,11 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.codecs.native import BadRowsError, encode_rows
+from quant.codecs.native import BadRowsError
+from quant.codecs.row_encoder import RowEncoder
 from quant.conversion_plan import ConversionPlan
 from quant.durable_files import DurableFiles
 from quant.errors import BadWeights
-from quant.libggml import LibGgml
 from quant.page_cache import SourceCache
 from quant.slice_workers import Finished
 from quant.tensor_read import TensorReader
@@ -28,7 +28,7 @@ class SliceEncoder:
     Args:
         plan: what to do.
         fd: the output, of full length.
-        lib: whose encoders.
+        encoder: makes the bytes.
         files: how to write.
         reader: open for as long as slices are done.
         cache: of the plan's source files.
@@ -39,7 +39,7 @@ class SliceEncoder:
         self,
         plan: ConversionPlan,
         fd: int,
-        lib: LibGgml,
+        encoder: RowEncoder,
         *,
         files: DurableFiles,
         reader: TensorReader,
@@ -48,7 +48,7 @@ class SliceEncoder:
     ) -> None:
         self._plan = plan
         self._fd = fd
-        self._lib = lib
+        self._encoder = encoder
         self._files = files
         self._reader = reader
         self._cache = cache
@@ -78,9 +78,12 @@ class SliceEncoder:
         return rows
 
     def _encode(self, work: WorkSlice, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-        tensor_type = self._plan.layout.placed[work.tensor].type
+        place = self._plan.layout.placed[work.tensor]
+        importance = None if self._plan.imatrix is None else self._plan.imatrix.entries.get(place.name)
         try:
-            return encode_rows(self._lib, tensor_type, rows)
+            return self._encoder.encode(
+                place.type, rows, None if importance is None else importance.mean_squares(work.matrix)
+            )
         except BadRowsError:
             raise self._bad_weights(work, rows) from None
 

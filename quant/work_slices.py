@@ -21,9 +21,10 @@ fraction of a second, which is what a Ctrl-C waits for. An expert of Qwen3-30B-A
 
 @dataclass(frozen=True, slots=True)
 class WorkSlice:
-    """Rows to read, encode and write. `tensor` is the index of the target in the layout."""
+    """Rows to read, encode and write, all of one matrix: `tensor` is the index of the target in the layout."""
 
     tensor: int
+    matrix: int  # which of a tensor's stacked matrices: the expert, else 0
     source: SourceRows
     offset_bytes: int  # in the output file
     n_bytes: int  # encoded
@@ -55,9 +56,10 @@ def _slices_of(index: int, target: TargetTensor, place: PlacedTensor, max_weight
     n_columns = target.shape[-1]
     row_bytes = place.type.row_bytes(n_columns)
     offset = place.offset_bytes
-    for rows in target.sources:
+    stacked = len(target.shape) > 2
+    for number, rows in enumerate(target.sources):  # of stacked matrices, one source is one matrix
         for part in _split_rows(rows, max(1, max_weights // n_columns)):
-            yield WorkSlice(index, part, offset, part.n_rows * row_bytes)
+            yield WorkSlice(index, number if stacked else 0, part, offset, part.n_rows * row_bytes)
             offset += part.n_rows * row_bytes
     if offset != place.offset_bytes + place.n_bytes:
         raise ValueError(f"the sources of {target.name} do not add up to its rows")

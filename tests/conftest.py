@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from quant.codecs.row_encoder import make_row_encoder
 from quant.conversion_plan import plan_conversion
 from quant.libggml import load_libggml
 from quant.pipeline import run_plan
@@ -112,7 +113,8 @@ def demo_folder() -> Path:
 def demo_gguf(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the demo as a Q4_K_M GGUF, converted once a session."""
     target = tmp_path_factory.mktemp("demo") / "demo-q4_k_m.gguf"
-    run_plan(plan_conversion(demo_folder, OUTPUT_TYPES["q4_k_m"]), target, load_libggml(), n_threads=2)
+    plan = plan_conversion(demo_folder, OUTPUT_TYPES["q4_k_m"])
+    run_plan(plan, target, make_row_encoder(load_libggml()), n_threads=2)
     return target
 
 

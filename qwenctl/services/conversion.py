@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quant.conversion_plan import ConversionPlan, plan_conversion
+from quant.codecs.row_encoder import make_row_encoder
+from quant.conversion_plan import ConversionPlan, Importance, plan_conversion
+from quant.imatrix_file import read_imatrix
 from quant.libggml import load_libggml
 from quant.pipeline import ConversionProgress, run_plan
 from quant.recipe import find_output_type
@@ -56,8 +58,13 @@ def resolve_output(out: str, settings: Settings) -> Path:
     return given
 
 
-def plan(source: Path, output_type: str) -> ConversionPlan:
+def plan(source: Path, output_type: str, imatrix: Path | None = None) -> ConversionPlan:
     """Return what `convert` will do.
+
+    Args:
+        source: the checkpoint's folder.
+        output_type: a name in quant.recipe.OUTPUT_TYPES.
+        imatrix: file of an importance matrix, to weigh errors by.
 
     Raises:
         InvalidRequest: the source is a GGUF file.
@@ -65,7 +72,8 @@ def plan(source: Path, output_type: str) -> ConversionPlan:
     """
     if source.suffix == SUFFIX and source.is_file():
         raise InvalidRequest(f"{source} is a GGUF file already", f"qwenctl quantize {source} OUT{SUFFIX} --type …")
-    return plan_conversion(source, find_output_type(output_type))
+    importance = None if imatrix is None else Importance(read_imatrix(imatrix), imatrix.name)
+    return plan_conversion(source, find_output_type(output_type), importance=importance)
 
 
 def convert(
@@ -73,6 +81,8 @@ def convert(
     out: Path,
     output_type: str,
     *,
+    imatrix: Path | None = None,
+    quality: str = "fast",
     n_threads: int | None = None,
     force: bool = False,
     restart: bool = False,
@@ -82,14 +92,17 @@ def convert(
 
     Raises: as these two.
     """
-    planned = plan(source, output_type)
-    return write_plan(planned, out, n_threads=n_threads, force=force, restart=restart, on_progress=on_progress)
+    planned = plan(source, output_type, imatrix)
+    return write_plan(
+        planned, out, quality=quality, n_threads=n_threads, force=force, restart=restart, on_progress=on_progress
+    )
 
 
 def write_plan(
     planned: ConversionPlan,
     out: Path,
     *,
+    quality: str = "fast",
     n_threads: int | None = None,
     force: bool = False,
     restart: bool = False,
@@ -100,6 +113,7 @@ def write_plan(
     Args:
         planned: what to do.
         out: where to, as `resolve_output` returns it.
+        quality: one of quant.codecs.row_encoder.QUALITIES.
         n_threads: None: as many as this process may use.
         force: replace an existing file.
         restart: forget what an earlier run has done.
@@ -111,7 +125,8 @@ def write_plan(
     """
     started = time.monotonic()
     n_threads = n_threads or usable_cores()
-    outcome = run_plan(planned, out, load_libggml(), n_threads, force=force, restart=restart, on_progress=on_progress)
+    encoder = make_row_encoder(load_libggml(), quality)
+    outcome = run_plan(planned, out, encoder, n_threads, force=force, restart=restart, on_progress=on_progress)
     return ConversionResult(
         path=out,
         output_type=planned.output.name,

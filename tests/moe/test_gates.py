@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quant.codecs.row_encoder import make_row_encoder
 from quant.conversion_plan import plan_conversion
 from quant.divergence import summarize
 from quant.libggml import load_libggml
@@ -54,7 +55,8 @@ def model(demo_gguf: Path, tiny_moe_folder: Path, tmp_path_factory: pytest.TempP
         if name == "merged" and not path.exists():
             merged_gguf(path)
         elif not path.exists():
-            run_plan(plan_conversion(tiny_moe_folder, OUTPUT_TYPES[name]), path, load_libggml(), n_threads=1)
+            plan = plan_conversion(tiny_moe_folder, OUTPUT_TYPES[name])
+            run_plan(plan, path, make_row_encoder(load_libggml()), n_threads=1)
         return path
 
     return path_of

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from quant import pipeline
+from quant.codecs.row_encoder import make_row_encoder
 from quant.conversion_plan import ConversionPlan, plan_conversion
 from quant.durable_files import DurableFiles
 from quant.libggml import load_libggml
@@ -31,9 +32,15 @@ def sync_every_slice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pipeline, "_POLL_S", 0.0)
 
 
-def run(plan: ConversionPlan, out: Path, files: DurableFiles | None = None, n_threads: int = 1) -> ConversionOutcome:
+def run(
+    plan: ConversionPlan,
+    out: Path,
+    files: DurableFiles | None = None,
+    n_threads: int = 1,
+    quality: str = "fast",
+) -> ConversionOutcome:
     """Run `plan` to `out`, resuming what is there."""
-    return run_plan(plan, out, load_libggml(), n_threads, files=files)
+    return run_plan(plan, out, make_row_encoder(load_libggml(), quality), n_threads, files=files)
 
 
 def digest(path: Path) -> str:

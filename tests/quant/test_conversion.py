@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quant.codecs.row_encoder import make_row_encoder
 from quant.conversion_plan import plan_conversion
 from quant.durable_files import DurableFiles
 from quant.errors import (
@@ -31,6 +32,7 @@ from tests.quant.disk_faults import FailingFiles, SlowFiles
 from tests.tiny_checkpoint import encode, tiny_weights, write_checkpoint
 
 STOPPED = {".partial", ".journal"}
+_ENCODER = make_row_encoder(load_libggml())
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def stopped(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_plan(small_plan(source), out, load_libggml(), 1, files=SlowFiles(), on_progress=stop)
+        run_plan(small_plan(source), out, _ENCODER, 1, files=SlowFiles(), on_progress=stop)
     assert leftovers(out) == STOPPED
     return out
 
@@ -63,7 +65,7 @@ def test_progress_grows(source: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     sync_every_slice(monkeypatch)
     seen: list[ConversionProgress] = []
     plan = small_plan(source)
-    run_plan(plan, tmp_path / "m.gguf", load_libggml(), 1, files=SlowFiles(), on_progress=seen.append)
+    run_plan(plan, tmp_path / "m.gguf", _ENCODER, 1, files=SlowFiles(), on_progress=seen.append)
     done = [step.n_weights_done for step in seen if step.stage == "convert"]
     assert len(done) > 3
     assert done == sorted(done)
@@ -76,7 +78,7 @@ def test_existing_output_stays_unless_forced(source: Path, tmp_path: Path) -> No
     with pytest.raises(OutputExists):
         run(small_plan(source), out)
     assert (out.read_text(), leftovers(out)) == ("precious", {""})
-    run_plan(small_plan(source), out, load_libggml(), 1, force=True)
+    run_plan(small_plan(source), out, _ENCODER, 1, force=True)
     assert verify_file(out).is_complete
 
 
@@ -84,7 +86,7 @@ def test_existing_output_stays_while_its_successor_grows(source: Path, tmp_path:
     out = tmp_path / "m.gguf"
     out.write_text("precious")
     with pytest.raises(WriteFailed):
-        run_plan(small_plan(source), out, load_libggml(), 1, force=True, files=FailingFiles(10))
+        run_plan(small_plan(source), out, _ENCODER, 1, force=True, files=FailingFiles(10))
     assert out.read_text() == "precious"
 
 
@@ -148,7 +150,7 @@ def test_a_moved_source_resumes(source: Path, stopped: Path) -> None:
 
 
 def test_restart_forgets(source: Path, stopped: Path) -> None:
-    outcome = run_plan(small_plan(source, "q4_0"), stopped, load_libggml(), 1, restart=True)
+    outcome = run_plan(small_plan(source, "q4_0"), stopped, _ENCODER, 1, restart=True)
     assert outcome.n_weights_resumed == 0
     assert verify_file(stopped).is_complete
 
@@ -185,7 +187,7 @@ def run_resumed_weights(source: Path, out: Path) -> int:
     journal = out.with_name(out.name + ".journal")
     saved = journal.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        run_plan(small_plan(source), out, load_libggml(), 1, files=SlowFiles(), on_progress=stop)
+        run_plan(small_plan(source), out, _ENCODER, 1, files=SlowFiles(), on_progress=stop)
     journal.write_bytes(saved)
     return seen[0].n_weights_resumed
 
@@ -198,7 +200,7 @@ def test_interrupted_work_is_kept(source: Path, tmp_path: Path, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_plan(plan, tmp_path / "m.gguf", load_libggml(), 2, files=SlowFiles(), on_progress=interrupt)
+        run_plan(plan, tmp_path / "m.gguf", _ENCODER, 2, files=SlowFiles(), on_progress=interrupt)
     assert leftovers(tmp_path / "m.gguf") == STOPPED
     assert run(plan, tmp_path / "m.gguf").n_weights_resumed > 0
 
@@ -210,7 +212,7 @@ def test_two_conversions_to_one_output(source: Path, stopped: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_plan(small_plan(source), stopped, load_libggml(), 1, files=SlowFiles(), on_progress=run_another)
+        run_plan(small_plan(source), stopped, _ENCODER, 1, files=SlowFiles(), on_progress=run_another)
 
 
 class _SmallDisk(DurableFiles):

@@ -1,4 +1,4 @@
-"""One pass gives the bytes of two: our file's tensors are those of (our BF16 GGUF → llama_model_quantize).
+"""`--quality exact` gives in one pass the bytes of two: (our BF16 GGUF → llama_model_quantize).
 
 On the machine at hand and with the library at hand: rounding in k-quants depends on both.
 """
@@ -57,7 +57,7 @@ def check(source: Path, types: Iterable[str], folder: Path) -> None:
     for name, theirs in quantize_with_llama(folder / "bf16.gguf", types, folder).items():
         ours = folder / f"{name}.gguf"
         if not ours.exists():
-            run(plan_conversion(source, OUTPUT_TYPES[name]), ours, n_threads=2)
+            run(plan_conversion(source, OUTPUT_TYPES[name]), ours, n_threads=2, quality="exact")
         assert tensor_bytes(ours) == tensor_bytes(theirs), name
 
 
