@@ -8,6 +8,8 @@ QuantError
 ├── CheckpointError             shards or tensors missing, extra or overlapping; pickles
 ├── UnsupportedArchitecture     a model family without a table here
 ├── UnsupportedTensor           a tensor or a type that cannot be converted
+├── BudgetTooSmall              no types make the file as small as was asked
+├── RecipeMismatch              a recipe of another model
 ├── ImatrixMismatch             an importance matrix of another model
 ├── BadWeights                  NaN or infinity in a tensor that is to be quantized
 ├── ResumeRefused               the journal belongs to other sources or other settings
@@ -71,6 +73,25 @@ class UnsupportedTensor(QuantError):
 
 class ImatrixMismatch(QuantError):
     """An importance matrix of another model, or two that are not of one."""
+
+
+class BudgetTooSmall(QuantError):
+    """No types make the tensors as small as was asked."""
+
+    def __init__(self, budget_bytes: int, smallest_bytes: int) -> None:
+        super().__init__(
+            f"the budget leaves {budget_bytes:,} bytes for the weights; the smallest types take {smallest_bytes:,}",
+            "raise --budget, or convert a smaller model",
+        )
+        self.budget_bytes = budget_bytes
+        self.smallest_bytes = smallest_bytes
+
+
+class RecipeMismatch(QuantError):
+    """A recipe that names other tensors than the model has, or types that do not fit them."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "make one for this model: qwenctl convert SRC OUT --budget … --recipe FILE")
 
 
 class BadWeights(QuantError):

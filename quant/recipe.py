@@ -1,4 +1,4 @@
-"""Which tensor gets which type: llama.cpp's mixtures for twelve output types, as one table of rules.
+"""Which tensor gets which type: llama.cpp's mixtures for twelve output types and two of ours, as one table of rules.
 
 Pure: names and shapes in, types out. The facts are those of src/llama-quant.cpp (llama.cpp 0c1e57098, the build that
 llama-cpp-python 0.3.36 carries); tests/quant/test_recipe.py holds every choice against that library's own dry run.
@@ -36,7 +36,7 @@ class OutputType:
         return self.default.block_weights > 1
 
 
-OUTPUT_TYPES: Mapping[str, OutputType] = {
+STOCK_TYPES: Mapping[str, OutputType] = {
     name: OutputType(name, ftype_id, GGML_TYPES[default], summary)
     for name, ftype_id, default, summary in (
         ("f32", 0, "F32", "no loss, twice the size of the original"),
@@ -53,6 +53,18 @@ OUTPUT_TYPES: Mapping[str, OutputType] = {
         ("mxfp4_moe", 38, "MXFP4", "experts in MXFP4 (4.25 bits), everything else in Q8_0"),
     )
 }
+"""llama.cpp's."""
+
+PRESETS: Mapping[str, OutputType] = {
+    name: OutputType(name, ftype_id, GGML_TYPES[default], summary)
+    for name, ftype_id, default, summary in (
+        ("q4_k_m+", 15, "Q4_K", "no larger than q4_k_m, and better: more bits where they count"),
+        ("iq4+", 30, "IQ4_XS", "4.3 bits; iq4_xs with more bits where they count"),
+    )
+}
+"""Ours, in types that any llama.cpp reads; `general.file_type` names the nearest of its mixtures."""
+
+OUTPUT_TYPES: Mapping[str, OutputType] = {**STOCK_TYPES, **PRESETS}
 
 
 def find_output_type(name: str) -> OutputType:
@@ -123,6 +135,11 @@ _NAME_PARTS = (
     ("attn_output.weight", _Role.ATTN_OUTPUT),
     ("ffn_down", _Role.FFN_DOWN),
 )
+
+
+def is_fixed(name: str, shape: tuple[int, ...]) -> bool:
+    """Tell whether a tensor stays F32 whatever is asked for: norms, biases, other vectors and the router."""
+    return _role_of(name, shape, tied=False) is _Role.FIXED
 
 
 def _role_of(name: str, shape: tuple[int, ...], *, tied: bool) -> _Role:
@@ -210,6 +227,32 @@ _RULES: tuple[_Rule, ...] = (
     _rule(_Role.FFN_DOWN, "q4_0", "Q4_1", lambda place: place.in_first_eighth and place.has_imatrix),
 )
 
+
+def _is_moe(place: _Place) -> bool:
+    return place.model.n_experts > 0
+
+
+def _always_active(place: _Place) -> bool:
+    """Weights that every token of a Mixture-of-Experts uses: few, and worth their bits (quant/sensitivity.py)."""
+    return _is_moe(place) and not place.stacked
+
+
+# What is saved in gate and up (4.25 bits instead of 4.5) pays for ffn_down and for what is always active.
+_PRESET_RULES: tuple[_Rule, ...] = (
+    _rule(_Role.OUTPUT, "q4_k_m+ iq4+", "Q6_K"),
+    _rule(_Role.EMBEDDINGS, "q4_k_m+", "Q4_K"),
+    _rule(_Role.EMBEDDINGS, "iq4+", "IQ4_XS"),
+    _rule(_Role.ATTN_V, "q4_k_m+", "Q8_0", _is_moe),
+    _rule(_Role.ATTN_OUTPUT, "q4_k_m+", "Q8_0", _is_moe),
+    _rule(None, "q4_k_m+ iq4+", "Q6_K", _always_active),
+    _rule(_Role.ATTN_V, "q4_k_m+ iq4+", "Q6_K"),
+    _rule(_Role.ATTN_OUTPUT, "q4_k_m+ iq4+", "Q5_K"),
+    _rule(_Role.FFN_DOWN, "q4_k_m+", "Q6_K", lambda place: place.in_first_eighth),
+    _rule(_Role.FFN_DOWN, "q4_k_m+", "Q5_K"),
+    _rule(_Role.FFN_DOWN, "iq4+", "Q4_K", lambda place: place.in_first_eighth),
+    _rule(None, "q4_k_m+", "IQ4_XS"),
+)
+
 # Where a row is not a whole number of blocks: first the type on the right, and F16 if that does not divide either.
 _SMALLER_BLOCKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 
@@ -220,7 +263,7 @@ def _choose(output: OutputType, place: _Place) -> GgmlType:
     wanted = next(
         (
             GGML_TYPES[rule.type_name]
-            for rule in _RULES
+            for rule in (*_RULES, *_PRESET_RULES)
             if rule.role in (None, place.role) and output.name in rule.outputs and rule.applies(place)
         ),
         output.default,

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quant.codecs.row_encoder import make_row_encoder
-from quant.conversion_plan import ConversionPlan, Importance, plan_conversion
+from quant.conversion_plan import ConversionPlan, Importance, read_source
 from quant.imatrix_file import read_imatrix
 from quant.libggml import load_libggml
 from quant.pipeline import ConversionProgress, run_plan
-from quant.recipe import find_output_type
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.machine_limits import peak_rss_bytes, usable_cores
+from qwenctl.services.type_choice import ChosenPlan, TypeRequest, choose_plan
 from qwenctl.settings import Settings
 
 SUFFIX = ".gguf"
@@ -58,22 +58,31 @@ def resolve_output(out: str, settings: Settings) -> Path:
     return given
 
 
-def plan(source: Path, output_type: str, imatrix: Path | None = None) -> ConversionPlan:
+def plan(
+    source: Path,
+    request: TypeRequest,
+    imatrix: Path | None = None,
+    *,
+    n_threads: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> ChosenPlan:
     """Return what `convert` will do.
 
     Args:
         source: the checkpoint's folder.
-        output_type: a name in quant.recipe.OUTPUT_TYPES.
+        request: the types that are wanted.
         imatrix: file of an importance matrix, to weigh errors by.
+        n_threads: that measure errors, where there is a budget.
+        on_progress: called with (tensors measured, of how many) then.
 
     Raises:
         InvalidRequest: the source is a GGUF file.
-        QuantError: what is wrong with the checkpoint or the type.
+        QuantError: what is wrong with the checkpoint, the type, the budget, the recipe or the importance matrix.
     """
     if source.suffix == SUFFIX and source.is_file():
         raise InvalidRequest(f"{source} is a GGUF file already", f"qwenctl quantize {source} OUT{SUFFIX} --type …")
     importance = None if imatrix is None else Importance(read_imatrix(imatrix), imatrix.name)
-    return plan_conversion(source, find_output_type(output_type), importance=importance)
+    return choose_plan(read_source(source), request, importance, n_threads=n_threads, on_progress=on_progress)
 
 
 def convert(
@@ -92,9 +101,9 @@ def convert(
 
     Raises: as these two.
     """
-    planned = plan(source, output_type, imatrix)
+    chosen = plan(source, TypeRequest(output_type, quality=quality), imatrix, n_threads=n_threads)
     return write_plan(
-        planned, out, quality=quality, n_threads=n_threads, force=force, restart=restart, on_progress=on_progress
+        chosen.plan, out, quality=quality, n_threads=n_threads, force=force, restart=restart, on_progress=on_progress
     )
 
 

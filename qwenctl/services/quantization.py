@@ -21,7 +21,7 @@ from quant.ggml_types import GGML_TYPES
 from quant.gguf_check import check_model
 from quant.gguf_read import GgufFile, read_gguf
 from quant.partial_output import DISK_RESERVE_BYTES, OutputNames, rename_companion, rename_to_final
-from quant.recipe import find_output_type
+from quant.recipe import STOCK_TYPES, find_output_type
 from quant.verify import digest_tensors
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.machine_limits import usable_cores
@@ -72,7 +72,7 @@ def quantize(
     Args:
         source: what to quantize.
         out: where to; its folder exists.
-        output_type: a name in quant.recipe.OUTPUT_TYPES, in any case.
+        output_type: a name in quant.recipe.STOCK_TYPES, in any case.
         n_threads: None: as many as this process may use.
         force: replace an existing file.
         allow_requantize: take a source that is quantized already.
@@ -90,6 +90,10 @@ def quantize(
     before = quantized_types(gguf)
     _refuse(gguf, source, out, before, force=force, allow_requantize=allow_requantize)
     kind = find_output_type(output_type)
+    if kind.name not in STOCK_TYPES:
+        raise InvalidRequest(
+            f"{kind.name} is not one of llama.cpp's types", "convert the original checkpoint: `qwenctl convert`"
+        )
     n_threads = n_threads or usable_cores()
     n_weights = sum(tensor.n_weights for tensor in gguf.tensors.values())
     request: dict[str, object] = {

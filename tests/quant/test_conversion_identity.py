@@ -15,7 +15,7 @@ import pytest
 
 from quant.conversion_plan import plan_conversion
 from quant.gguf_read import read_gguf
-from quant.recipe import OUTPUT_TYPES
+from quant.recipe import STOCK_TYPES
 from tests.quant.conversion_runs import SMALLEST, run
 from tests.tiny_checkpoint import write_checkpoint
 
@@ -36,7 +36,7 @@ def quantize_with_llama(source: Path, types: Iterable[str], folder: Path) -> Map
     """Let llama.cpp make `types` of `source`, in one child process, because it aborts when it fails."""
     outputs = {name: folder / f"llama-{name}.gguf" for name in types}
     requests = [
-        {"source": str(source), "out": str(path), "ftype_id": OUTPUT_TYPES[name].ftype_id}
+        {"source": str(source), "out": str(path), "ftype_id": STOCK_TYPES[name].ftype_id}
         for name, path in outputs.items()
     ]
     command = [sys.executable, "-c", _QUANTIZE]
@@ -53,16 +53,16 @@ def tensor_bytes(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 
 
 def check(source: Path, types: Iterable[str], folder: Path) -> None:
-    run(plan_conversion(source, OUTPUT_TYPES["bf16"]), folder / "bf16.gguf")
+    run(plan_conversion(source, STOCK_TYPES["bf16"]), folder / "bf16.gguf")
     for name, theirs in quantize_with_llama(folder / "bf16.gguf", types, folder).items():
         ours = folder / f"{name}.gguf"
         if not ours.exists():
-            run(plan_conversion(source, OUTPUT_TYPES[name]), ours, n_threads=2, quality="exact")
+            run(plan_conversion(source, STOCK_TYPES[name]), ours, n_threads=2, quality="exact")
         assert tensor_bytes(ours) == tensor_bytes(theirs), name
 
 
 def test_every_output_type(tmp_path: Path) -> None:
-    check(write_checkpoint(tmp_path / "source", SMALLEST), OUTPUT_TYPES, tmp_path)
+    check(write_checkpoint(tmp_path / "source", SMALLEST), STOCK_TYPES, tmp_path)
 
 
 @pytest.mark.slow
@@ -70,4 +70,4 @@ def test_every_output_type(tmp_path: Path) -> None:
     "fixture", ["tiny_moe_folder", "tiny_moe_fused_folder", "tiny_qwen3_folder", "tiny_qwen2_folder"]
 )
 def test_every_layout(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    check(request.getfixturevalue(fixture), OUTPUT_TYPES, tmp_path)
+    check(request.getfixturevalue(fixture), STOCK_TYPES, tmp_path)

@@ -10,13 +10,13 @@ import pytest
 from quant.errors import UnsupportedTensor
 from quant.ggml_types import GGML_TYPES
 from quant.hf_config import HfConfig, read_config
-from quant.recipe import OUTPUT_TYPES, RecipeModel, choose_types, find_output_type
+from quant.recipe import OUTPUT_TYPES, PRESETS, STOCK_TYPES, RecipeModel, choose_types, find_output_type
 from quant.tensor_names import map_tensors
 from tests.quant.llama_dry_run import dry_run_types
 from tests.quant.true_shapes import ODD_MODELS, TRUE_MODELS, tensor_infos, write_config
 
 MODELS = TRUE_MODELS | ODD_MODELS
-_COMBINATIONS = list(product(OUTPUT_TYPES.values(), (False, True)))
+_COMBINATIONS = list(product(STOCK_TYPES.values(), (False, True)))
 
 
 Headers = dict[str, tuple[HfConfig, list[tuple[str, tuple[int, ...]]]]]
@@ -94,6 +94,26 @@ def test_sizes_of_the_large_models_are_the_published_ones(headers: Headers) -> N
         chosen = choose_types(OUTPUT_TYPES[output], _recipe_model(config), shapes, has_imatrix=has_imatrix)
         total = sum(chosen[tensor].tensor_bytes(shape) for tensor, shape in shapes)
         assert round(total / 1e9, 1) == gigabytes, (name, output)
+
+
+@pytest.mark.parametrize("name", ["Qwen3-235B-A22B", "Qwen3-30B-A3B", "Qwen3-8B", "Qwen3-32B"])
+def test_presets_are_no_larger_and_keep_what_is_always_active(name: str, headers: Headers) -> None:
+    config, shapes = headers[name]
+
+    def types(output: str) -> dict[str, str]:
+        model = _recipe_model(config)
+        return {n: one.name for n, one in choose_types(OUTPUT_TYPES[output], model, shapes, has_imatrix=True).items()}
+
+    def total(output: str) -> int:
+        return sum(GGML_TYPES[types(output)[tensor]].tensor_bytes(shape) for tensor, shape in shapes)
+
+    assert total("q4_k_m+") <= total("q4_k_m")
+    assert total("iq4_xs") <= total("iq4+") <= total("iq4_xs") * 1.04
+    for preset in PRESETS:
+        chosen = types(preset)
+        bits = {tensor: GGML_TYPES[kind].bits_per_weight for tensor, kind in chosen.items()}
+        assert bits["blk.1.attn_v.weight"] > bits["blk.1.ffn_up" + ("_exps" if config.n_experts else "") + ".weight"]
+        assert chosen["output.weight"] == "Q6_K"
 
 
 def test_output_types_are_found_in_any_case_and_unknown_ones_are_listed() -> None:

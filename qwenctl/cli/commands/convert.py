@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
-from quant.conversion_plan import ConversionPlan
 from quant.pipeline import ConversionProgress
-from quant.recipe import OUTPUT_TYPES
 from qwenctl.cli.command import Command
-from qwenctl.cli.families_table import print_families
+from qwenctl.cli.conversion_report import print_plan
+from qwenctl.cli.encoding_options import EncodingOptions, encoding_options
 from qwenctl.cli.interrupt import InterruptWatch
-from qwenctl.cli.options import output_options, output_type_option, threads_option
+from qwenctl.cli.options import output_options, threads_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.stage_bars import StageBars
 from qwenctl.services.conversion import ConversionResult, plan, resolve_output, write_plan
+from qwenctl.services.type_choice import ChosenPlan
 from qwenctl.settings import Settings
 from qwenctl.units import format_bytes, format_count, format_memory, format_seconds
 
@@ -28,12 +27,13 @@ from qwenctl.units import format_bytes, format_count, format_memory, format_seco
     examples=[
         "qwenctl convert Qwen3-30B-A3B qwen3-30b            # to q4_k_m, among the converted models",
         "qwenctl convert Qwen3-30B-A3B /data/q8.gguf --type q8_0",
+        "qwenctl convert Qwen3-30B-A3B qwen3-30b --budget 4.5bpw --imatrix qwen3-30b.imatrix.gguf",
         "qwenctl convert Qwen3-30B-A3B qwen3-30b --dry-run  # types and sizes; nothing is written",
     ],
 )
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT")
-@output_type_option(OUTPUT_TYPES)
+@encoding_options
 @threads_option
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 @click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted conversion.")
@@ -43,7 +43,7 @@ def command(
     *,
     source: Path,
     out: str,
-    output_type: str,
+    encoding: EncodingOptions,
     n_threads: int | None,
     force: bool,
     restart: bool,
@@ -57,12 +57,17 @@ def command(
     then the file goes among the converted models, and `qwenctl run NAME` finds it.
 
     The file is written once, without an intermediate copy. Interrupted at any point, the same command resumes.
+
+    --type is one of llama.cpp's mixtures, or one of ours: q4_k_m+ and iq4+ give more bits to weights that every token
+    uses and take them from the others. --budget does so for your model, by measured errors, at any size.
     """
-    planned = plan(source, output_type)
+    n_threads = n_threads or settings.n_threads
+    chosen = _plan(source, encoding, n_threads, output)
+    planned = chosen.plan
     for note in planned.notes:
         output.note(note)
     if dry_run:
-        _print_plan(planned, output)
+        print_plan(chosen, output)
         return
     path = resolve_output(out, settings)
     try:
@@ -73,12 +78,32 @@ def command(
                 stage = planned.output.name if progress.stage == "convert" else "reading back"
                 bars.update(stage, progress.n_weights_done, progress.n_weights)
 
-            n_threads = n_threads or settings.n_threads
-            result = write_plan(planned, path, n_threads=n_threads, force=force, restart=restart, on_progress=show)
+            result = write_plan(
+                planned,
+                path,
+                quality=encoding.request.quality,
+                n_threads=n_threads,
+                force=force,
+                restart=restart,
+                on_progress=show,
+            )
     except KeyboardInterrupt:
         output.note("stopped; the same command resumes")
         raise
     _print_result(result, output)
+
+
+def _plan(source: Path, encoding: EncodingOptions, n_threads: int | None, output: Output) -> ChosenPlan:
+    """Plan; where there is a budget, show how far its measurements are."""
+    if encoding.request.budget is None:
+        return plan(source, encoding.request, encoding.imatrix, n_threads=n_threads)
+    with output.progress("measuring", 1) as bar, InterruptWatch() as watch:
+
+        def show(n_done: int, n_tensors: int) -> None:
+            watch.raise_if_requested()
+            bar.update(n_done / n_tensors, f"{n_done} of {n_tensors} tensors")
+
+        return plan(source, encoding.request, encoding.imatrix, n_threads=n_threads, on_progress=show)
 
 
 def _print_result(result: ConversionResult, output: Output) -> None:
@@ -93,54 +118,3 @@ def _print_result(result: ConversionResult, output: Output) -> None:
         f"peak memory {format_memory(result.peak_rss_bytes)}"
     )
     output.line(str(result.path))
-
-
-def _print_plan(planned: ConversionPlan, output: Output) -> None:
-    if output.json_mode:
-        output.data(_plan_document(planned))
-        return
-    output.table(
-        ("TENSOR", "SHAPE", "TYPE", "BYTES"),
-        [
-            (tensor.name, " x ".join(map(str, tensor.shape)), tensor.type.name, f"{tensor.n_bytes:,}")
-            for tensor in planned.layout.placed
-        ],
-        right=(3,),
-    )
-    output.line()
-    print_families(planned.family_totals(), output)
-    output.line()
-    output.fields(
-        [
-            ("architecture", planned.model.architecture),
-            ("type", planned.output.name),
-            ("tensors", len(planned.layout.placed)),
-            ("weights", f"{format_count(planned.n_weights)} ({planned.n_weights:,})"),
-            ("bits a weight", f"{planned.bits_per_weight:.2f}"),
-            ("file", f"{format_bytes(planned.total_bytes)} ({planned.total_bytes:,} bytes)"),
-        ]
-    )
-
-
-def _plan_document(planned: ConversionPlan) -> dict[str, Any]:
-    return {
-        "source": str(planned.source),
-        "architecture": planned.model.architecture,
-        "type": planned.output.name,
-        "n_weights": planned.n_weights,
-        "bits_per_weight": round(planned.bits_per_weight, 4),
-        "total_bytes": planned.total_bytes,
-        "header_bytes": len(planned.layout.header),
-        "alignment": planned.layout.alignment,
-        "families": [asdict(total) for total in planned.family_totals()],
-        "tensors": [
-            {
-                "name": tensor.name,
-                "shape": tensor.shape,
-                "type": tensor.type.name,
-                "offset_bytes": tensor.offset_bytes,
-                "n_bytes": tensor.n_bytes,
-            }
-            for tensor in planned.layout.placed
-        ],
-    }

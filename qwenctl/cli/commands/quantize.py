@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from quant.recipe import OUTPUT_TYPES
+from quant.recipe import STOCK_TYPES
 from qwenctl.cli.command import Command
 from qwenctl.cli.options import output_options, output_type_option, threads_option
 from qwenctl.cli.output import Output
@@ -28,7 +28,7 @@ from qwenctl.units import format_bytes, format_count, format_seconds
 )
 @click.argument("source", metavar="IN.gguf", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT")
-@output_type_option(OUTPUT_TYPES)
+@output_type_option(STOCK_TYPES)
 @threads_option
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 @click.option("--allow-requantize", is_flag=True, help="Take an input that is quantized already, and lose more.")

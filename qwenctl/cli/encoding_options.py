@@ -1,0 +1,88 @@
+"""The options of `convert` that say how weights are encoded: types, budget, recipe, importance and quality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from quant.recipe import OUTPUT_TYPES
+from qwenctl.cli.options import output_type_option
+from qwenctl.services.type_choice import TypeRequest, parse_budget
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingOptions:
+    """What the options say. `type_given`: `--type` was written, and is not its default."""
+
+    request: TypeRequest
+    imatrix: Path | None
+    type_given: bool
+
+
+def encoding_options(function: F) -> F:
+    """Add the options; call the command with `encoding`, an EncodingOptions, instead."""
+
+    @output_type_option(OUTPUT_TYPES)
+    @click.option(
+        "--budget",
+        metavar="SIZE",
+        help="Choose each tensor's type, by measured errors, so that the file is at most this large: 130GB, or 4.5bpw "
+        "for bits a weight.",
+    )
+    @click.option(
+        "--recipe",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="With --budget, write the types that it chose to FILE; without, use those in FILE.",
+    )
+    @click.option(
+        "--imatrix",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Weigh errors by this importance matrix, of `qwenctl imatrix` or llama-imatrix.",
+    )
+    @click.option(
+        "--quality",
+        type=click.Choice(("fast", "best", "exact")),
+        default="fast",
+        show_default=True,
+        help="fast: quicker than llama.cpp's encoders, with less error; best: searches longer; exact: llama.cpp's own, "
+        "byte for byte.",
+    )
+    @click.option("--exact", is_flag=True, help="The same as --quality exact.")
+    @wraps(function)
+    def command(
+        *,
+        output_type: str,
+        budget: str | None,
+        recipe: Path | None,
+        imatrix: Path | None,
+        quality: str,
+        exact: bool,
+        **kwargs: Any,
+    ) -> Any:
+        context = click.get_current_context()
+        type_given = _given(context, "output_type")
+        if type_given and (budget is not None or recipe is not None):
+            raise click.UsageError("--type cannot be combined with --budget and --recipe, which choose the types")
+        if exact and _given(context, "quality") and quality != "exact":
+            raise click.UsageError(f"--exact contradicts --quality {quality}")
+        try:
+            wanted = None if budget is None else parse_budget(budget)
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, param_hint="--budget") from None
+        request = TypeRequest(output_type, wanted, recipe, "exact" if exact else quality)
+        return function(encoding=EncodingOptions(request, imatrix, type_given), **kwargs)
+
+    return cast("F", command)
+
+
+def _given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
