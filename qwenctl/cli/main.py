@@ -34,6 +34,9 @@ COMMANDS: dict[str, Entry] = {
     "batch": Entry("Use a model", "qwenctl.cli.commands.batch", "Answer a file of prompts."),
     "convert": Entry("Make models", "qwenctl.cli.commands.convert", "Turn a Hugging Face checkpoint into a GGUF file."),
     "quantize": Entry("Make models", "qwenctl.cli.commands.quantize", "Turn a GGUF file into one of another type."),
+    "imatrix": Entry(
+        "Make models", "qwenctl.cli.commands.imatrix", "Gather statistics of activations that make quantization better."
+    ),
     "show": Entry("Look at models", "qwenctl.cli.commands.show", "Say what a GGUF file holds."),
     "verify": Entry("Look at models", "qwenctl.cli.commands.verify", "Check a GGUF file for damage."),
     "experts": Entry(

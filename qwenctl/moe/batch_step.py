@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwenctl.moe.expert_pools import LayerSlots
+from qwenctl.moe.expert_watch import rows_at
 from qwenctl.moe.ggml_calls import TensorContext, address_of
 from qwenctl.moe.graph_tensors import I32, slots_tensor
 from qwenctl.moe.layer_call import LayerCall
@@ -55,7 +56,8 @@ class BatchStep:
     def __init__(self, bench: Workbench, position: int, call: LayerCall, uid: int = 0) -> None:
         self._bench, self._position, self._call = bench, position, call
         self._layer = bench.pools[position]
-        self._direct = None if bench.is_per_expert(call.n_tokens) else DirectNodes(bench, self._layer, call)
+        in_waves = bench.is_per_expert(call.n_tokens) or bench.watch is not None
+        self._direct = None if in_waves else DirectNodes(bench, self._layer, call)
         self._logged: LoggedStep | None = None
         if self._direct is not None and call.n_tokens == 1 and bench.path and uid and call.n_used <= MOST_USED:
             numbers = self._direct.ids[0]
@@ -106,10 +108,14 @@ class BatchStep:
             self._direct.free()
 
     def _tell(self, routed: npt.NDArray[np.int32]) -> None:
-        """Tell whoever records the routing."""
+        """Tell whoever records the routing, and whoever watches what is multiplied."""
+        call = self._call
         if self._bench.record is not None:
             rows = routed if self._ranking is None else self._ranking.ravel()
-            self._bench.record(self._position, rows.tolist(), self._call.n_tokens, len(rows) // self._call.n_tokens)
+            self._bench.record(self._position, rows.tolist(), call.n_tokens, len(rows) // call.n_tokens)
+        if self._bench.watch is not None:
+            x = rows_at(call.x, call.n_tokens, call.n_embd)
+            self._bench.watch.saw_input(call.layer, x, routed.reshape(call.n_tokens, call.n_used))
 
     def _use(self, experts: list[int], routed: npt.NDArray[np.int32]) -> list[int]:
         """Note the uses; return the absent experts. If experts must stream, only the last tokens tell what is next."""

@@ -24,6 +24,7 @@ from qwenctl.moe.devices import DeviceCalls
 from qwenctl.moe.expert_loader import ExpertLoader
 from qwenctl.moe.expert_map import ExpertMap
 from qwenctl.moe.expert_pools import LayerSlots
+from qwenctl.moe.expert_watch import ExpertWatch
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.hit_curves import HitCurve
 from qwenctl.moe.hybrid_devices import DevicePolicy, HybridDevices
@@ -185,6 +186,22 @@ class ExpertSession:
         self._device.detach(self)
         self._device.attach(self)
 
+    def watch_with(self, watch: ExpertWatch) -> None:
+        """Tell `watch` what the experts multiply, from now on; before the context is made, and without devices.
+
+        An evaluation callback has ggml hand over parts of graphs, all without a number (ggml_graph_view), so that steps
+        are made anew each time; nodes of llama.cpp's must not be pointed at slots then, since they come again.
+
+        Raises:
+            ValueError: experts lie on devices, where nobody sees what they multiply.
+        """
+        if self.devices is not None:
+            raise ValueError("experts on devices cannot be watched")
+        self._bench.watch = watch
+        self._bench.path = self._path = None
+        self._device.detach(self)
+        self._device.attach(self)
+
     def look_ahead(self, gguf: GgufFile, mode: Mode) -> None:
         """Read experts ahead where their router can be foretold and it pays; before the first batch.
 
@@ -306,7 +323,7 @@ class ExpertSession:
         return step
 
     def _cpu_step(self, position: int, call: LayerCall, uid: int) -> Step:
-        if call.n_tokens == 1 and self.decode_per_expert:
+        if call.n_tokens == 1 and self.decode_per_expert and self._bench.watch is None:
             graph = self._bench.layer_token_graph(position, call.n_used, call.glu_params)
             return TokenStep(self._bench, position, call, graph, uid)
         return BatchStep(self._bench, position, call, uid)

@@ -33,6 +33,7 @@ class GatheredGraph:
         layout, scratch = kit.layout, kit.scratch
         n_embd, n_ff = layout.n_embd, layout.n_ff
         self._kit, self.n_experts, self.n_rows = kit, n_experts, scratch.n_rows
+        self.hidden = scratch.glu  # address of f32 (pairs, n_ff), the input of down, once the graph was computed
         self._context = context = TensorContext(kit.ggml, 20 + 8 * n_experts, (4 * n_experts + 16,))
         self._ends = _Ends(kit, context)
         gates = [kit.weights(context, 0, 2 * n_ff) for _ in range(n_experts)]
@@ -94,6 +95,7 @@ class IndexedGraph:
     def __init__(self, kit: GraphKit, n_slots: int, slot_bytes: int) -> None:
         layout, scratch = kit.layout, kit.scratch
         n_ff = layout.n_ff
+        self.hidden = scratch.glu  # as GatheredGraph
         self._context = context = TensorContext(kit.ggml, 40, (16,))
         self._ends = _Ends(kit, context)
         self._ids = kit.numbers(context)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwenctl.moe import ggml_abi as abi
+from qwenctl.moe.expert_watch import rows_at
 from qwenctl.moe.layer_call import LayerCall
 from qwenctl.moe.pair_graphs import GatheredGraph, IndexedGraph
 from qwenctl.moe.workbench import MOST_WAVE_EXPERTS, Workbench
@@ -145,4 +146,8 @@ class Waves:
             numbers = [(slots[expert] - space.address) // space.slot_bytes for expert, _, _ in wave]
             graph.prepare(space.address, np.repeat(np.array(numbers, dtype=np.int32), counts))
         graph.set_pairs((self._x, call.n_tokens), (call.out, call.n_tokens * call.n_used), tokens, rows)
-        return bench.compute(graph.address)
+        status = bench.compute(graph.address)
+        if bench.watch is not None and status == _DONE:
+            hidden = rows_at(graph.hidden, len(rows), layer.layout.n_ff)
+            bench.watch.saw_hidden(call.layer, [expert for expert, _, _ in wave], counts.tolist(), hidden)
+        return status

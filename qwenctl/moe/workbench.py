@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from qwenctl.moe.expert_loader import ExpertLoader
 from qwenctl.moe.expert_pools import LayerSlots
+from qwenctl.moe.expert_watch import ExpertWatch
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.graph_tensors import GraphKit, Scratch
 from qwenctl.moe.layer_call import LayerCall
@@ -58,6 +59,7 @@ class Workbench:
         wave_rows: pairs of (token, expert) that one graph computes at most.
         record: called with a layer's position, ids, n_tokens and how many ids each token has: the routed ones, or, in
             generation, the router's whole ranking; None: nothing is recorded.
+        watch: is told what the experts multiply; None: nobody is. Set, all is computed in waves.
         path: the compiled hot path; None: Python computes all.
         prefetcher: reads ahead; None: nothing is.
     """
@@ -72,6 +74,7 @@ class Workbench:
     batch_per_expert: bool
     wave_rows: int
     record: Recorder | None = None
+    watch: ExpertWatch | None = None
     path: TokenPath | None = None
     prefetcher: Prefetching | None = None
     _input: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, dtype=np.uint8))

@@ -22,6 +22,7 @@ from quant.gguf_read import GgufFile, read_gguf
 from qwenctl.core import ModelInfo
 from qwenctl.errors import ModelLoadFailed
 from qwenctl.services.abort_flag import AbortFlag
+from qwenctl.services.activation_probe import ActivationProbe
 from qwenctl.services.cpu_threads import default_n_threads
 from qwenctl.services.decode_batch import DecodeBatch
 from qwenctl.services.engine_options import EngineOptions
@@ -47,19 +48,22 @@ class NativeModel:
         path: the GGUF file; of a split set, the first one.
         options: how to open it.
         abort: set from another thread, it ends `decode`, or the loading of the model; None: one of the model's own.
+        probe: sees what is multiplied; experts must not lie on devices then.
 
     Raises:
         ModelLoadFailed: llama.cpp refuses the file or cannot make the context, with its own reason; or `abort` was set.
         InvalidRequest: routing is to be traced, and there is none, or not to that file.
     """
 
-    def __init__(self, path: Path, options: EngineOptions, abort: AbortFlag | None = None) -> None:
+    def __init__(
+        self, path: Path, options: EngineOptions, abort: AbortFlag | None = None, probe: ActivationProbe | None = None
+    ) -> None:
         self.path = path
         self._abort_flag = abort or AbortFlag()
         self._handles = ExitStack()
         self.warnings: list[str] = []
         self._offload: ExpertOffload | None = None
-        self._routing: RoutingCapture | None = None
+        self._callback: RoutingCapture | ActivationProbe | None = probe
         os.environ["GGML_NO_BACKTRACE"] = "1"  # on an abort ggml would start a debugger on this process
         try:
             self._open(options)
@@ -89,7 +93,10 @@ class NativeModel:
             if self._offload:
                 self._offload.session.record_with(writer.record)
             else:
-                self._routing = RoutingCapture(writer.record, self.info.n_experts_used)
+                self._callback = RoutingCapture(writer.record, self.info.n_experts_used)
+        if self._offload and isinstance(self._callback, ActivationProbe):
+            self._offload.session.watch_with(self._callback)
+            self._callback.experts_are_watched = True
         self.context = self._make_context(options)
         self._handles.callback(llama_cpp.llama_free, self.context)
         self._memory = llama_cpp.llama_get_memory(self.context)
@@ -106,8 +113,8 @@ class NativeModel:
             if (error := self._offload.session.take_error()) is not None:
                 raise error
             self._offload.session.after_batch()
-        if self._routing:
-            self._routing.raise_error()
+        if self._callback:
+            self._callback.raise_error()
         return status
 
     def abort(self) -> None:
@@ -178,7 +185,7 @@ class NativeModel:
         n_streams = 1 if self.shares_cells else options.n_parallel
         n_cells = options.n_cells or _padded(self.n_ctx)
         n_threads = options.n_threads or default_n_threads()
-        context = ContextSize(n_cells, n_streams, options.n_parallel, n_threads)
+        context = ContextSize(n_cells, n_streams, options.n_outputs or options.n_parallel, n_threads)
         offload = open_offload(gguf, options, context, self._abort_flag.addresses, self.warnings)
         if offload:
             self._handles.callback(offload.close)
@@ -193,7 +200,7 @@ class NativeModel:
         params.n_batch = max(options.n_batch, options.n_parallel)
         params.n_ubatch = self._n_ubatch(options)
         params.n_seq_max = self.n_slots
-        params.n_outputs_max = self.n_slots
+        params.n_outputs_max = max(self.n_slots, options.n_outputs or 0)
         params.n_threads = params.n_threads_batch = n_threads
         params.kv_unified = self.shares_cells
         params.type_k, params.type_v = _GGML_TYPES[options.cache_type_k], _GGML_TYPES[options.cache_type_v]
@@ -201,8 +208,8 @@ class NativeModel:
         params.no_perf = True
         function, params.abort_callback_data = self._abort_flag.addresses
         params.abort_callback = llama_cpp.ggml_abort_callback(function)
-        if self._routing:
-            params.cb_eval = self._routing.callback
+        if self._callback:
+            params.cb_eval = self._callback.callback
         context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:
             reason = _reason(log.errors_since(n_lines))
