@@ -131,7 +131,7 @@ def read_source(folder: Path, repo_id: str | None = None) -> ConversionSource:
         UnsupportedTensor: weights in a format that cannot be read.
     """
     config = read_config(folder)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, config.packed)
     targets = map_tensors(config, checkpoint.tensors)
     source = describe_source(folder, config, targets, repo_id)
     tokenizer = read_tokenizer(folder, config.n_vocab)

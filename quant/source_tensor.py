@@ -27,6 +27,10 @@ class PartReader(Protocol):
         """Return columns of a stored matrix; see `TensorReader.read_columns`."""
         ...
 
+    def read_bytes(self, info: TensorInfo, first_byte: int, out: NDArray[np.uint8]) -> None:
+        """Fill `out` with stored bytes; see `TensorReader.read_bytes`."""
+        ...
+
 
 class DecodedTensor(ABC):
     """A weight that no file holds as such. Subclasses are values: equal ones read equal rows."""

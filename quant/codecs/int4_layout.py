@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 GptqFormat = Literal["gptq", "gptq_v2"]
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which of the eight outputs lies in each nibble, from bit 0 up
+_GATHERED_INPUTS = 2048  # whose zeros and scales are spread out at a time
 
 
 def pack_awq(
@@ -159,6 +160,7 @@ def dequantize_groups(
     zeros: NDArray[np.integer],
     scales: NDArray[np.floating],
     g_idx: NDArray[np.integer] | None = None,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Return `(code - zero) * scale` as f32 (n_out, n_in), exactly: nine bits times the eleven of an f16.
 
@@ -167,16 +169,28 @@ def dequantize_groups(
         zeros: (n_out, n_groups), 0 to 256.
         scales: f16, or f32 with the values of f16 or bf16, (n_out, n_groups).
         g_idx: (n_in,), the group of each input; None: groups of equal length, in order.
+        out: C-contiguous f32 (n_out, n_in) to fill and return; None: a new array.
 
     Raises:
         ValueError: shapes that do not fit each other, or a group that does not exist.
     """
     _check_group_shapes(codes, zeros, scales)
-    n_in, n_groups = codes.shape[1], zeros.shape[1]
-    index = _group_in_order(n_in, n_groups) if g_idx is None else _checked_index(g_idx, n_in, n_groups)
-    weights = codes.astype(np.float32)
-    weights -= zeros.astype(np.float32)[:, index]
-    weights *= scales.astype(np.float32)[:, index]
+    weights = np.empty(codes.shape, np.float32) if out is None else out
+    if weights.shape != codes.shape or weights.dtype != np.float32 or not weights.flags.c_contiguous:
+        raise ValueError(f"out must be contiguous float32 {codes.shape}, not {weights.dtype} {weights.shape}")
+    wide_zeros, wide_scales = zeros.astype(np.float32), scales.astype(np.float32)
+    (n_out, n_in), n_groups = codes.shape, zeros.shape[1]
+    if g_idx is None:
+        groups = (n_out, n_groups, _group_size(n_in, n_groups))
+        grouped = weights.reshape(groups)
+        np.subtract(codes.reshape(groups), wide_zeros[:, :, None], out=grouped)
+        grouped *= wide_scales[:, :, None]
+        return weights
+    index = _checked_index(g_idx, n_in, n_groups)
+    for first in range(0, n_in, _GATHERED_INPUTS):
+        part = slice(first, first + _GATHERED_INPUTS)
+        np.subtract(codes[:, part], wide_zeros[:, index[part]], out=weights[:, part])
+        weights[:, part] *= wide_scales[:, index[part]]
     return weights
 
 
@@ -191,7 +205,8 @@ def _pack(numbers: NDArray[np.uint8], bits: int, order: Sequence[int]) -> NDArra
 def _unpack(words: NDArray[np.int32], bits: int, order: Sequence[int]) -> NDArray[np.uint8]:
     """Return (n * len(order), …) numbers of (n, …) words: the inverse of `_pack`."""
     numbers = np.empty((words.shape[0] * len(order), *words.shape[1:]), np.uint8)
-    unsigned, mask = words.view(np.uint32), np.uint32(2**bits - 1)
+    unsigned = np.ascontiguousarray(words).view(np.uint32)  # transposed ones are gone through once, not eight times
+    mask = np.uint32(2**bits - 1)
     for position, which in enumerate(order):
         numbers[which :: len(order)] = (unsigned >> np.uint32(position * bits)) & mask
     return numbers
@@ -239,10 +254,6 @@ def _group_size(n_in: int, n_groups: int) -> int:
     if n_groups < 1 or n_in % n_groups:
         raise ValueError(f"{n_in} inputs are not {n_groups} groups of equal length")
     return n_in // n_groups
-
-
-def _group_in_order(n_in: int, n_groups: int) -> NDArray[np.int32]:
-    return group_index(n_in, _group_size(n_in, n_groups))
 
 
 def _within(numbers: NDArray[np.integer], largest: int, what: str) -> NDArray[np.uint8]:
