@@ -19,7 +19,7 @@ from quant.gguf_format import GgufValueType
 from quant.gguf_write import GgufField, GgufLayout, GgufTensor, plan_layout
 from quant.hf_config import read_config
 from quant.imatrix import Imatrix
-from quant.imatrix_fit import check_fits
+from quant.imatrix_fit import ImatrixFit, check_fits
 from quant.metadata import model_metadata
 from quant.model_source import describe_source
 from quant.recipe import OutputType, RecipeModel, choose_types
@@ -39,9 +39,9 @@ _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION in ggml.h
 class ConversionPlan:
     """What will be made of which source.
 
-    `slices` lie in the order of the file. `imatrix` weighs the errors of columns, where there is one. `identity` names
-    every setting and every source file that the output's bytes depend on: a resumed run must have the same. `notes`
-    are remarks on the source, one line each.
+    `slices` lie in the order of the file. `fit` is the importance matrix that errors are weighed by, where there is
+    one. `identity` names every setting and every source file that the output's bytes depend on: a resumed run must have
+    the same. `notes` are remarks on the source, one line each.
     """
 
     source: Path
@@ -51,7 +51,12 @@ class ConversionPlan:
     slices: tuple[WorkSlice, ...]
     identity: Mapping[str, str]
     notes: tuple[str, ...] = ()
-    imatrix: Imatrix | None = None
+    fit: ImatrixFit | None = None
+
+    @property
+    def imatrix(self) -> Imatrix | None:
+        """What errors are weighed by."""
+        return None if self.fit is None else self.fit.imatrix
 
     @property
     def total_bytes(self) -> int:
@@ -193,7 +198,7 @@ def plan_source(
         slices=slices,
         identity=identity,
         notes=source.notes,
-        imatrix=None if fit is None else fit.imatrix,
+        fit=fit,
     )
 
 

@@ -53,20 +53,21 @@ struct Encoder {
     int type_id; /* enum ggml_type */
     int block_weights, block_bytes;
     encode_fn encode[2]; /* unweighted, weighted */
-    Effort efforts[2];   /* quick, best */
+    Effort efforts[3];   /* quick unweighted, quick weighted, best */
 };
 
-/* Efforts were measured on normal, Student-t and trained weights (scripts/bench_quant.py): the quick one leaves room above
- * twenty times ggml's rate for Q4_K and IQ4_XS, ten times for Q5_K and Q6_K; the best above four times. */
+/* Efforts were measured on normal, Student-t and trained weights (scripts/bench_quant.py): the quick ones leave room above
+ * twenty times ggml's rate for Q4_K and IQ4_XS and ten times for Q5_K and Q6_K, the best above four times. ggml takes
+ * twice as long for K-quants with importance. */
 constexpr Encoder ENCODERS[] = {
-    {2, 32, 18, {q4_0<false>, q4_0<true>}, {{{}, {12, 2, 0, 0}}, {{}, {32, 4, 0, 0}}}},
-    {8, 32, 34, {q8_0<false>, q8_0<true>}, {{{}, {4, 1, 0, 0}}, {{}, {4, 3, 0, 0}}}},
-    {12, 256, 144, {q4_k<false>, q4_k<true>}, {{{12, 2}, {}}, {{64, 6}, {}}}},
-    {13, 256, 176, {q5_k<false>, q5_k<true>}, {{{16, 2}, {}}, {{64, 6}, {}}}},
-    {14, 256, 210, {q6_k<false>, q6_k<true>}, {{{}, {12, 2, 4, 0}}, {{}, {32, 3, 16, 2}}}},
-    {20, 32, 18, {iq4_nl<false>, iq4_nl<true>}, {{{}, {20, 2, 0, 0}}, {{}, {32, 4, 0, 0}}}},
-    {23, 256, 136, {iq4_xs<false>, iq4_xs<true>}, {{{}, {20, 2, 8, 0}}, {{}, {32, 3, 16, 2}}}},
-    {39, 32, 17, {mxfp4<false>, mxfp4<true>}, {{{}, {}}, {{}, {}}}},
+    {2, 32, 18, {q4_0<false>, q4_0<true>}, {{{}, {8, 2, 0, 0}}, {{}, {12, 2, 0, 0}}, {{}, {32, 4, 0, 0}}}},
+    {8, 32, 34, {q8_0<false>, q8_0<true>}, {{{}, {4, 1, 0, 0}}, {{}, {4, 1, 0, 0}}, {{}, {4, 3, 0, 0}}}},
+    {12, 256, 144, {q4_k<false>, q4_k<true>}, {{{8, 2}, {}}, {{12, 2}, {}}, {{64, 6}, {}}}},
+    {13, 256, 176, {q5_k<false>, q5_k<true>}, {{{12, 2}, {}}, {{16, 2}, {}}, {{64, 6}, {}}}},
+    {14, 256, 210, {q6_k<false>, q6_k<true>}, {{{}, {8, 2, 4, 0}}, {{}, {8, 2, 4, 0}}, {{}, {32, 3, 16, 2}}}},
+    {20, 32, 18, {iq4_nl<false>, iq4_nl<true>}, {{{}, {16, 2, 0, 0}}, {{}, {16, 2, 0, 0}}, {{}, {32, 4, 0, 0}}}},
+    {23, 256, 136, {iq4_xs<false>, iq4_xs<true>}, {{{}, {16, 2, 8, 0}}, {{}, {16, 2, 8, 0}}, {{}, {32, 3, 16, 2}}}},
+    {39, 32, 17, {mxfp4<false>, mxfp4<true>}, {}},
 };
 
 /* Tell whether all n weights are finite and no larger than `limit`; their bits compare like whole numbers. */
@@ -98,7 +99,7 @@ extern "C" int ENCODER_NAME(const struct encode_request *request) {
         const int64_t n_columns = request->n_columns, n_rows = request->n_rows;
         const int64_t row_bytes = n_columns / encoder.block_weights * encoder.block_bytes;
         const encode_fn encode = encoder.encode[request->importance != nullptr];
-        const Effort &effort = encoder.efforts[request->best != 0];
+        const Effort &effort = encoder.efforts[request->best ? 2 : request->importance != nullptr];
         uint8_t spare[256];
         for (int64_t first = 0; first < n_rows; first += LANES) {
             const int64_t n = n_rows - first < LANES ? n_rows - first : LANES;

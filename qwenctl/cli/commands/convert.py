@@ -16,6 +16,7 @@ from qwenctl.cli.options import output_options, threads_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.stage_bars import StageBars
 from qwenctl.services.conversion import ConversionResult, plan, resolve_output, write_plan
+from qwenctl.services.conversion_warnings import conversion_warnings
 from qwenctl.services.type_choice import ChosenPlan
 from qwenctl.settings import Settings
 from qwenctl.units import format_bytes, format_count, format_memory, format_seconds
@@ -66,6 +67,8 @@ def command(
     planned = chosen.plan
     for note in planned.notes:
         output.note(note)
+    for warning in conversion_warnings(planned, encoding.request.quality):
+        output.warning(warning)
     if dry_run:
         print_plan(chosen, output)
         return

@@ -1,0 +1,1 @@
+"""The parts of scripts/bench_quant.py: encoders, whole conversions, and the quality of every type."""
