@@ -104,7 +104,8 @@ class ActivationMoments:
         if name not in self.moments:
             self.moments[name] = np.zeros((n_matrices, n_columns, n_columns), np.float32)
             self.counts[name] = np.zeros(n_matrices)
-        self.moments[name][matrix] += rows.T @ rows
+        with np.errstate(over="ignore", invalid="ignore"):  # `first_not_finite` finds it
+            self.moments[name][matrix] += rows.T @ rows
         self.counts[name][matrix] += len(rows)
 
 
