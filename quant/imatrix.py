@@ -22,7 +22,7 @@ from quant.shown import named
 _DIGEST_CHARS = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one bool
 class ImatrixEntry:
     """The statistics of one tensor: a dense weight is one matrix, stacked experts are n_experts.
 

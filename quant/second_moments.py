@@ -35,7 +35,7 @@ _COUNTS = ".counts"
 _HEADER_STEP = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one bool
 class MomentsEntry:
     """The second moments of one input.
 

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from random import Random
 
-from demo_model.dialogues import Dialogue, dialogue
+from demo_model.dialogues import Dialogue, dialogue, make
 
 N_CONVERSATIONS = 150
 SEED = 20240229
@@ -20,6 +20,7 @@ OUTPUT = Path(__file__).resolve().parent.parent / "qwenctl" / "calibration" / "c
 
 # As in demo_model/reference.py, which needs torch to be imported.
 HELD_OUT_SEED, N_HELD_OUT = 987654321, 36
+_USER, _END = "<|im_start|>user\n", "<|im_end|>"
 HELD_OUT_QUESTIONS = {
     "What is the capital of France?",
     "Who are you?",
@@ -43,7 +44,8 @@ def messages(talk: Dialogue) -> list[dict[str, str]]:
 def main() -> None:
     """Write the file."""
     held_out = Random(HELD_OUT_SEED)
-    unseen = {made.user for _ in range(2 * N_HELD_OUT) for made in dialogue(held_out).exchanges} | HELD_OUT_QUESTIONS
+    texts = ["".join(text for text, _ in make(held_out)) for _ in range(N_HELD_OUT)]
+    unseen = {turn.split(_END)[0] for text in texts for turn in text.split(_USER)[1:]} | HELD_OUT_QUESTIONS
     rng = Random(SEED)
     lines: list[str] = []
     while len(lines) < N_CONVERSATIONS:

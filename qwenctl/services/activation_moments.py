@@ -35,7 +35,7 @@ def plan_moments(
     """
     experts = {name: shapes[name] for name in members if len(shapes[name]) == 3}
     common = {name for name in experts if not name.endswith("_down_exps.weight")}
-    dense = [name for name, weights in members.items() if len(shapes[name]) == 2 and not all(map(_is_router, weights))]
+    dense = [name for name, weights in members.items() if len(shapes[name]) == 2 and not are_routers(weights)]
     wanted = [*((name, 1) for name in sorted(dense, key=lambda name: shapes[name][-1]))]
     wanted += [(name, 1) for name in experts if name in common]
     wanted += [(name, shape[0]) for name, shape in experts.items() if name not in common]
@@ -104,10 +104,11 @@ class ActivationMoments:
         if name not in self.moments:
             self.moments[name] = np.zeros((n_matrices, n_columns, n_columns), np.float32)
             self.counts[name] = np.zeros(n_matrices)
-        self.moments[name][matrix] += rows.T @ rows
+        with np.errstate(over="ignore", invalid="ignore"):  # `first_not_finite` finds it
+            self.moments[name][matrix] += rows.T @ rows
         self.counts[name][matrix] += len(rows)
 
 
-def _is_router(name: str) -> bool:
-    """Routers stay in 16 bit or more; what they see is the common input of the experts."""
-    return ".ffn_gate_inp" in name
+def are_routers(names: Iterable[str]) -> bool:
+    """Tell whether all are routers: those stay in 16 bit, and what they see is the common input of the experts."""
+    return all(".ffn_gate_inp" in name for name in names)

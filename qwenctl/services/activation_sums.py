@@ -41,7 +41,7 @@ class ActivationSums:
     def add_rows(self, name: str, rows: Rows) -> None:
         """See `ActivationSink`."""
         sums, counts = self._entry(name, 1, rows.shape[1])
-        sums[0] += np.square(rows).sum(axis=0, dtype=np.float64)
+        sums[0] += squares_of(rows).sum(axis=0, dtype=np.float64)
         counts[0] += len(rows)
 
     def add_routed(self, name: str, n_experts: int, x: Rows, routed: npt.NDArray[np.int32]) -> None:
@@ -49,13 +49,14 @@ class ActivationSums:
         sums, counts = self._entry(name, n_experts, x.shape[1])
         goes = np.zeros((n_experts, len(x)), np.float32)
         np.add.at(goes, (routed, np.arange(len(x))[:, None]), 1)
-        sums += goes @ np.square(x)
+        with np.errstate(invalid="ignore"):
+            sums += goes @ squares_of(x)
         counts += goes.sum(axis=1)
 
     def add_grouped(self, name: str, n_experts: int, experts: Sequence[int], counts: Sequence[int], rows: Rows) -> None:
         """See `ActivationSink`."""
         sums, totals = self._entry(name, n_experts, rows.shape[1])
-        squares = np.square(rows)
+        squares = squares_of(rows)
         end = 0
         for expert, count in zip(experts, counts, strict=True):
             begin, end = end, end + count
@@ -83,6 +84,12 @@ class ActivationSums:
             self.sums[name] = np.zeros((n_matrices, n_columns))
             self.counts[name] = np.zeros(n_matrices)
         return self.sums[name], self.counts[name]
+
+
+def squares_of(rows: Rows) -> Rows:
+    """Return the squares; one that is beyond float32 is infinite, and `first_not_finite` finds it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.square(rows)
 
 
 def group_by_expert(rows: Rows, routed: npt.NDArray[np.int32]) -> tuple[list[int], list[int], Rows]:

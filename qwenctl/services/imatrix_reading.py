@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from quant.errors import ResumeRefused
 from qwenctl.services.activation_model import ActivationModel
 from qwenctl.services.activation_totals import ActivationTotals
-from qwenctl.services.calibration_text import shipped_text
+from qwenctl.services.calibration_text import CalibrationText, shipped_text
 from qwenctl.services.calibration_tokens import Chunk, with_begin
 from qwenctl.services.imatrix_state import Progress, RunState, StateFile
 from qwenctl.services.imatrix_top_up import write_round
@@ -87,11 +87,12 @@ class ImatrixReading:
         Raises:
             GenerationFailed, WriteFailed: as `read_text`.
         """
-        text = shipped_text()
+        text = shipped_text() if n_wanted else CalibrationText((), ())
         while (n_thin := self._totals.n_thin_experts(n_wanted)) and self.progress.n_written_tokens < budget_tokens:
             n_written = self.progress.n_written_tokens
             on_progress(ReadProgress("writing", n_written, budget_tokens, n_thin))
-            tokens = [token for one in write_round(self._model, text, self.progress.n_rounds) for token in one]
+            texts = write_round(self._model, text, self.progress.n_rounds)
+            tokens = [token for one in texts for token in one][: budget_tokens - n_written]
             for batch in self._batches(tokens):
                 self._model.read(batch)
             n_rounds = self.progress.n_rounds + 1

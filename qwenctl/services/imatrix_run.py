@@ -26,7 +26,7 @@ from quant.imatrix_fit import check_fits
 from quant.second_moments import write_second_moments
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.activation_model import ActivationModel, ReadingOptions
-from qwenctl.services.activation_moments import plan_moments
+from qwenctl.services.activation_moments import are_routers, plan_moments
 from qwenctl.services.activation_probe import ActivationProbe
 from qwenctl.services.activation_totals import ActivationTotals
 from qwenctl.services.calibration_text import CalibrationText
@@ -127,8 +127,7 @@ def gather_imatrix(
     Raises:
         OutputExists, OutputBusy, ResumeRefused: nothing was changed.
         ImatrixMismatch, GgufError: what is to be merged is of another model, or damaged.
-        WriteFailed: what was saved before is still there.
-        GenerationFailed: llama.cpp failed, or an activation is not finite; the message names the weight.
+        WriteFailed, GenerationFailed: what was saved before is still there; the message names the file or the weight.
         Exception: what opening the model raises, see `NativeModel`.
     """
     started_s = time.monotonic()
@@ -151,24 +150,26 @@ def gather_imatrix(
             reading.read_text(chunks[: request.n_chunks], on_progress)
             reading.top_up(request.top_up, request.top_up_tokens, on_progress)
             totals.check_finite()
-        progress = reading.progress
-        written = (f"text written by {model.info.name}",) if progress.n_written_tokens else ()
-        n_chunks = max(1, round((progress.n_tokens + progress.n_written_tokens) / options.chunk_tokens))
-        own = Imatrix(totals.sums.entries(members), text.names + written, n_chunks, options.chunk_tokens)
+            names = text.names + ((f"text written by {model.info.name}",) if reading.progress.n_written_tokens else ())
+        n_chunks = max(1, round(reading.progress.n_all_tokens / options.chunk_tokens))
+        own = Imatrix(totals.sums.entries(members), names, n_chunks, options.chunk_tokens)
         imatrix = own if merged is None else merged.merged(own)
         _publish(imatrix, totals, members, request)
         state_file.remove()
-    measured = {name for names in members.values() for name in names}
     return ImatrixResult(
         imatrix=imatrix,
         coverage=coverage_of(imatrix),
-        progress=progress,
-        without_statistics=tuple(name for name in weights if name not in measured),
+        progress=reading.progress,
+        without_statistics=tuple(name for name in weights if name not in own.entries),
         moments=dict(totals.moments.n_matrices),
-        without_moments=tuple(name for name in members if name not in totals.moments.n_matrices),
+        without_moments=_left_out(members, totals.moments.n_matrices),
         n_plain_talks=stream.n_plain_talks,
         seconds=time.monotonic() - started_s,
     )
+
+
+def _left_out(members: Mapping[str, tuple[str, ...]], chosen: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(name for name, weights in members.items() if name not in chosen and not are_routers(weights))
 
 
 def _publish(

@@ -45,6 +45,11 @@ class Progress:
     n_rounds: int = 0
     n_written_tokens: int = 0
 
+    @property
+    def n_all_tokens(self) -> int:
+        """Tokens that were read, whoever wrote them."""
+        return self.n_tokens + self.n_written_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class RunState:
