@@ -23,7 +23,7 @@ from pathlib import Path
 
 from quant_bench.conversion import measure_conversion, show_conversion
 from quant_bench.encoders import measure_encoders, show_encoders
-from quant_bench.quality import demo_imatrix, held_out_ids, measure_quality, plot_quality, show_quality
+from quant_bench.quality import demo_imatrix, held_out_chunks, measure_quality, plot_quality, show_quality
 
 from quant.codecs.fast import load_fast_encoders
 from quant.libggml import load_libggml
@@ -98,7 +98,7 @@ def quality(options: argparse.Namespace) -> tuple[list, str]:
     """Size and KLD of every type on the demo, as a table and a plot."""
     with tempfile.TemporaryDirectory(prefix="bench-quant-", dir=options.work) as folder:
         imatrix = demo_imatrix(Path(folder), note)
-        rows = measure_quality(Path(folder), imatrix, held_out_ids(), note)
+        rows = measure_quality(Path(folder), imatrix, held_out_chunks(Path(folder)), note)
     text = show_quality(rows)
     if importlib.util.find_spec("matplotlib") is None:
         return rows, text + "\n\nno plot: pip install -e '.[bench]'"

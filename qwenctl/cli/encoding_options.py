@@ -53,8 +53,8 @@ def encoding_options(function: F) -> F:
         type=click.Choice(("fast", "best", "exact")),
         default="fast",
         show_default=True,
-        help="fast: quicker than llama.cpp's encoders, with less error; best: searches longer; exact: llama.cpp's own, "
-        "byte for byte.",
+        help="Encoders: fast ones, with less error than llama.cpp's; the best, which search longer; or exactly "
+        "llama.cpp's own.",
     )
     @click.option("--exact", is_flag=True, help="The same as --quality exact.")
     @wraps(function)

@@ -21,7 +21,7 @@ from quant.ggml_types import GGML_TYPES
 from quant.gguf_check import check_model
 from quant.gguf_read import GgufFile, read_gguf
 from quant.partial_output import DISK_RESERVE_BYTES, OutputNames, rename_companion, rename_to_final
-from quant.recipe import STOCK_TYPES, find_output_type
+from quant.recipe import STOCK_TYPES, OutputType, find_output_type
 from quant.verify import digest_tensors
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.machine_limits import usable_cores
@@ -89,11 +89,7 @@ def quantize(
     check_model(gguf)
     before = quantized_types(gguf)
     _refuse(gguf, source, out, before, force=force, allow_requantize=allow_requantize)
-    kind = find_output_type(output_type)
-    if kind.name not in STOCK_TYPES:
-        raise InvalidRequest(
-            f"{kind.name} is not one of llama.cpp's types", "convert the original checkpoint: `qwenctl convert`"
-        )
+    kind = _stock_type(output_type)
     n_threads = n_threads or usable_cores()
     n_weights = sum(tensor.n_weights for tensor in gguf.tensors.values())
     request: dict[str, object] = {
@@ -120,6 +116,15 @@ def quantize(
         n_threads=n_threads,
         quantized_before=before,
     )
+
+
+def _stock_type(name: str) -> OutputType:
+    kind = find_output_type(name)
+    if kind.name not in STOCK_TYPES:
+        raise InvalidRequest(
+            f"{kind.name} is not one of llama.cpp's types", "`qwenctl convert` makes it of a checkpoint"
+        )
+    return kind
 
 
 def _write(request: Mapping[str, object], out: Path, on_answer: Callable[[Mapping[str, Any]], None]) -> float:

@@ -21,11 +21,13 @@ from quant.divergence import token_divergence
 from quant.imatrix_file import read_imatrix
 from quant.recipe import OUTPUT_TYPES, STOCK_TYPES
 from qwenctl.services.conversion import write_plan
+from qwenctl.services.evaluation_text import chunks_of, shipped_text
 from qwenctl.services.logits import sequence_logits
 from qwenctl.services.type_choice import TypeRequest, choose_plan
 
 from .weights import ROOT
 
+N_CTX = 512
 DEMO = ROOT / "qwenctl" / "demo"
 BUDGET_SIZES = (0.90, 0.92, 0.95, 1.0, 1.1)
 """Of stock Q4_K_M's file."""
@@ -43,6 +45,19 @@ class QualityRow:
     mean_kld: float
     kld_999: float
     same_top: float
+
+
+def held_out_chunks(folder: Path) -> npt.NDArray[np.int32]:
+    """Return the text that `qwenctl eval` uses where none is named, and the conversations that the demo never saw.
+
+    i32 (n_chunks, 512).
+    """
+    vocabulary = folder / "vocabulary.gguf"
+    write_plan(choose_plan(read_source(DEMO), TypeRequest("q8_0"), None).plan, vocabulary)
+    shipped = chunks_of(shipped_text(), vocabulary, N_CTX, None).inputs
+    with np.load(ROOT / "tests" / "data" / "demo_reference.npz") as stored:
+        conversations = stored["ids"].reshape(-1, N_CTX)
+    return np.concatenate([shipped, conversations])
 
 
 def measure_quality(
