@@ -79,7 +79,8 @@ struct SubBlock {
     }
 };
 
-/* The best scale and offset for given sums; the offset at least −base·(−1)…: minima cannot be negative. */
+/* The best scale and offset for given codes. The offset is at least `base`, for the minimum that is stored, offset − base,
+ * cannot be negative. */
 INLINE void fit(const SubBlock &block, const CodeSums &sums, F *scale, F *offset) {
     const F determinant = block.sum_w * sums.ll - sums.l * sums.l;
     const I regular = determinant > 1e-6f * block.sum_w * sums.ll;
