@@ -127,7 +127,8 @@ def unpack_gptq(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.floating]]:
     """Return codes u8 (n_out, n_in), zeros u16 (n_out, n_groups) and scales (n_out, n_groups): what `pack_gptq` took.
 
-    g_idx is stored as it is. A stored zero of all ones is 2**bits in "gptq", as llama.cpp and vLLM read it.
+    g_idx is stored as it is. A stored zero of all ones is 2**bits in "gptq", as llama.cpp reads it (dequant_gptq in
+    conversion/base.py).
 
     Args:
         qweight: i32 (n_in*bits/32, n_out); any columns of a stored one.
