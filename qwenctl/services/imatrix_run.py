@@ -125,8 +125,7 @@ def gather_imatrix(
         on_open: is given the opened model, before it reads.
 
     Raises:
-        OutputExists, OutputBusy, ResumeRefused: nothing was changed.
-        ImatrixMismatch, GgufError: what is to be merged is of another model, or damaged.
+        OutputExists, OutputBusy, ResumeRefused, ImatrixMismatch, GgufError: nothing was changed.
         WriteFailed, GenerationFailed: what was saved before is still there; the message names the file or the weight.
         Exception: what opening the model raises, see `NativeModel`.
     """

@@ -102,6 +102,17 @@ def test_offloaded_experts_give_the_same(stock: Reading, f32: Path, operation: s
         np.testing.assert_allclose(found.totals.moments.moments[name], moments, atol=1e-5 * scale, err_msg=name)
 
 
+@pytest.mark.parametrize("output_type", ["q4_k_m", "q8_0"])
+def test_exact_runs_of_quantized_models_do_not_depend_on_placement(tmp_path: Path, output_type: str) -> None:
+    path, chunks = write_model(tmp_path, output_type), random_chunks(6)
+    stock = Reading(path, chunks, exact=True)
+    found = Reading(path, chunks, OffloadOptions(mode="on", n_slots=3), exact=True)
+    assert found.placement is not None
+    for name, entry in stock.entries.items():
+        np.testing.assert_array_equal(found.entries[name].counts, entry.counts)
+        np.testing.assert_allclose(found.entries[name].sums, entry.sums, rtol=1e-5, err_msg=name)
+
+
 def test_a_chunk_alone_and_among_others_gives_the_same(stock: Reading, f32: Path) -> None:
     """Sequences of a batch must not see each other."""
     chunks = random_chunks(N_CHUNKS)
