@@ -28,6 +28,7 @@ class OffloadOptions:
     vram_bytes: int | None = None  # of device memory in all; None: what is free
     layout: Layout = "auto"  # of expert weights in their slots
     operation: Operation = "auto"  # id: one MUL_MAT_ID a matrix; expert: a MUL_MAT an expert on gathered tokens
+    reserved_bytes: int = 0  # of main memory that is not for the model: what else this process is going to hold
     n_io_threads: int | None = None
     prefetch: Prefetch = "auto"
     n_slots: int | None = None  # in every layer, whatever the budget would give: for tests
@@ -37,6 +38,7 @@ class OffloadOptions:
         for name, low, high in (
             ("ram_bytes", 16 * MIB, 1 << 50),
             ("vram_bytes", 0, 1 << 50),
+            ("reserved_bytes", 0, 1 << 50),
             ("n_io_threads", 1, 256),
             ("n_slots", 1, 1 << 20),
         ):

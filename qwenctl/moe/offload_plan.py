@@ -33,6 +33,7 @@ class OffloadRequest:
     n_gpu_layers: int | None = None
     n_slots: int | None = None  # in every layer; None: what fits
     n_io_threads: int = 4
+    reserved_bytes: int = 0  # that the caller takes for itself
     wave_rows: int = 2048  # pairs of token and expert that one graph computes at most
     layout: str = "plain"  # for the summary; ModelSize has its bytes
     rates: PrefillRates = field(default_factory=PrefillRates)

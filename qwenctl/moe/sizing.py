@@ -2,7 +2,7 @@
 
     budget      what this process may hold in all: --ram, or what the machine or its control group has left
       margin      for what nobody counted, and on a machine of its own for the other programs
-      base        Python, libraries, the vocabulary
+      base        Python, libraries, the vocabulary; what the caller reserves for itself
       dense       attention, norms, routers, embedding, output: resident, in memory that cannot be evicted
       kv          the KV cache
       compute     activations of the micro-batch, logits
@@ -153,7 +153,8 @@ class _Room:
         shared = self.machine.shared and request.ram_bytes is None
         return MemoryParts(
             margin=_margin_bytes(self.budget, shared=shared),
-            base=max(_BASE_BYTES + _BASE_VOCAB_BYTES * model.shape.n_vocab, self.machine.used_bytes),
+            base=max(_BASE_BYTES + _BASE_VOCAB_BYTES * model.shape.n_vocab, self.machine.used_bytes)
+            + request.reserved_bytes,
             dense=max(0, model.dense_bytes - devices.dense_bytes),
             kv=max(0, _kv_bytes(model, request) - devices.kv_bytes),
             compute=compute_bytes(model.shape, n_ubatch, request.n_cells, n_outputs=request.n_outputs, flash=flash),

@@ -20,7 +20,7 @@ import llama_cpp
 
 from quant.gguf_read import GgufFile
 from qwenctl.core import ModelInfo
-from qwenctl.errors import GenerationFailed
+from qwenctl.errors import DoesNotFit, GenerationFailed
 from qwenctl.moe.offload_options import OffloadOptions
 from qwenctl.services.abort_flag import AbortFlag
 from qwenctl.services.activation_probe import ActivationProbe
@@ -39,16 +39,25 @@ _SURVEY_TOKENS = 2
 
 @dataclass(frozen=True, slots=True)
 class ReadingOptions:
-    """How a model is to be opened for reading."""
+    """How a model is to be opened for reading.
+
+    `exact`: weights stay as the file has them, so that sums do not depend on where experts are. Else each placement has
+    the arrangement that is quickest there; its rounding sends one token in ten thousand to another expert, which shows
+    where an expert has seen a few dozen.
+    """
 
     chunk_tokens: int = 512
     n_threads: int | None = None
     offload: OffloadOptions = field(default_factory=OffloadOptions)
+    exact: bool = False
 
-    def engine_options(self, n_vocab: int) -> EngineOptions:
-        """Return how the engine is to be opened; experts stay off devices, where nobody sees what they multiply."""
+    def most_sequences(self, n_vocab: int) -> int:
+        """Return how many chunks a batch may have."""
         logits_bytes = 2 * 4 * n_vocab * self.chunk_tokens
-        n_sequences = max(1, min(_MOST_SEQUENCES, _MOST_LOGITS_BYTES // logits_bytes))
+        return max(1, min(_MOST_SEQUENCES, _MOST_LOGITS_BYTES // logits_bytes))
+
+    def engine_options(self, n_sequences: int) -> EngineOptions:
+        """Return how the engine is to be opened; experts stay off devices, where nobody sees what they multiply."""
         n_tokens = n_sequences * self.chunk_tokens
         return EngineOptions(
             n_ctx=self.chunk_tokens,
@@ -59,7 +68,10 @@ class ReadingOptions:
             cache_type_k="f32",
             cache_type_v="f32",
             flash_attention=False if self.chunk_tokens <= _PLAIN_ATTENTION_TOKENS else None,
-            offload=replace(self.offload, vram_bytes=0, prefetch="off"),
+            repack=not self.exact,
+            offload=replace(
+                self.offload, vram_bytes=0, prefetch="off", layout="plain" if self.exact else self.offload.layout
+            ),
         )
 
 
@@ -75,7 +87,7 @@ class ActivationModel:
 
     @classmethod
     def open(cls, gguf: GgufFile, options: ReadingOptions, probe: ActivationProbe) -> Self:
-        """Load a GGUF file; see `Engine.open`.
+        """Load a GGUF file; see `Engine.open`. Where memory is short, fewer chunks are computed at once.
 
         Args:
             gguf: the file.
@@ -83,18 +95,28 @@ class ActivationModel:
             probe: sees what is computed in its mode "collect".
         """
         tokens = gguf.metadata.get("tokenizer.ggml.tokens", [])
-        engine_options = options.engine_options(max(1, len(tokens) if isinstance(tokens, list) else 1))
+        n_sequences = options.most_sequences(max(1, len(tokens) if isinstance(tokens, list) else 1))
+        while True:
+            try:
+                return cls._opened(gguf, options.engine_options(n_sequences), probe)
+            except DoesNotFit:  # found out before anything is loaded
+                if n_sequences == 1:
+                    raise
+                n_sequences //= 2
+
+    @classmethod
+    def _opened(cls, gguf: GgufFile, options: EngineOptions, probe: ActivationProbe) -> Self:
         abort = AbortFlag()
         thread = NativeThread("llama.cpp", abort.set)
         opened: list[NativeModel] = []
         try:
-            thread.run(lambda: opened.append(NativeModel(gguf.paths[0], engine_options, abort, probe)))
+            thread.run(lambda: opened.append(NativeModel(gguf.paths[0], options, abort, probe)))
         except BaseException:
             for model in opened:
                 model.close()
             thread.close()
             raise
-        return cls(opened[0], thread, probe, engine_options)
+        return cls(opened[0], thread, probe, options)
 
     @property
     def info(self) -> ModelInfo:

@@ -252,6 +252,7 @@ def _request(options: EngineOptions, context: ContextSize, chosen: OffloadLayout
         n_gpu_layers=options.n_gpu_layers,
         n_slots=wanted.n_slots,
         n_io_threads=n_io_threads,
+        reserved_bytes=wanted.reserved_bytes,
         layout=chosen.choice.layout,
         rates=chosen.rates,
     )

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
+from math import prod
 from pathlib import Path
 
 from quant.errors import OutputExists
@@ -125,8 +126,7 @@ def gather_imatrix(
         on_open: is given the opened model, before it reads.
 
     Raises:
-        OutputExists, OutputBusy, ResumeRefused: nothing was changed.
-        ImatrixMismatch, GgufError: what is to be merged is of another model, or damaged.
+        OutputExists, OutputBusy, ResumeRefused, ImatrixMismatch, GgufError: nothing was changed.
         WriteFailed, GenerationFailed: what was saved before is still there; the message names the file or the weight.
         Exception: what opening the model raises, see `NativeModel`.
     """
@@ -138,7 +138,7 @@ def gather_imatrix(
     with StateFile(request.out) as state_file:
         _refuse_existing(request, resumes=state_file.exists)
         probe = ActivationProbe(weights, [totals.sums, totals.moments])
-        with ActivationModel.open(gguf, options, probe) as model:
+        with ActivationModel.open(gguf, _with_reserve(options, weights, request), probe) as model:
             on_open(model)
             members = model.survey()
             if request.hessians is not None:
@@ -193,6 +193,16 @@ def _measured(shapes: Mapping[str, tuple[int, ...]], *, process_output: bool) ->
         name = _OUTPUT if _OUTPUT in shapes else _EMBEDDINGS
         found[name] = shapes[name]
     return found
+
+
+def _with_reserve(
+    options: ReadingOptions, weights: Mapping[str, tuple[int, ...]], request: ImatrixRequest
+) -> ReadingOptions:
+    """Leave memory for what is added up, float64 and at the end once more in float32, and for second moments."""
+    sums_bytes = 12 * sum(prod(shape[:-2]) * shape[-1] for shape in weights.values())
+    moments_bytes = 0 if request.hessians is None else request.hessian_budget_bytes
+    reserved = replace(options.offload, reserved_bytes=sums_bytes + moments_bytes)
+    return replace(options, offload=reserved)
 
 
 def _stream(model: ActivationModel, text: CalibrationText, request: ImatrixRequest) -> TokenStream:

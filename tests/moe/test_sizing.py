@@ -479,3 +479,12 @@ def test_the_summary_is_one_line_and_the_document_is_json() -> None:
     assert json.loads(json.dumps(plan.as_json()))["n_slots"] == list(plan.n_slots)
     full = size_offload(true_size(SMALL), group(32 * GIB), OffloadRequest(512))
     assert full.summary().startswith("experts: all 128 a layer in ")
+
+
+def test_what_the_caller_reserves_is_taken_from_the_experts() -> None:
+    model, machine = true_size(SMALL), group(12 * GIB)
+    plain = size_offload(model, machine, OffloadRequest(512))
+    reserved = size_offload(model, machine, OffloadRequest(512, reserved_bytes=2 * GIB))
+    assert reserved.parts.base - plain.parts.base == 2 * GIB
+    assert 1.5 * GIB < plain.parts.experts - reserved.parts.experts < 2.5 * GIB
+    assert reserved.parts.total_bytes <= reserved.budget_bytes

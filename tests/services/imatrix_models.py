@@ -34,8 +34,8 @@ def write_model(folder: Path, output_type: str = "f32", model: TinyModel = MODEL
 
 
 def random_chunks(n_chunks: int, seed: int = 0) -> list[list[int]]:
-    """Return chunks of letters and merged pairs."""
-    return np.random.default_rng(seed).integers(0, 266, (n_chunks, CHUNK_TOKENS)).tolist()
+    """Return chunks of letters."""
+    return np.random.default_rng(seed).integers(0, 256, (n_chunks, CHUNK_TOKENS)).tolist()
 
 
 def measured_weights(gguf: GgufFile) -> dict[str, tuple[int, ...]]:

@@ -10,6 +10,7 @@ import pytest
 from quant.gguf_read import read_gguf
 from qwenctl.errors import GenerationFailed
 from qwenctl.moe.offload_options import OffloadOptions
+from tests.moe.offload_runs import merged_gguf
 from tests.numpy_forward import inputs
 from tests.services.imatrix_models import MODEL, Reading, random_chunks, write_model
 from tests.tiny_checkpoint import TinyModel, tiny_weights
@@ -102,6 +103,17 @@ def test_offloaded_experts_give_the_same(stock: Reading, f32: Path, operation: s
         np.testing.assert_allclose(found.totals.moments.moments[name], moments, atol=1e-5 * scale, err_msg=name)
 
 
+@pytest.mark.parametrize("output_type", ["q4_k_m", "q8_0"])
+def test_exact_runs_of_quantized_models_do_not_depend_on_placement(tmp_path: Path, output_type: str) -> None:
+    path, chunks = write_model(tmp_path, output_type), random_chunks(6)
+    stock = Reading(path, chunks, exact=True)
+    found = Reading(path, chunks, OffloadOptions(mode="on", n_slots=3), exact=True)
+    assert found.placement is not None
+    for name, entry in stock.entries.items():
+        np.testing.assert_array_equal(found.entries[name].counts, entry.counts)
+        np.testing.assert_allclose(found.entries[name].sums, entry.sums, rtol=1e-5, err_msg=name)
+
+
 def test_a_chunk_alone_and_among_others_gives_the_same(stock: Reading, f32: Path) -> None:
     """Sequences of a batch must not see each other."""
     chunks = random_chunks(N_CHUNKS)
@@ -109,6 +121,19 @@ def test_a_chunk_alone_and_among_others_gives_the_same(stock: Reading, f32: Path
     for name, entry in stock.entries.items():
         np.testing.assert_array_equal(sum(one.entries[name].counts for one in alone), entry.counts)
         np.testing.assert_allclose(sum(one.entries[name].sums for one in alone), entry.sums, rtol=1e-4, err_msg=name)
+
+
+def test_joined_gate_and_up_and_a_shared_expert(tmp_path: Path) -> None:
+    path, chunks = merged_gguf(tmp_path / "merged.gguf"), random_chunks(4)
+    stock = Reading(path, chunks)
+    found = Reading(path, chunks, OffloadOptions(mode="on", n_slots=2, layout="plain"))
+    assert stock.entries.keys() == found.entries.keys()
+    assert stock.entries["blk.1.ffn_gate_up_exps.weight"].sums.shape == (6, 64)
+    assert stock.entries["blk.1.ffn_down_exps.weight"].sums.shape == (6, 32)
+    assert stock.entries["blk.1.ffn_down_shexp.weight"].counts.tolist() == [4 * 64]
+    for name, entry in stock.entries.items():
+        np.testing.assert_array_equal(found.entries[name].counts, entry.counts)
+        np.testing.assert_allclose(found.entries[name].sums, entry.sums, rtol=1e-5, err_msg=name)
 
 
 def test_dense_models_and_tied_outputs(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from qwenctl.services.calibration_text import (
 from qwenctl.services.calibration_tokens import to_chunks, to_tokens
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-_RUN_CHARS = 48  # as many characters in a row are no coincidence
+_RUN_CHARS, _LONG_RUN_CHARS = 48, 80  # as many characters in a row are no coincidence; in code, imports are alike
 
 
 class Letters:
@@ -77,6 +77,11 @@ def test_nothing_of_the_held_out_text_is_in_the_shipped_one() -> None:
     for row in rows[:5]:
         for start in range(0, len(row) - _RUN_CHARS, 8):
             assert row[start : start + _RUN_CHARS] not in plain
+    squeezed = " ".join(plain.split())
+    for path in (ROOT / "qwenctl" / "evaluation_text").glob("*.txt"):
+        held_out = " ".join(path.read_text(encoding="utf-8").split())
+        runs = (held_out[start : start + _LONG_RUN_CHARS] for start in range(len(held_out) - _LONG_RUN_CHARS))
+        assert [run for run in runs if run in squeezed] == []
     for row in rows[5:]:
         questions |= {part.split("<|im_end|>")[0] for part in row.split("user\n")[1:]}
     asked = {one.content for piece in pieces if isinstance(piece, Talk) for one in piece.messages if one.role == "user"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from quant.imatrix import Imatrix, ImatrixEntry
 from quant.imatrix_file import read_imatrix, write_imatrix
 from quant.second_moments import read_second_moments
 from qwenctl.errors import InvalidRequest
+from qwenctl.moe.offload_options import OffloadOptions
 from qwenctl.services import imatrix_reading, imatrix_state
 from qwenctl.services.activation_model import ReadingOptions
 from qwenctl.services.calibration_text import CalibrationText
@@ -244,6 +246,21 @@ def test_the_model_writes_text_for_experts_that_lack_tokens(model: Path, tmp_pat
     assert any(layer.below(1000) for layer in result.coverage)  # the budget was too small, and that is said
     enough = gather(model, tmp_path / "b.gguf", n_chunks=2, top_up=1, top_up_tokens=100_000)
     assert not any(layer.below(1) for layer in enough.coverage)
+
+
+def test_topping_up_with_offloaded_experts(model: Path, tmp_path: Path) -> None:
+    """Generating and reading take turns on one context, through one scheduler."""
+    offload = OffloadOptions(mode="on", n_slots=3, layout="plain")
+    options = ReadingOptions(CHUNK_TOKENS, n_threads=1, offload=offload, exact=True)
+    request = ImatrixRequest(tmp_path / "a.gguf", n_chunks=2, top_up=2000, top_up_tokens=2500)
+    found = gather_imatrix(read_gguf(model), TEXT, request, options)
+    options = replace(options, offload=STOCK)
+    stock = gather_imatrix(read_gguf(model), TEXT, replace(request, out=tmp_path / "b.gguf"), options)
+    assert found.progress == stock.progress
+    assert found.progress.n_rounds > 1
+    for name, entry in stock.imatrix.entries.items():
+        np.testing.assert_array_equal(found.imatrix.entries[name].counts, entry.counts)
+        np.testing.assert_allclose(found.imatrix.entries[name].sums, entry.sums, rtol=1e-4)
 
 
 def test_a_full_disk_names_the_file_and_keeps_the_last_state(

@@ -89,6 +89,7 @@ from qwenctl.units import GIB, MIB
     show_default=True,
     help="Read experts from disk: where they do not fit, never, or always.",
 )
+@click.option("--exact", is_flag=True, help="Slower, but the same numbers wherever the experts are, to seven digits.")
 @threads_option
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 @click.option("--restart", is_flag=True, help="Throw away what an interrupted run has left, and begin anew.")
@@ -104,6 +105,7 @@ def command(
     hessians: str | None,
     ram_bytes: int | None,
     offload: OffloadMode,
+    exact: bool,
     n_threads: int | None,
     output: Output,
     settings: Settings,
@@ -133,6 +135,7 @@ def command(
         chunk_tokens,
         n_threads or settings.n_threads,
         OffloadOptions(offload, ram_bytes, calibration_dir=settings.cache_dir),
+        exact,
     )
     print_result(_gather(model, texts, request, options, settings, output), request, output)
 
