@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from quant.checkpoint import open_checkpoint
+from quant.codecs.row_encoder import make_row_encoder
 from quant.conversion_plan import plan_conversion
 from quant.libggml import load_libggml
 from quant.pipeline import run_plan
@@ -85,7 +86,7 @@ def checkpoint(request: pytest.FixtureRequest, demo_folder: Path, tmp_path_facto
 def our_nll(checkpoint: Path, tokens: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> float:
     """Return the mean negative log-probability of every token but the first of each sequence, by llama.cpp."""
     out = tmp_path_factory.mktemp("decoded") / "f32.gguf"
-    run_plan(plan_conversion(checkpoint, OUTPUT_TYPES["f32"]), out, load_libggml(), n_threads=2)
+    run_plan(plan_conversion(checkpoint, OUTPUT_TYPES["f32"]), out, make_row_encoder(load_libggml()), n_threads=2)
     losses = []
     for row, logits in zip(tokens, sequence_logits(out, tokens), strict=True):
         scores = logits[:-1].astype(np.float64)

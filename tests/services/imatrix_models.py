@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from quant.codecs.row_encoder import make_row_encoder
 from quant.conversion_plan import plan_conversion
 from quant.gguf_read import GgufFile, read_gguf
 from quant.imatrix import ImatrixEntry
@@ -29,7 +30,7 @@ def write_model(folder: Path, output_type: str = "f32", model: TinyModel = MODEL
     """Write the model; 3 layers of 8 experts, 2 used, all rows 256 long."""
     source = write_checkpoint(folder / "source", model)
     out = folder / f"{output_type}.gguf"
-    run_plan(plan_conversion(source, OUTPUT_TYPES[output_type]), out, load_libggml(), 1)
+    run_plan(plan_conversion(source, OUTPUT_TYPES[output_type]), out, make_row_encoder(load_libggml()), 1)
     return out
 
 
