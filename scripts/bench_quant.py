@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument(
         "--plot", type=Path, default=Path("build/quant"), help="PREFIX.png and .svg of the quality part"
     )
+    parser.add_argument("--imatrix", type=Path, help="of the demo; default: gathered first, which takes minutes")
     parser.add_argument("--work", type=Path, help="folder for temporary files (default: the system's)")
     parser.add_argument("--json", action="store_true", help="an array of rows")
     options = parser.parse_args()
@@ -97,7 +98,7 @@ def conversion(options: argparse.Namespace) -> tuple[list, str]:
 def quality(options: argparse.Namespace) -> tuple[list, str]:
     """Size and KLD of every type on the demo, as a table and a plot."""
     with tempfile.TemporaryDirectory(prefix="bench-quant-", dir=options.work) as folder:
-        imatrix = demo_imatrix(Path(folder), note)
+        imatrix = options.imatrix or demo_imatrix(Path(folder), note)
         rows = measure_quality(Path(folder), imatrix, held_out_chunks(Path(folder)), note)
     text = show_quality(rows)
     if importlib.util.find_spec("matplotlib") is None:

@@ -54,7 +54,7 @@ def held_out_chunks(folder: Path) -> npt.NDArray[np.int32]:
     """
     vocabulary = folder / "vocabulary.gguf"
     write_plan(choose_plan(read_source(DEMO), TypeRequest("q8_0"), None).plan, vocabulary)
-    shipped = chunks_of(shipped_text(), vocabulary, N_CTX, None).inputs
+    shipped = chunks_of(shipped_text(), vocabulary, N_CTX, None).inputs()
     with np.load(ROOT / "tests" / "data" / "demo_reference.npz") as stored:
         conversations = stored["ids"].reshape(-1, N_CTX)
     return np.concatenate([shipped, conversations])
