@@ -6,7 +6,8 @@
 
 Weights stored as pickles (.bin, .pt, …) are never opened: unpickling runs whatever code the file carries. Names in the
 index are plain file names, so nothing outside the folder is read, except through symbolic links that lie in it: the
-Hugging Face cache links its snapshots to `../../blobs`. Knows nothing of what a tensor means.
+Hugging Face cache links its snapshots to `../../blobs`. Knows nothing of what a tensor means, but for the parts of
+packed weights, which it hands over as the weights they are.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from pathlib import Path
 
 from quant.errors import CheckpointError, JsonFileError, SafetensorsError
 from quant.json_file import read_json_object
+from quant.quantized_checkpoint import decode_packed
+from quant.quantized_checkpoint_config import PackedFormat
 from quant.safetensors_read import SafetensorsFile, read_safetensors
 from quant.shown import named, shown
+from quant.source_tensor import SourceTensor
 from quant.tensor_info import TensorInfo
 
 SINGLE_FILE = "model.safetensors"
@@ -35,34 +39,49 @@ _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 class Checkpoint:
     """A complete set of weights.
 
-    `tensors` holds every tensor of every file, files by name, tensors in the order of their data. `notes` are
-    one-line remarks on harmless contradictions in the index.
+    `tensors` holds every tensor of every file, files by name, tensors in the order of their data; weights that are
+    packed follow. `notes` are one-line remarks on harmless contradictions in the index, and on packed weights.
     """
 
     folder: Path
     files: tuple[SafetensorsFile, ...]
-    tensors: Mapping[str, TensorInfo]
+    tensors: Mapping[str, SourceTensor]
     notes: tuple[str, ...] = ()
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, packed: PackedFormat | None = None) -> Checkpoint:
     """Read and check the headers of all weights in `folder`.
 
+    Args:
+        folder: the checkpoint.
+        packed: how its weights are packed (`HfConfig.packed`); None: tensors are what their names say.
+
     Raises:
-        CheckpointError: no weights, pickles only, or shards or tensors that are missing, extra or in two places.
+        CheckpointError: no weights, pickles only, or shards or tensors that are missing, extra or in two places; parts
+            of packed weights that do not fit each other.
         SafetensorsError: a shard or the index is not what its format demands.
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder", "name the folder that holds config.json and the weights")
+    files, tensors, notes = _open_files(folder)
+    if packed is None:
+        return Checkpoint(folder, files, tensors, notes)
+    return Checkpoint(folder, files, decode_packed(tensors, packed), (*notes, packed.note))
+
+
+_Files = tuple[tuple[SafetensorsFile, ...], Mapping[str, TensorInfo], tuple[str, ...]]
+
+
+def _open_files(folder: Path) -> _Files:
     if (folder / INDEX_FILE).exists():
         return _open_shards(folder)
     if (folder / SINGLE_FILE).exists():
         file = read_safetensors(folder / SINGLE_FILE)
-        return Checkpoint(folder, (file,), file.tensors)
+        return (file,), file.tensors, ()
     raise _no_weights(folder)
 
 
-def _open_shards(folder: Path) -> Checkpoint:
+def _open_shards(folder: Path) -> _Files:
     index = _read_index(folder / INDEX_FILE)
     weight_map = _weight_map(folder / INDEX_FILE, index)
     shards = sorted(set(weight_map.values()))
@@ -70,7 +89,7 @@ def _open_shards(folder: Path) -> Checkpoint:
     files = tuple(read_safetensors(folder / name) for name in shards)
     tensors = _merge(files)
     _check_against_index(folder, tensors, weight_map)
-    return Checkpoint(folder, files, tensors, _notes(index, tensors))
+    return files, tensors, _notes(index, tensors)
 
 
 def _read_index(path: Path) -> dict[str, object]:

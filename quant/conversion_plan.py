@@ -85,7 +85,7 @@ def plan_conversion(folder: Path, output: OutputType, repo_id: str | None = None
         UnsupportedTensor: weights in a format that cannot be read.
     """
     config = read_config(folder)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, config.packed)
     targets = map_tensors(config, checkpoint.tensors)
     source = describe_source(folder, config, targets, repo_id)
     tokenizer = read_tokenizer(folder, config.n_vocab)

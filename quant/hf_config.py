@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quant.architectures import ARCHITECTURES, Architecture
-from quant.errors import CheckpointError, UnsupportedArchitecture
+from quant.errors import UnsupportedArchitecture
 from quant.json_fields import JsonFields
 from quant.json_file import read_json_object
+from quant.quantized_checkpoint_config import PackedFormat, read_packed_format
 from quant.rope_config import RopeScaling, read_rope
 
 _MAX_CONFIG_BYTES = 4 << 20
@@ -49,6 +50,7 @@ class HfConfig:
     pad_token_id: int | None
     sampling: Mapping[str, float] = field(default_factory=dict)  # as generation_config.json names them
     name_or_path: str | None = None
+    packed: PackedFormat | None = None  # how weights that are quantized already are stored
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -71,7 +73,7 @@ def read_config(folder: Path) -> HfConfig:
     Raises:
         JsonFileError: a file that is missing, malformed, or holds a value of the wrong type or out of bounds.
         UnsupportedArchitecture: a family without a table, or a feature that llama.cpp does not run.
-        CheckpointError: the weights are already quantized.
+        CheckpointError: the weights are already quantized in a way that cannot be read.
     """
     path = folder / "config.json"
     fields = JsonFields(path, read_json_object(path, _MAX_CONFIG_BYTES))
@@ -126,6 +128,7 @@ def _config(fields: JsonFields, architecture: Architecture, generation: JsonFiel
         pad_token_id=next(iter(_token_ids("pad_token_id", n_vocab, fields, generation)), None),
         sampling=_sampling(generation),
         name_or_path=fields.text("_name_or_path", "") or None,
+        packed=read_packed_format(fields),
     )
 
 
@@ -191,12 +194,6 @@ _EXPERT_OBSTACLES: tuple[tuple[Callable[[JsonFields], bool], str], ...] = (
 
 
 def _refuse_what_cannot_run(fields: JsonFields, architecture: Architecture) -> None:
-    if fields.has("quantization_config"):
-        method = fields.child("quantization_config").text("quant_method", "unknown method")
-        raise CheckpointError(
-            f"{fields.path}: the weights are already quantized ({method})",
-            "convert the original BF16 checkpoint instead",
-        )
     obstacles = _OBSTACLES
     if architecture.gguf_name != "qwen2":
         obstacles += _QWEN3_OBSTACLES

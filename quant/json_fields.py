@@ -31,6 +31,10 @@ class JsonFields:
         """Return the field as parsed, None where it is missing."""
         return self._values.get(key)
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the fields."""
+        return tuple(self._values)
+
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """Return an integer between `low` and `high`; without a default it must be there.
 

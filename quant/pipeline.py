@@ -121,7 +121,7 @@ def _convert(
     todo = [number for number in range(len(plan.slices)) if number not in done]
     n_resumed = plan.n_weights - sum(plan.slices[number].n_weights for number in todo)
     recorder = _Recorder(plan, output, files)
-    with TensorReader() as reader, SourceCache(work.source.info.path for work in plan.slices) as cache:
+    with TensorReader() as reader, SourceCache(_source_files(plan)) as cache:
         encoder = SliceEncoder(plan, output.fd, lib, files=files, reader=reader, cache=cache, n_ahead=n_threads)
         workers = SliceWorkers(todo, encoder, n_threads)
         try:
@@ -138,9 +138,13 @@ def _convert(
         recorder.take(workers, now=True)
 
 
+def _source_files(plan: ConversionPlan) -> set[Path]:
+    return {path for work in plan.slices for path in work.source.info.paths}
+
+
 def _refuse_changed_source(plan: ConversionPlan) -> None:
     """Raise if the source is not what it was when it was planned: the output may hold some of each."""
-    now = fingerprint_checkpoint(plan.source, sorted({work.source.info.path for work in plan.slices}))
+    now = fingerprint_checkpoint(plan.source, sorted(_source_files(plan)))
     differences = describe_differences({name: plan.identity.get(name, "") for name in now}, now)
     if differences:
         raise CheckpointError(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import zlib
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,13 +98,10 @@ class SliceEncoder:
 
     def _advise(self, number: int, work: WorkSlice) -> None:
         """What was read will not be needed again; what comes next is."""
-        self._cache.was_read(*_stored_range(work))
+        source = work.source
+        for done in source.info.needed_until(source.first_row, source.n_rows):
+            self._cache.was_read(done.path, done.offset_bytes, done.n_bytes)
         if number + self._n_ahead < len(self._plan.slices):
-            self._cache.will_read(*_stored_range(self._plan.slices[number + self._n_ahead]))
-
-
-def _stored_range(work: WorkSlice) -> tuple[Path, int, int]:
-    """Where a slice lies in its source: file, offset and length in bytes."""
-    info = work.source.info
-    row_bytes = info.n_bytes // info.n_rows
-    return info.path, info.offset_bytes + work.source.first_row * row_bytes, work.source.n_rows * row_bytes
+            coming = self._plan.slices[number + self._n_ahead].source
+            for needed in coming.info.needed_from(coming.first_row, coming.n_rows):
+                self._cache.will_read(needed.path, needed.offset_bytes, needed.n_bytes)

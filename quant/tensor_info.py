@@ -11,6 +11,15 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
+class FileRange:
+    """Consecutive bytes of a file."""
+
+    path: Path
+    offset_bytes: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor in a file.
 
@@ -39,3 +48,17 @@ class TensorInfo:
     def n_rows(self) -> int:
         """Number of rows, over all outer dimensions."""
         return prod(self.shape[:-1])
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files it lies in: one."""
+        return (self.path,)
+
+    def needed_from(self, first_row: int, n_rows: int) -> tuple[FileRange, ...]:
+        """Return what reading these rows is the first to need: their own bytes."""
+        row_bytes = self.n_bytes // self.n_rows
+        return (FileRange(self.path, self.offset_bytes + first_row * row_bytes, n_rows * row_bytes),)
+
+    def needed_until(self, first_row: int, n_rows: int) -> tuple[FileRange, ...]:
+        """Return what reading these rows is the last to need: their own bytes."""
+        return self.needed_from(first_row, n_rows)

@@ -1,4 +1,4 @@
-"""From the tensors of a checkpoint to those of a GGUF file: names, order, stacking. Rows are pointed at, never read.
+"""From the tensors of a checkpoint to those of a GGUF file: names, order, stacking. Rows are pointed at, not read.
 
 Order: embeddings, layers ascending with each layer's three expert tensors adjacent, output norm, output.
 Knows nothing of types, offsets or files.
@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from quant.architectures import EMBEDDINGS, OUTPUT, OUTPUT_NORM, TensorPattern
 from quant.errors import CheckpointError, UnsupportedTensor
 from quant.hf_config import HfConfig
+from quant.source_tensor import DecodedTensor, SourceTensor
 from quant.tensor_info import TensorInfo
+from quant.tensor_read import read_rows_f32
 
 _READABLE = ("BF16", "F16", "F32")
 _N_NAMED = 4  # tensors named in an error; the rest are counted
@@ -22,7 +24,7 @@ _N_NAMED = 4  # tensors named in an error; the rest are counted
 class SourceRows:
     """`n_rows` consecutive rows of a checkpoint's tensor, from `first_row` (counted over all outer dimensions)."""
 
-    info: TensorInfo
+    info: SourceTensor
     first_row: int
     n_rows: int
 
@@ -40,10 +42,11 @@ class TargetTensor:
     sources: tuple[SourceRows, ...]
 
 
-def map_tensors(config: HfConfig, tensors: Mapping[str, TensorInfo]) -> tuple[TargetTensor, ...]:
+def map_tensors(config: HfConfig, tensors: Mapping[str, SourceTensor]) -> tuple[TargetTensor, ...]:
     """Return the tensors of the GGUF file in file order.
 
-    A `lm_head.weight` beside tied embeddings is left out: transformers does not read it either.
+    A `lm_head.weight` beside tied embeddings is left out: transformers does not read it either. So are biases beside
+    packed weights that the family does not have, once they have been read and are zero.
 
     Raises:
         CheckpointError: tensors that the configuration demands are missing, others are not known, or shapes differ.
@@ -60,7 +63,7 @@ class _Search:
     """Walks the tables once; notes what it used and what it did not find."""
 
     config: HfConfig
-    tensors: Mapping[str, TensorInfo]
+    tensors: Mapping[str, SourceTensor]
     used: set[str] = field(default_factory=set)
     missing: dict[str, None] = field(default_factory=dict)
     misshapen: dict[str, str] = field(default_factory=dict)  # name: what is wrong with it
@@ -116,14 +119,14 @@ class _Search:
         first = pattern.fused_part * n_rows
         return [SourceRows(info, expert * whole[1] + first, n_rows) for expert in range(n_experts)]
 
-    def _take(self, name: str, shape: tuple[int, ...]) -> TensorInfo | None:
+    def _take(self, name: str, shape: tuple[int, ...]) -> SourceTensor | None:
         info = self.tensors.get(name)
         self.used.add(name)
         if info is None:
             self.missing[name] = None
         elif info.shape != shape:
             self.misshapen[name] = f"{name} {_shown(info.shape)} instead of {_shown(shape)}"
-        elif info.dtype not in _READABLE:
+        elif isinstance(info, TensorInfo) and info.dtype not in _READABLE:
             raise UnsupportedTensor(
                 f"{info.path.name}: {name} is stored as {info.dtype}; only {', '.join(_READABLE)} can be converted"
             )
@@ -147,7 +150,17 @@ class _Search:
 
     def _may_be_left_out(self, name: str) -> bool:
         """Tensors that checkpoints carry though nothing reads them."""
-        return name.endswith(".rotary_emb.inv_freq") or (self.config.tied_embeddings and name == OUTPUT.source)
+        return (
+            name.endswith(".rotary_emb.inv_freq")
+            or (self.config.tied_embeddings and name == OUTPUT.source)
+            or self._is_bias_of_zeros(name)
+        )
+
+    def _is_bias_of_zeros(self, name: str) -> bool:
+        """Tell whether `name` is what GPTQ quantizers add to packed weights of layers that have no bias."""
+        module, _, kind = name.rpartition(".")
+        is_packed = isinstance(self.tensors.get(f"{module}.weight"), DecodedTensor)
+        return kind == "bias" and is_packed and not read_rows_f32(self.tensors[name]).any()
 
 
 def _some(names: list[str]) -> str:

@@ -6,6 +6,7 @@ the front, so a read takes no memory beyond that buffer and one chunk:
     buffer, 4 n bytes     |  f32 0, f32 1, …  →        | b0 b1 b2 …           |
                                                        2 n                  4 n
 
+Weights that were quantized before compute their rows themselves, from columns of their parts that are read here.
 Knows nothing of file formats beyond TensorInfo: it reads tensors of safetensors and unquantized GGUF alike.
 """
 
@@ -15,12 +16,14 @@ import os
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.column_read import ColumnReader
 from quant.errors import FileFormatError, UnsupportedTensor
+from quant.source_tensor import SourceTensor
 from quant.tensor_info import TensorInfo
 
 _WEIGHT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -33,6 +36,7 @@ class TensorReader:
     def __init__(self) -> None:
         self._descriptors: dict[Path, int] = {}
         self._lock = Lock()
+        self._columns = ColumnReader(self.read_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -48,12 +52,12 @@ class TensorReader:
             os.close(self._descriptors.popitem()[1])
 
     def read_rows_f32(
-        self, info: TensorInfo, first_row: int, n_rows: int, out: NDArray[np.float32] | None = None
+        self, info: SourceTensor, first_row: int, n_rows: int, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """Return rows `first_row` to `first_row + n_rows` as f32 (n_rows, n_columns).
 
         Args:
-            info: a tensor stored as F32, F16 or BF16.
+            info: a tensor stored as F32, F16 or BF16, or a weight computed from its parts.
             first_row: counted over all outer dimensions.
             n_rows: how many; they must exist.
             out: C-contiguous f32 with at least n_rows * n_columns elements, whose front is filled and returned as a
@@ -64,20 +68,39 @@ class TensorReader:
             FileFormatError: the file ends too early or cannot be read.
             ValueError: rows or a buffer that do not fit the tensor.
         """
-        if info.dtype not in _WEIGHT_BYTES:
+        if isinstance(info, TensorInfo) and info.dtype not in _WEIGHT_BYTES:
             raise _unsupported(info)
         if not 0 <= first_row <= first_row + n_rows <= info.n_rows:
             raise ValueError(f"{info.name} has {info.n_rows} rows, not {first_row} to {first_row + n_rows}")
         n_weights = n_rows * info.n_columns
         buffer = np.empty(n_weights, np.float32) if out is None else _front(out, n_weights)
-        stored_bytes = n_weights * _WEIGHT_BYTES[info.dtype]
+        rows = buffer.reshape(n_rows, info.n_columns)
+        if isinstance(info, TensorInfo):
+            self._read_stored(info, first_row, buffer)
+        else:
+            info.fill_rows(self, first_row, rows)
+        return rows
+
+    def read_columns(self, info: TensorInfo, first_column: int, n_columns: int) -> NDArray[Any]:
+        """Return columns (n_rows, n_columns) of a matrix of I32, F32, F16 or BF16, the last as uint16.
+
+        They may be a view of a panel kept for the next call, of 32 MiB in all (see `quant.column_read`): not to be
+        written to.
+
+        Raises:
+            FileFormatError: the file ends too early or cannot be read.
+            ValueError: another type, no matrix, no columns, or some that it does not have.
+        """
+        return self._columns.read(info, first_column, n_columns)
+
+    def _read_stored(self, info: TensorInfo, first_row: int, buffer: NDArray[np.float32]) -> None:
+        stored_bytes = buffer.size * _WEIGHT_BYTES[info.dtype]
         stored = buffer.view(np.uint8)[buffer.nbytes - stored_bytes :]
         self._fill(info, first_row * info.n_columns * _WEIGHT_BYTES[info.dtype], stored)
         if info.dtype == "BF16":
             _widen_bf16(stored.view("<u2"), buffer.view(np.uint32))
         elif info.dtype == "F16":
             _widen_f16(stored.view("<f2"), buffer)
-        return buffer.reshape(n_rows, info.n_columns)
 
     def read_bytes(self, info: TensorInfo, first_byte: int, out: NDArray[np.uint8]) -> None:
         """Fill `out`, uint8 (n,), with the stored bytes of a tensor of any type from its byte `first_byte` on.
@@ -111,7 +134,7 @@ class TensorReader:
             return self._descriptors[path]
 
 
-def read_rows_f32(info: TensorInfo, first_row: int = 0, n_rows: int | None = None) -> NDArray[np.float32]:
+def read_rows_f32(info: SourceTensor, first_row: int = 0, n_rows: int | None = None) -> NDArray[np.float32]:
     """Return rows of one tensor as f32 (n_rows, n_columns), from a file opened for this read; None: all rows.
 
     Raises: as `TensorReader.read_rows_f32`.

@@ -52,6 +52,15 @@ class TinyModel:
         return self.architecture == "Qwen3MoeForCausalLM"
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor as it lies in a file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
 def to_bf16(values: np.ndarray) -> np.ndarray:
     """Round float32 to BF16, to nearest even; returns the upper halves as uint16. Finite values only."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
@@ -71,22 +80,22 @@ def write_safetensors(
     dtype: Dtype = "BF16",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write float32 arrays as one safetensors file: u64 header length, JSON padded to 8 bytes, then the data."""
+    """Write float32 arrays as one safetensors file, all in `dtype`."""
+    stored = {name: StoredTensor(dtype, values.shape, encode(values, dtype)) for name, values in tensors.items()}
+    write_stored(path, stored, metadata)
+
+
+def write_stored(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write one safetensors file: u64 header length, JSON padded to 8 bytes, then the data in the order given."""
     header: dict[str, object] = {"__metadata__": dict(metadata or {"format": "pt"})}
-    chunks: list[bytes] = []
     position = 0
-    for name, values in tensors.items():
-        chunk = encode(values, dtype)
-        header[name] = {
-            "dtype": dtype,
-            "shape": list(values.shape),
-            "data_offsets": [position, position + len(chunk)],
-        }
-        chunks.append(chunk)
-        position += len(chunk)
+    for name, tensor in tensors.items():
+        after = position + len(tensor.data)
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [position, after]}
+        position = after
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(chunks))
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(tensor.data for tensor in tensors.values()))
 
 
 def tiny_weights(model: TinyModel) -> dict[str, np.ndarray]:

@@ -71,7 +71,7 @@ def _stored(tensors: Iterable[TensorInfo]) -> tuple[StoredTensor, ...]:
 
 def _checkpoint(folder: Path) -> ModelContents:
     config = read_config(folder)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, config.packed)
     targets = map_tensors(config, checkpoint.tensors)
     source = describe_source(folder, config, targets)
     tokenizer = read_tokenizer(folder, config.n_vocab)

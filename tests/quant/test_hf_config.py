@@ -125,9 +125,10 @@ def test_windows_that_never_apply_are_no_obstacle(changes: dict[str, Any], tmp_p
 
 def test_quantized_weights_are_refused_with_their_method(tmp_path: Path) -> None:
     values = MOE | {"quantization_config": {"quant_method": "fp8", "fmt": "e4m3"}}
-    with pytest.raises(CheckpointError, match=r"already quantized \(fp8\)") as caught:
+    with pytest.raises(CheckpointError, match=r"already quantized \('fp8'\)") as caught:
         read_config(write_config(tmp_path, values))
-    assert caught.value.hint == "convert the original BF16 checkpoint instead"
+    assert caught.value.hint is not None
+    assert "original BF16 checkpoint" in caught.value.hint
 
 
 @pytest.mark.parametrize(
