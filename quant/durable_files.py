@@ -68,6 +68,15 @@ class DurableFiles:
         """Remove `path` if it is there."""
         path.unlink(missing_ok=True)
 
+    def make_folder(self, path: Path) -> None:
+        """Make the folder `path` if it is not there."""
+        path.mkdir(exist_ok=True)
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove the folder `path` and all that is in it, if it is there."""
+        if path.exists():
+            shutil.rmtree(path)
+
     def sync_folder(self, folder: Path) -> None:
         """Wait until the folder's entries are on the disk: a rename is not, before that."""
         fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)

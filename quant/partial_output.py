@@ -6,12 +6,13 @@
     OUT                          appears by one rename, complete
 
 Whatever stops the process leaves either nothing under the final name or the whole file, and a journal to go on with.
-Knows nothing of tensors.
+`PartialFile` is a file; quant/export_folder.py is a folder of files. Knows nothing of tensors.
 """
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,15 +61,17 @@ class OutputContents:
     total_bytes: int
 
 
-class PartialOutput:
-    """An open, locked output.
+class PartialOutput(ABC):
+    """An open, locked output of one file or several.
 
-    `journal.state.done` maps the slices that an earlier run has left, whole and synced, to their CRC-32. `is_published`
-    is true if an earlier run was killed after the very last step: nothing is left to do.
+    `journal.state.done` maps the slices that an earlier run has left, whole and synced, to their CRC-32. `fds` are the
+    growing files. `is_published` is true if an earlier run was killed after the very last step: nothing is left to do.
 
     Args:
-        names: where; the folder exists.
-        contents: what.
+        final: the name that it gets at the end; the folder above exists.
+        journal: where what is done is recorded.
+        identity: names everything that the bytes depend on.
+        total_bytes: of all files.
         files: how to write.
         force: replace an existing output.
         restart: start over, whatever an earlier run has left.
@@ -77,8 +80,139 @@ class PartialOutput:
         OutputExists: without `force`.
         OutputBusy: another process writes it.
         ResumeRefused: an earlier run had another identity.
-        NotEnoughDisk: the rest of the file does not fit.
+        NotEnoughDisk: the rest of the output does not fit.
         OSError: a file cannot be made or written.
+    """
+
+    def __init__(
+        self,
+        final: Path,
+        journal: Path,
+        identity: Mapping[str, str],
+        total_bytes: int,
+        files: DurableFiles,
+        *,
+        force: bool = False,
+        restart: bool = False,
+    ) -> None:
+        self._final = final
+        self._identity = identity
+        self._total_bytes = total_bytes
+        self._files = files
+        self.fds: list[int] = []
+        self.is_published = False
+        had_journal = journal.exists()
+        if self._is_there() and not force and not had_journal:
+            raise _exists(final)
+        self.journal = Journal(journal, files)
+        try:
+            self._begin(force=force, restart=restart)
+        except BaseException:
+            try:
+                if not had_journal:  # what was not there before is not left behind
+                    self._forget_journal()
+            finally:
+                self.close()
+            raise
+
+    @abstractmethod
+    def _create(self) -> None:
+        """Make what grows, of full length and with its headers, and open it: `fds`."""
+
+    @abstractmethod
+    def _open_existing(self) -> bool:
+        """Open what an earlier run has left; False: it is not of full length."""
+
+    @abstractmethod
+    def _is_begun(self) -> bool:
+        """Tell whether an earlier run has left something that grows."""
+
+    @abstractmethod
+    def _discard(self, files: DurableFiles) -> None:
+        """Remove what grows, if it is there."""
+
+    @abstractmethod
+    def _held_bytes(self) -> int:
+        """Bytes on the disk that what an earlier run has left takes up."""
+
+    @abstractmethod
+    def _finish_renaming(self) -> None:
+        """Do what comes after the rename to the final name."""
+
+    def _is_there(self) -> bool:
+        """Tell whether the final name is taken."""
+        return self._final.exists()
+
+    def _begin(self, *, force: bool, restart: bool) -> None:
+        if self._was_renamed():
+            self._finish_renaming()
+            self.is_published = self.journal.state.identity == self._identity and not restart
+            if self.is_published:
+                self.journal.remove()
+                return
+            self.journal.clear()
+        if self._is_there() and not force:
+            raise _exists(self._final)
+        self._check_space()
+        if self.journal.state.identity is None or restart or not self._is_begun():
+            self._start_over()
+            return
+        self.journal.refuse_other(self._identity)
+        if self._open_existing():
+            self.journal.resume()
+        else:
+            self._start_over()
+
+    def _was_renamed(self) -> bool:
+        """Tell whether the output whose completion the journal records has its final name already."""
+        inode = self.journal.state.ready_inode
+        return inode is not None and self._final.exists() and self._final.stat().st_ino == inode
+
+    def _start_over(self) -> None:
+        self.journal.clear()  # first: what it says is about files that are going to be removed
+        self._discard(self._files)
+        try:
+            self._create()
+            self.journal.start(self._identity)
+        except BaseException:
+            with suppress(OSError):
+                self._discard(DurableFiles())
+            raise
+
+    def _check_space(self) -> None:
+        """Refuse if the output does not fit; the blocks of an earlier partial one will be used or freed."""
+        folder = self._final.parent
+        free = self._files.free_bytes(folder)
+        needed = max(0, self._total_bytes - self._held_bytes()) + DISK_RESERVE_BYTES
+        if free < needed:
+            raise NotEnoughDisk(folder, needed, free)
+
+    def _forget_journal(self) -> None:
+        with suppress(OSError):  # the error before this one is to be reported
+            self.journal.remove()
+
+    def close(self) -> None:
+        """Close the files and give the lock back. What is not published stays, to be resumed."""
+        while self.fds:
+            os.close(self.fds.pop())
+        self.journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PartialFile(PartialOutput):
+    """An output of one file, with a companion.
+
+    Args:
+        names: where; the folder exists.
+        contents: what.
+        files, force, restart: see `PartialOutput`.
     """
 
     def __init__(
@@ -92,75 +226,37 @@ class PartialOutput:
     ) -> None:
         self._names = names
         self._contents = contents
-        self._files = files
-        self.fd = -1  # of the partial file
-        self.is_published = False
-        had_journal = names.journal.exists()
-        if names.final.exists() and not force and not had_journal:
-            raise _exists(names.final)
-        self.journal = Journal(names.journal, files)
-        try:
-            self._begin(force=force, restart=restart)
-        except BaseException:
-            try:
-                if not had_journal:  # what was not there before is not left behind
-                    self._forget_journal()
-            finally:
-                self.close()
-            raise
+        identity, n_bytes = contents.identity, contents.total_bytes
+        super().__init__(names.final, names.journal, identity, n_bytes, files, force=force, restart=restart)
 
-    def _begin(self, *, force: bool, restart: bool) -> None:
-        if self._was_renamed():
-            rename_companion(self._names, self._files)
-            self.is_published = self.journal.state.identity == self._contents.identity and not restart
-            if self.is_published:
-                self.journal.remove()
-                return
-            self.journal.clear()
-        if self._names.final.exists() and not force:
-            raise _exists(self._names.final)
-        self._check_space()
-        if self.journal.state.identity is None or restart or not self._names.partial.exists():
-            self._start_over()
-            return
-        self.journal.refuse_other(self._contents.identity)
+    @property
+    def fd(self) -> int:
+        """The growing file."""
+        return self.fds[0]
+
+    def _create(self) -> None:
+        self.fds = [self._files.open(self._names.partial)]
+        self._files.allocate(self.fd, self._contents.total_bytes)
+        self._files.write_at(self.fd, memoryview(self._contents.header), 0)
+        self._files.sync_data(self.fd)
+
+    def _open_existing(self) -> bool:
         if self._names.partial.stat().st_size != self._contents.total_bytes:
-            self._start_over()
-            return
-        self.journal.resume()
-        self.fd = self._files.open(self._names.partial)
+            return False
+        self.fds = [self._files.open(self._names.partial)]
+        return True
 
-    def _was_renamed(self) -> bool:
-        """Tell whether the file whose completion the journal records has its final name already."""
-        final, inode = self._names.final, self.journal.state.ready_inode
-        return inode is not None and final.exists() and final.stat().st_ino == inode
+    def _is_begun(self) -> bool:
+        return self._names.partial.exists()
 
-    def _start_over(self) -> None:
-        self.journal.clear()  # first: what it says is about a file that is going to be removed
-        self._files.remove(self._names.partial)
-        self.fd = self._files.open(self._names.partial)
-        try:
-            self._files.allocate(self.fd, self._contents.total_bytes)
-            self._files.write_at(self.fd, memoryview(self._contents.header), 0)
-            self._files.sync_data(self.fd)
-            self.journal.start(self._contents.identity)
-        except BaseException:
-            with suppress(OSError):
-                self._names.partial.unlink(missing_ok=True)
-            raise
+    def _discard(self, files: DurableFiles) -> None:
+        files.remove(self._names.partial)
 
-    def _check_space(self) -> None:
-        """Refuse if the file does not fit; the blocks of an earlier partial file will be used or freed."""
-        folder, partial = self._names.final.parent, self._names.partial
-        held_bytes = getattr(partial.stat(), "st_blocks", 0) * 512 if partial.exists() else 0
-        free = self._files.free_bytes(folder)
-        needed = max(0, self._contents.total_bytes - held_bytes) + DISK_RESERVE_BYTES
-        if free < needed:
-            raise NotEnoughDisk(folder, needed, free)
+    def _held_bytes(self) -> int:
+        return held_bytes(self._names.partial)
 
-    def _forget_journal(self) -> None:
-        with suppress(OSError):  # the error before this one is to be reported
-            self.journal.remove()
+    def _finish_renaming(self) -> None:
+        rename_companion(self._names, self._files)
 
     def publish(self, companion: bytes) -> None:
         """Give the file, all of whose slices are done, its final name, and put its companion beside it."""
@@ -171,20 +267,10 @@ class PartialOutput:
         rename_companion(self._names, self._files)
         self.journal.remove()
 
-    def close(self) -> None:
-        """Close the files and give the lock back. What is not published stays, to be resumed."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-        self.journal.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+def held_bytes(path: Path) -> int:
+    """Return the bytes on the disk that a file takes up; 0 if it is not there."""
+    return getattr(path.stat(), "st_blocks", 0) * 512 if path.exists() else 0
 
 
 def rename_to_final(names: OutputNames, files: DurableFiles) -> None:

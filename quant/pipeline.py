@@ -5,25 +5,26 @@
     at the end         read the file back (quant/readback.py), then give it its name (quant/partial_output.py)
 
 A slice is recorded only after its bytes are on the disk, so a journal never promises what a power failure took.
+`run_plan` writes GGUF files; quant/export_pipeline.py writes folders with the same parts.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quant.codecs.row_encoder import RowEncoder
 from quant.conversion_plan import ConversionPlan
-from quant.digests import Digests, digest_path, layout_digests
+from quant.digests import digest_path, layout_digests
 from quant.durable_files import DurableFiles, is_disk_full
 from quant.errors import CheckpointError, NotEnoughDisk, WriteFailed
 from quant.journal import describe_differences
 from quant.page_cache import SourceCache, drop_from_cache
-from quant.partial_output import OutputContents, OutputNames, PartialOutput
-from quant.readback import TensorCheck
+from quant.partial_output import OutputContents, OutputNames, PartialFile, PartialOutput
+from quant.readback import HEADER, Part, PartCheck, Written
 from quant.slice_encoder import SliceEncoder
 from quant.slice_workers import Finished, SliceWorkers
 from quant.source_fingerprint import fingerprint_checkpoint
@@ -93,24 +94,25 @@ def run_plan(
     identity = {**plan.identity, "library": library}
     contents = OutputContents(identity, plan.layout.header, plan.total_bytes)
     with (
-        _explained(names, plan.total_bytes, files),
-        PartialOutput(names, contents, files, force=force, restart=restart) as output,
+        explained(out, plan.total_bytes, files),
+        PartialFile(names, contents, files, force=force, restart=restart) as output,
     ):
         resumed = sum(plan.slices[number].n_weights for number in output.journal.state.done)
         if output.is_published:
             return ConversionOutcome(0, plan.n_weights, 0.0, 0.0)
         started = time.monotonic()
         _convert(plan, output, encoder, n_threads, files=files, on_progress=on_progress)
-        _refuse_changed_source(plan)
+        refuse_changed_source(plan.source, _source_files(plan), plan.identity)
         converted = time.monotonic()
-        digests = _read_back(plan, output, names.partial, n_threads, on_progress)
+        hashes = read_back(_parts(plan, output), output, names.partial, n_threads, on_progress)
+        digests = layout_digests(plan.layout, hashes.pop(HEADER), hashes)
         output.publish(replace(digests, tool=library).to_json())
         return ConversionOutcome(plan.n_weights - resumed, resumed, converted - started, time.monotonic() - converted)
 
 
 def _convert(
     plan: ConversionPlan,
-    output: PartialOutput,
+    output: PartialFile,
     encoder: RowEncoder,
     n_threads: int,
     *,
@@ -120,43 +122,88 @@ def _convert(
     done = output.journal.state.done
     todo = [number for number in range(len(plan.slices)) if number not in done]
     n_resumed = plan.n_weights - sum(plan.slices[number].n_weights for number in todo)
-    recorder = _Recorder(plan, output, files)
+    recorder = Recorder(plan.slices, output, files)
+
+    def report() -> None:
+        on_progress(ConversionProgress("convert", n_resumed + recorder.n_weights, plan.n_weights, n_resumed))
+
     with TensorReader() as reader, SourceCache(_source_files(plan)) as cache:
         slices = SliceEncoder(plan, output.fd, encoder, files=files, reader=reader, cache=cache, n_ahead=n_threads)
-        workers = SliceWorkers(todo, slices, n_threads)
-        try:
-            workers.start()
-            while workers.wait(_POLL_S):
-                recorder.take(workers)
-                on_progress(ConversionProgress("convert", n_resumed + recorder.n_weights, plan.n_weights, n_resumed))
-            workers.raise_error()
-        except BaseException:
-            workers.stop()
-            with suppress(OSError):  # the first error is the one to report
-                recorder.take(workers, now=True)
-            raise
-        recorder.take(workers, now=True)
+        work_through(todo, slices, n_threads, recorder, report)
 
 
 def _source_files(plan: ConversionPlan) -> set[Path]:
     return {path for work in plan.slices for path in work.source.info.paths}
 
 
-def _refuse_changed_source(plan: ConversionPlan) -> None:
-    """Raise if the source is not what it was when it was planned: the output may hold some of each."""
-    now = fingerprint_checkpoint(plan.source, sorted(_source_files(plan)))
-    differences = describe_differences({name: plan.identity.get(name, "") for name in now}, now)
+def _parts(plan: ConversionPlan, output: PartialFile) -> list[Part]:
+    """Return the header and the tensors, with their slices."""
+    slices_of: list[dict[int, Written]] = [{} for _ in plan.layout.placed]
+    for number, work in enumerate(plan.slices):
+        slices_of[work.tensor][number] = work
+    tensors = zip(plan.layout.placed, slices_of, strict=True)
+    return [Part(HEADER, output.fd, {}, plan.layout.header), *(Part(t.name, output.fd, units) for t, units in tensors)]
+
+
+def refuse_changed_source(source: Path, weight_files: Iterable[Path], identity: Mapping[str, str]) -> None:
+    """Raise if the source is not what it was when it was planned: the output may hold some of each.
+
+    Raises:
+        CheckpointError: names a file that has changed.
+    """
+    now = fingerprint_checkpoint(source, sorted(weight_files))
+    differences = describe_differences({name: identity.get(name, "") for name in now}, now)
     if differences:
         raise CheckpointError(
-            f"{plan.source} changed while it was converted: {differences[0]}", "--restart converts it again"
+            f"{source} changed while it was converted: {differences[0]}", "--restart converts it again"
         )
 
 
-class _Recorder:
-    """Makes finished slices durable: syncs the file, then records them, then lets their pages go."""
+def work_through(
+    todo: Sequence[int],
+    encode: Callable[[int], Finished],
+    n_threads: int,
+    recorder: Recorder,
+    report: Callable[[], None],
+) -> None:
+    """Do the units of these numbers on `n_threads` threads, and make what they write durable as it comes.
 
-    def __init__(self, plan: ConversionPlan, output: PartialOutput, files: DurableFiles) -> None:
-        self._plan = plan
+    Args:
+        todo: numbers, begun in this order.
+        encode: does one and writes it; called from several threads at once.
+        n_threads: worker threads.
+        recorder: of the output.
+        report: called about ten times a second, on this thread; what it raises stops the work.
+
+    Raises:
+        whatever `encode` or `report` does, after what was finished has been recorded.
+    """
+    workers = SliceWorkers(todo, encode, n_threads)
+    try:
+        workers.start()
+        while workers.wait(_POLL_S):
+            recorder.take(workers)
+            report()
+        workers.raise_error()
+    except BaseException:
+        workers.stop()
+        with suppress(OSError):  # the first error is the one to report
+            recorder.take(workers, now=True)
+        raise
+    recorder.take(workers, now=True)
+
+
+class Recorder:
+    """Makes finished units durable: syncs their files, then records them, then lets their pages go.
+
+    Args:
+        units: by number.
+        output: where they are written.
+        files: how.
+    """
+
+    def __init__(self, units: Sequence[Written], output: PartialOutput, files: DurableFiles) -> None:
+        self._units = units
         self._output = output
         self._files = files
         self._waiting: list[Finished] = []
@@ -174,45 +221,50 @@ class _Recorder:
             workers.synced(n_bytes)
 
     def _make_durable(self) -> None:
-        self._files.sync_data(self._output.fd)
+        units = [self._units[one.number] for one in self._waiting]
+        for file in sorted({unit.file for unit in units}):
+            self._files.sync_data(self._output.fds[file])
         self._output.journal.record_done([(one.number, one.crc32) for one in self._waiting])
-        for one in self._waiting:
-            work = self._plan.slices[one.number]
-            drop_from_cache(self._output.fd, work.offset_bytes, work.n_bytes)
+        for unit in units:
+            drop_from_cache(self._output.fds[unit.file], unit.offset_bytes, unit.n_bytes)
         self._waiting = []
         self._last_sync = time.monotonic()
 
 
-def _read_back(
-    plan: ConversionPlan, output: PartialOutput, path: Path, n_threads: int, on_progress: OnProgress
-) -> Digests:
-    check = TensorCheck(plan, output.fd, output.journal.state.done, path)
-    header = check.check_header()
-    workers = SliceWorkers(range(len(plan.layout.placed)), check, n_threads)
+def read_back(
+    parts: Sequence[Part], output: PartialOutput, path: Path, n_threads: int, on_progress: OnProgress
+) -> dict[str, str]:
+    """Return the SHA-256 of each part, by name, in hexadecimal, after every unit has proved to be what was written.
+
+    Raises:
+        WriteFailed: other bytes than were written.
+    """
+    check = PartCheck(parts, output.journal.state.done, path)
+    n_weights = sum(part.n_weights for part in parts)
+    workers = SliceWorkers(range(len(parts)), check, n_threads)
     n_checked = 0
     try:
         workers.start()
         while workers.wait(_POLL_S):
             n_checked += sum(one.n_weights for one in workers.take_finished())
-            on_progress(ConversionProgress("check", n_checked, plan.n_weights, 0))
+            on_progress(ConversionProgress("check", n_checked, n_weights, 0))
         workers.raise_error()
     finally:
         workers.stop()
-    return layout_digests(plan.layout, header, check.digests)
+    return check.digests
 
 
 @contextmanager
-def _explained(names: OutputNames, total_bytes: int, files: DurableFiles) -> Iterator[None]:
+def explained(final: Path, total_bytes: int, files: DurableFiles) -> Iterator[None]:
     """Turn errors of the operating system into ours; those that name a file (no permission …) say enough."""
     try:
         yield
     except OSError as error:
-        folder = names.final.parent
         if is_disk_full(error):
-            raise NotEnoughDisk(folder, total_bytes, files.free_bytes(folder)) from error
+            raise NotEnoughDisk(final.parent, total_bytes, files.free_bytes(final.parent)) from error
         if isinstance(error.filename, str):
             raise
         raise WriteFailed(
-            f"{names.final}: {error.strerror or error}",
+            f"{final}: {error.strerror or error}",
             "what is done so far is kept: when the disk is well again, the same command resumes",
         ) from error

@@ -1,7 +1,7 @@
 """Read a finished conversion back from the disk: does every slice hold what was encoded, and what are its digests?
 
 Checksums of slices were taken in memory when they were encoded, by this run or by one that was killed, so a disk that
-lost or changed a byte is found here, before the file gets its name.
+lost or changed a byte is found here, before the output gets its name.
 """
 
 from __future__ import annotations
@@ -10,79 +10,109 @@ import hashlib
 import os
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from quant.conversion_plan import ConversionPlan
 from quant.errors import WriteFailed
 from quant.page_cache import drop_from_cache
 from quant.slice_workers import Finished
-from quant.work_slices import WorkSlice
+
+HEADER = "header"
+"""Name of the part before the first tensor."""
+
+_BUFFER_BYTES = 4 << 20
 
 
-class TensorCheck:
-    """Reads tensors back; called from several threads, each with its own buffer.
+class Written(Protocol):
+    """A unit of work: consecutive bytes of one of the output's files."""
 
-    `digests` holds the SHA-256, in hexadecimal, of every tensor checked so far.
+    @property
+    def file(self) -> int:
+        """Which of the output's files."""
+        ...
+
+    @property
+    def offset_bytes(self) -> int:
+        """Where it begins in the file."""
+        ...
+
+    @property
+    def n_bytes(self) -> int:
+        """How much was written."""
+        ...
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights that it holds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a file that gets one digest: `header`, at the file's beginning, then its units, by number."""
+
+    name: str
+    fd: int
+    units: Mapping[int, Written]
+    header: bytes = b""
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights in its units."""
+        return sum(unit.n_weights for unit in self.units.values())
+
+
+class PartCheck:
+    """Reads parts back; called from several threads, each with its own buffer.
+
+    `digests` holds the SHA-256, in hexadecimal, of every part checked so far.
 
     Args:
-        plan: what was written.
-        fd: the output.
-        crcs: CRC-32 of every slice.
+        parts: what was written.
+        crcs: CRC-32 of every unit.
         path: the output, for messages.
     """
 
-    def __init__(self, plan: ConversionPlan, fd: int, crcs: Mapping[int, int], path: Path) -> None:
-        self._plan = plan
-        self._fd = fd
+    def __init__(self, parts: Sequence[Part], crcs: Mapping[int, int], path: Path) -> None:
+        self._parts = parts
         self._crcs = crcs
         self._path = path
-        self._slices_of: list[list[tuple[int, WorkSlice]]] = [[] for _ in plan.layout.placed]
-        for number, work in enumerate(plan.slices):
-            self._slices_of[work.tensor].append((number, work))
         self._buffers = threading.local()
-        self._buffer_bytes = max(work.n_bytes for work in plan.slices)
         self.digests: dict[str, str] = {}
 
-    def __call__(self, tensor: int) -> Finished:
-        """Check the tensor of this index.
+    def __call__(self, number: int) -> Finished:
+        """Check the part of this number.
 
         Raises:
             WriteFailed: other bytes than were written.
         """
-        digest = hashlib.sha256()
-        for number, work in self._slices_of[tensor]:
-            data = self._read(work.offset_bytes, work.n_bytes)
-            if zlib.crc32(data) != self._crcs[number]:
-                raise self._lost(self._plan.layout.placed[tensor].name)
-            digest.update(data)
-            drop_from_cache(self._fd, work.offset_bytes, work.n_bytes)
-        place = self._plan.layout.placed[tensor]
-        self.digests[place.name] = digest.hexdigest()
-        return Finished(tensor, 0, 0, sum(work.n_weights for _, work in self._slices_of[tensor]))
-
-    def check_header(self) -> str:
-        """Check the bytes before the first tensor; return their SHA-256.
-
-        Raises:
-            WriteFailed: other bytes than were written.
-        """
-        header = self._plan.layout.header
-        if os.pread(self._fd, len(header), 0) != header:
+        part = self._parts[number]
+        digest = hashlib.sha256(part.header)
+        if os.pread(part.fd, len(part.header), 0) != part.header:
             raise self._lost("the header")
-        return hashlib.sha256(header).hexdigest()
+        for unit, written in part.units.items():
+            crc = 0
+            for data in self._read(part.fd, written.offset_bytes, written.n_bytes):
+                crc = zlib.crc32(data, crc)
+                digest.update(data)
+            if crc != self._crcs[unit]:
+                raise self._lost(part.name)
+            drop_from_cache(part.fd, written.offset_bytes, written.n_bytes)
+        self.digests[part.name] = digest.hexdigest()
+        return Finished(number, 0, 0, part.n_weights)
 
-    def _read(self, offset_bytes: int, n_bytes: int) -> memoryview:
+    def _read(self, fd: int, offset_bytes: int, n_bytes: int) -> Iterator[memoryview]:
         if not hasattr(self._buffers, "data"):
-            self._buffers.data = memoryview(bytearray(self._buffer_bytes))
-        data: memoryview = self._buffers.data[:n_bytes]
-        done = 0
-        while done < n_bytes:
-            read = os.preadv(self._fd, [data[done:]], offset_bytes + done)
+            self._buffers.data = memoryview(bytearray(_BUFFER_BYTES))
+        while n_bytes:
+            data: memoryview = self._buffers.data[: min(n_bytes, _BUFFER_BYTES)]
+            read = os.preadv(fd, [data], offset_bytes)
             if read == 0:
                 raise WriteFailed(f"{self._path}: became shorter while it was written", "--restart starts over")
-            done += read
-        return data
+            yield data[:read]
+            offset_bytes, n_bytes = offset_bytes + read, n_bytes - read
 
     def _lost(self, what: str) -> WriteFailed:
         return WriteFailed(

@@ -74,6 +74,10 @@ class SecondMoments:
         yield from (name for name in self._tensors if not name.endswith(_COUNTS))
         yield from self._shared
 
+    def stored_name(self, name: str) -> str:
+        """Return the name under which the moments of a tensor are stored: its own, or that of one with its input."""
+        return self._stored(name)
+
     def n_matrices(self, name: str) -> int:
         """Return n_experts, or 1: one input for all matrices of the tensor, or a dense weight.
 

@@ -25,7 +25,7 @@ def fingerprint_checkpoint(folder: Path, weight_files: Sequence[Path]) -> dict[s
         folder: the checkpoint; where it lies does not count, so that it may be moved.
         weight_files: its safetensors files, with headers that were validated.
     """
-    shards = {f"source file {path.name}": _describe_shard(path) for path in weight_files}
+    shards = {f"source file {path.name}": describe_shard(path) for path in weight_files}
     small = {f"source file {name}": _digest_file(folder / name) for name in _SMALL_FILES if (folder / name).is_file()}
     return shards | small
 
@@ -35,7 +35,8 @@ def _digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:_HASH_CHARS]
 
 
-def _describe_shard(path: Path) -> str:
+def describe_shard(path: Path) -> str:
+    """Return size, time and digest of the header of a safetensors file."""
     status = path.stat()
     with path.open("rb") as file:
         prefix = file.read(8)

@@ -34,6 +34,11 @@ class WorkSlice:
         """Number of weights."""
         return self.source.n_rows * self.source.info.n_columns
 
+    @property
+    def file(self) -> int:
+        """Which of the output's files: a GGUF file is one."""
+        return 0
+
 
 def cut_slices(
     targets: Sequence[TargetTensor], placed: Sequence[PlacedTensor], max_weights: int = MAX_SLICE_WEIGHTS

@@ -1,0 +1,183 @@
+"""Do one unit of an export plan: read, scale, quantize, and write it at its final place.
+
+Called from several threads. A unit that packs a matrix holds its packed bytes, half a byte a weight, and some of its
+rows as f32; its unscaled weights are never in memory at once.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.codecs.int4_search import Int4Groups, search_groups
+from quant.durable_files import DurableFiles
+from quant.errors import BadWeights, WriteFailed
+from quant.export_factors import FactorCache
+from quant.export_format import WORD, PackedMatrix
+from quant.export_plan import ExportPlan, ExportUnit, kept_type
+from quant.export_rows import FoldedRows, stored_bits
+from quant.export_search import search_site
+from quant.export_tensors import ExportTensor
+from quant.gptq_rounding import round_compensated
+from quant.page_cache import SourceCache
+from quant.slice_workers import Finished
+from quant.source_tensor import SourceTensor
+
+F32 = NDArray[np.float32]
+
+CHUNK_WEIGHTS = 1 << 20  # quantized together
+
+
+class UnitEncoder:
+    """Does units of `plan`.
+
+    Args:
+        plan: what to do.
+        fds: the shards, of full length, then the scratch file.
+        files: how to write.
+        rows: reads the source, for as long as units are done.
+        cache: of the plan's source files.
+        n_ahead: how many units further on the kernel is asked to read meanwhile.
+    """
+
+    def __init__(
+        self,
+        plan: ExportPlan,
+        fds: Sequence[int],
+        *,
+        files: DurableFiles,
+        rows: FoldedRows,
+        cache: SourceCache,
+        n_ahead: int,
+    ) -> None:
+        self._plan = plan
+        self._fds = fds
+        self._files = files
+        self._rows = rows
+        self._cache = cache
+        self._n_ahead = n_ahead
+        self._factors = FactorCache(plan.statistics, plan.kind.group_size)
+        self._encode: Mapping[str, Callable[[ExportUnit], NDArray[np.uint8]]] = {
+            "search": self._search,
+            "keep": self._keep,
+            "pack": self._pack,
+        }
+        self.zero_matrices: list[str] = []  # met so far
+
+    def __call__(self, number: int) -> Finished:
+        """Do unit `number`.
+
+        Raises:
+            BadWeights: NaN, infinity, or a weight too large for an f16 scale.
+            FileFormatError: the source ends too early or cannot be read.
+            OSError: the output cannot be written.
+        """
+        unit = self._plan.units[number]
+        data = self._encode[unit.kind](unit).data
+        self._files.write_at(self._fds[unit.file], data, unit.offset_bytes)
+        self._advise(number, unit)
+        return Finished(number, zlib.crc32(data), unit.n_bytes, unit.n_weights)
+
+    def _search(self, unit: ExportUnit) -> NDArray[np.uint8]:
+        choice = search_site(self._plan, self._plan.sites[unit.subject], self._rows)
+        return choice.factors.astype("<f4").view(np.uint8)
+
+    def _keep(self, unit: ExportUnit) -> NDArray[np.uint8]:
+        tensor = self._plan.tensors[unit.subject]
+        rows = self._scaled(unit.subject, unit.first_row, self._rows.read(tensor, unit.first_row, unit.n_rows))
+        type_name = kept_type(tensor.source.info)
+        stored = stored_bits(rows, type_name)
+        if type_name == "F16" and not np.isfinite(stored).all():
+            raise BadWeights(f"{tensor.source.info.path.name}: tensor {tensor.name} holds a weight beyond what F16 can")
+        return stored.reshape(-1).view(np.uint8)
+
+    def _scaled(self, subject: int, first_row: int, rows: F32) -> F32:
+        """Return rows of a tensor with its folds applied."""
+        columns, by_row = self._column_factors(subject), self._row_factors(subject)
+        if columns is not None:
+            rows = rows * columns
+        if by_row is None:
+            return rows
+        if len(self._plan.tensors[subject].shape) == 1:
+            return rows / by_row
+        return rows / by_row[first_row : first_row + len(rows), None]
+
+    def _pack(self, unit: ExportUnit) -> NDArray[np.uint8]:
+        tensor = self._plan.tensors[unit.subject]
+        matrix = PackedMatrix(self._plan.kind, tensor.n_rows, tensor.n_columns)
+        rounding = self._rounding(unit.subject, tensor)
+        step = max(WORD, CHUNK_WEIGHTS // tensor.n_columns // 16 * 16)
+        is_zero = True
+        for first in range(0, tensor.n_rows, step):
+            rows = self._rows.read(tensor, first, min(step, tensor.n_rows - first))
+            is_zero = is_zero and not rows.any()
+            try:
+                matrix.fill(first, rounding(first, rows))
+            except ValueError:
+                raise BadWeights(
+                    f"{tensor.source.info.path.name}: tensor {tensor.name} holds {rows.flat[np.abs(rows).argmax()]:g}, "
+                    "for which no scale of type F16 is large enough"
+                ) from None
+        if is_zero:
+            self.zero_matrices.append(tensor.name)
+        return matrix.data
+
+    def _rounding(self, subject: int, tensor: ExportTensor) -> Callable[[int, F32], Int4Groups]:
+        """Return how rows of a matrix are quantized: from (number of the first, rows) to groups."""
+        kind, columns = self._plan.kind, self._column_factors(subject)
+        by_row = self._row_factors(subject)
+        factor = self._factors.factor_of(tensor)
+        if factor is not None:
+
+            def compensated(first: int, rows: F32) -> Int4Groups:
+                rows = rows if by_row is None else rows / by_row[first : first + len(rows), None]
+                return round_compensated(rows, factor, kind.group_size, factors=columns, symmetric=kind.is_symmetric)
+
+            return compensated
+        importance = self._plan.statistics.importance(tensor)
+        if columns is not None:
+            importance = importance / (columns * columns)
+            importance /= importance.mean()
+
+        def weighted(first: int, rows: F32) -> Int4Groups:
+            scaled = self._scaled(subject, first, rows)
+            return search_groups(scaled, importance, kind.group_size, symmetric=kind.is_symmetric)
+
+        return weighted
+
+    def _column_factors(self, subject: int) -> F32 | None:
+        number = self._plan.folds[subject].columns
+        return None if number is None else self._plan.sites[number].spread(self._site_factors(number))
+
+    def _row_factors(self, subject: int) -> F32 | None:
+        number = self._plan.folds[subject].rows
+        return None if number is None else self._site_factors(number)
+
+    def _site_factors(self, number: int) -> F32:
+        unit = self._plan.units[number]  # searches come first, in the order of the sites
+        data = os.pread(self._fds[unit.file], unit.n_bytes, unit.offset_bytes)
+        if len(data) != unit.n_bytes:
+            raise WriteFailed("the scratch file became shorter while it was used", "--restart starts over")
+        return np.frombuffer(data, "<f4").astype(np.float32)
+
+    def _advise(self, number: int, unit: ExportUnit) -> None:
+        """What was read will not be needed again; what comes next is."""
+        if unit.kind == "search":
+            return
+        info, first_row, n_rows = self._source_of(unit)
+        for done in info.needed_until(first_row, n_rows):
+            self._cache.was_read(done.path, done.offset_bytes, done.n_bytes)
+        if number + self._n_ahead < len(self._plan.units):
+            info, first_row, n_rows = self._source_of(self._plan.units[number + self._n_ahead])
+            for needed in info.needed_from(first_row, n_rows):
+                self._cache.will_read(needed.path, needed.offset_bytes, needed.n_bytes)
+
+    def _source_of(self, unit: ExportUnit) -> tuple[SourceTensor, int, int]:
+        source = self._plan.tensors[unit.subject].source
+        if unit.kind == "keep":
+            return source.info, source.first_row + unit.first_row, unit.n_rows
+        return source.info, source.first_row, source.n_rows
