@@ -47,7 +47,7 @@ $(VENV)/.created: constraints.txt
 native: $(VENV)/.created
 	@$(BIN)/python scripts/setup_native.py
 
-$(VENV)/.packages: pyproject.toml qwenctl/moe/token_path.c $(wildcard quant/codecs/native_encoders/*) constraints.txt $(VENV)/.created | native
+$(VENV)/.packages: pyproject.toml qwenctl/moe/token_path.c $(wildcard quant/codecs/*.c quant/codecs/native_encoders/*) constraints.txt $(VENV)/.created | native
 	@$(PIP) install -c constraints.txt --build-constraint constraints.txt -e .
 	@touch $@
 
