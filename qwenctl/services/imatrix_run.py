@@ -136,7 +136,7 @@ def gather_imatrix(
     weights = _measured(shapes, process_output=request.process_output)
     totals = ActivationTotals()
     with StateFile(request.out) as state_file:
-        _refuse_existing(request, resumes=state_file.exists)
+        _refuse_existing(request, resumes=state_file.exists and not request.restart)
         probe = ActivationProbe(weights, [totals.sums, totals.moments])
         with ActivationModel.open(gguf, _with_reserve(options, weights, request), probe) as model:
             on_open(model)
@@ -225,6 +225,7 @@ def _identity(gguf: GgufFile, stream: TokenStream, request: ImatrixRequest, opti
         "model": model_fingerprint(gguf),
         "text": stream.digest,
         "chunk size": f"{options.chunk_tokens} tokens",
+        "arrangement of weights": "the file's" if options.exact else "the quickest",
         "output matrix": "measured" if request.process_output else "left out",
         "second moments": "left out" if request.hessians is None else f"{request.hessian_budget_bytes} bytes",
     }
