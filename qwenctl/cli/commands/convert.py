@@ -1,4 +1,4 @@
-"""`qwenctl convert`: a Hugging Face checkpoint to GGUF in one pass."""
+"""`qwenctl convert`: a Hugging Face checkpoint to GGUF in one pass, or to an AWQ or GPTQ folder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from quant.conversion_plan import ConversionPlan
 from quant.pipeline import ConversionProgress
 from quant.recipe import OUTPUT_TYPES
 from qwenctl.cli.command import Command
+from qwenctl.cli.export_options import export_options, export_request, refuse_export_options
+from qwenctl.cli.export_report import run_export_command
 from qwenctl.cli.families_table import print_families
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.options import output_options, output_type_option, threads_option
@@ -29,11 +31,13 @@ from qwenctl.units import format_bytes, format_count, format_memory, format_seco
         "qwenctl convert Qwen3-30B-A3B qwen3-30b            # to q4_k_m, among the converted models",
         "qwenctl convert Qwen3-30B-A3B /data/q8.gguf --type q8_0",
         "qwenctl convert Qwen3-30B-A3B qwen3-30b --dry-run  # types and sizes; nothing is written",
+        "qwenctl convert Qwen3-30B-A3B qwen3-30b-awq --format awq --imatrix qwen3-30b.imatrix.gguf",
     ],
 )
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT")
 @output_type_option(OUTPUT_TYPES)
+@export_options
 @threads_option
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 @click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted conversion.")
@@ -44,20 +48,32 @@ def command(
     source: Path,
     out: str,
     output_type: str,
+    format_name: str,
+    imatrix: Path | None,
     n_threads: int | None,
     force: bool,
     restart: bool,
     dry_run: bool,
     output: Output,
     settings: Settings,
+    **export: Any,
 ) -> None:
     """Turn a Hugging Face checkpoint into a GGUF file.
 
     SRC is a folder with config.json, tokenizer.json and safetensors. OUT is a path that ends in .gguf, or a bare name:
     then the file goes among the converted models, and `qwenctl run NAME` finds it.
 
-    The file is written once, without an intermediate copy. Interrupted at any point, the same command resumes.
+    With --format awq or gptq, OUT is a folder that vLLM, SGLang and transformers load: safetensors of 4-bit weights,
+    configuration and tokenizer. Statistics of activations make them better: `qwenctl imatrix` gathers both kinds.
+
+    The output is written once, without an intermediate copy. Interrupted at any point, the same command resumes.
     """
+    n_threads = n_threads or settings.n_threads
+    if format_name != "gguf":
+        request = export_request(source, format_name, imatrix, **export)
+        run_export_command(request, out, output, n_threads=n_threads, force=force, restart=restart, dry_run=dry_run)
+        return
+    refuse_export_options()
     planned = plan(source, output_type)
     for note in planned.notes:
         output.note(note)
@@ -73,7 +89,6 @@ def command(
                 stage = planned.output.name if progress.stage == "convert" else "reading back"
                 bars.update(stage, progress.n_weights_done, progress.n_weights)
 
-            n_threads = n_threads or settings.n_threads
             result = write_plan(planned, path, n_threads=n_threads, force=force, restart=restart, on_progress=show)
     except KeyboardInterrupt:
         output.note("stopped; the same command resumes")
