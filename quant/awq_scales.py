@@ -20,7 +20,7 @@ from quant.codecs.int4_search import search_groups
 F32 = NDArray[np.float32]
 
 MAX_FACTOR = np.float32(32.0)
-LEAST_GAIN = 0.01
+LEAST_GAIN = 0.04
 """Share of the loss that a choice must save; below, nothing is scaled, and the norm and the router keep their bits."""
 
 _EXPONENTS = tuple((a, b) for a in (0.0, 0.2, 0.4, 0.6, 0.8) for b in (0.0, 0.5, 1.0) if (a, b) != (0.0, 0.0))

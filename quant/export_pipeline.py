@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quant.durable_files import DurableFiles
+from quant.export_blas import one_blas_thread
 from quant.export_encoder import UnitEncoder
 from quant.export_folder import (
     CHECKSUMS,
@@ -128,7 +129,7 @@ class _Run:
     def convert(self) -> tuple[str, ...]:
         """Do it; return the names of matrices of zeros that were met."""
         plan = self.plan
-        with TensorReader() as reader, SourceCache(plan.source_files) as cache:
+        with one_blas_thread(), TensorReader() as reader, SourceCache(plan.source_files) as cache:
             rows = FoldedRows(reader)
             encoder = UnitEncoder(
                 plan, self.output.fds, files=self.files, rows=rows, cache=cache, n_ahead=self.n_threads

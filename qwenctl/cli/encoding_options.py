@@ -1,4 +1,4 @@
-"""The options of `convert` that say how weights are encoded: types, budget, recipe, importance and quality."""
+"""The options of `convert` that say how a GGUF's weights are encoded: types, budget, recipe, importance, quality."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class EncodingOptions:
-    """What the options say. `type_given`: `--type` was written, and is not its default."""
+    """What the options say."""
 
     request: TypeRequest
     imatrix: Path | None
-    type_given: bool
 
 
 def encoding_options(function: F) -> F:
@@ -69,8 +68,7 @@ def encoding_options(function: F) -> F:
         **kwargs: Any,
     ) -> Any:
         context = click.get_current_context()
-        type_given = _given(context, "output_type")
-        if type_given and (budget is not None or recipe is not None):
+        if _given(context, "output_type") and (budget is not None or recipe is not None):
             raise click.UsageError("--type cannot be combined with --budget and --recipe, which choose the types")
         if exact and _given(context, "quality") and quality != "exact":
             raise click.UsageError(f"--exact contradicts --quality {quality}")
@@ -79,7 +77,7 @@ def encoding_options(function: F) -> F:
         except ValueError as error:
             raise click.BadParameter(str(error), context, param_hint="--budget") from None
         request = TypeRequest(output_type, wanted, recipe, "exact" if exact else quality)
-        return function(encoding=EncodingOptions(request, imatrix, type_given), **kwargs)
+        return function(encoding=EncodingOptions(request, imatrix), **kwargs)
 
     return cast("F", command)
 
