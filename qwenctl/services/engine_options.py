@@ -36,6 +36,7 @@ class EngineOptions:
     n_threads: int | None = None  # None: one a physical core that this process may use
     n_batch: int = 2048  # most tokens of a prompt between two looks at what else is to be done
     n_ubatch: int | None = None  # most tokens computed at once; None: 512, or what suits offloaded experts
+    n_outputs: int | None = None  # most tokens of a batch whose logits can be had; None: one of each sequence
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"
     flash_attention: bool | None = None  # None: see native_model.py
@@ -53,6 +54,7 @@ class EngineOptions:
             ("n_threads", 1, 512),
             ("n_batch", 1, 1 << 20),
             ("n_ubatch", 1, 1 << 20),
+            ("n_outputs", 1, 1 << 20),
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

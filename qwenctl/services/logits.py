@@ -1,65 +1,161 @@
-"""Every position's logits of given token sequences, straight from llama.cpp: what quality measurements need.
+"""The logits of given token sequences, position by position, from llama.cpp: what quality measurements need.
 
+Sequences are computed from an empty KV cache, several at a time in streams of their own, so that none sees another.
 Knows nothing of text, templates or sampling; the engine (engine.py) is the way to generate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from qwenctl.errors import GenerationFailed, ModelLoadFailed
-from qwenctl.services.native_log import native_log
+from qwenctl.errors import GenerationFailed
+from qwenctl.moe.offload_options import OffloadOptions
+from qwenctl.services.abort_flag import AbortFlag
+from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.native_model import NativeModel
+from qwenctl.services.native_thread import NativeThread
+from qwenctl.services.step_plan import Chunk
+
+Tokens = npt.NDArray[np.int32]
 
 
-def sequence_logits(
-    model_path: Path, sequences: npt.NDArray[np.int32], *, n_threads: int = 2
-) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield the logits, f32 (n_tokens, n_vocab), of each row of `sequences`, i32 (n_sequences, n_tokens).
+class Piece(NamedTuple):
+    """Positions `first` … `end - 1` of every sequence of a batch; those from `scored` on give logits."""
 
-    Each row is computed alone from an empty KV cache (F16, as llama.cpp does by default).
+    first: int
+    end: int
+    scored: int
+
+
+class LogitsBlock(NamedTuple):
+    """Logits of a run of positions of one sequence."""
+
+    sequence: int
+    first: int  # position of the first row
+    logits: npt.NDArray[np.float32]  # (n_positions, n_vocab), llama.cpp's own memory: valid until the next block
+
+
+def cut_pieces(n_tokens: int, first_scored: int, most_tokens: int, most_scored: int) -> tuple[Piece, ...]:
+    """Return the pieces that `n_tokens` positions are computed in, of at most so many tokens and scored positions.
+
+    Raises:
+        ValueError: a piece could hold nothing.
+    """
+    if most_tokens < 1 or most_scored < 1:
+        raise ValueError(f"pieces of {most_tokens} tokens, {most_scored} of them scored")
+    pieces, start = [], 0
+    while start < n_tokens:
+        scored = max(start, first_scored)
+        end = min(n_tokens, start + most_tokens, scored + most_scored)
+        pieces.append(Piece(start, end, min(scored, end)))
+        start = end
+    return tuple(pieces)
+
+
+class LogitsModel:
+    """An opened model that computes sequences.
+
+    Args:
+        model: opened with at least as many outputs as sequences in parallel.
+        thread: on which it was opened.
+        n_outputs: rows of logits that a batch may have; the model's option of that name.
+    """
+
+    def __init__(self, model: NativeModel, thread: NativeThread, n_outputs: int) -> None:
+        self._model = model
+        self._thread = thread
+        self._n_outputs = n_outputs
+
+    @property
+    def path(self) -> Path:
+        """The model's file."""
+        return self._model.path
+
+    @property
+    def n_vocab(self) -> int:
+        """Logits of a position."""
+        return self._model.vocabulary.n_tokens
+
+    @property
+    def native(self) -> NativeModel:
+        """The model itself: its facts, warnings and statistics."""
+        return self._model
+
+    def compute(self, sequences: Tokens, first_scored: int = 0) -> Iterator[LogitsBlock]:
+        """Yield the logits of all positions from `first_scored` on, of at most as many sequences as run in parallel.
+
+        Args:
+            sequences: (n_sequences, n_tokens).
+            first_scored: the first position whose logits are wanted.
+
+        Raises:
+            GenerationFailed: llama.cpp failed.
+        """
+        n_sequences, n_tokens = sequences.shape
+        self._thread.run(self._model.forget)
+        most_tokens = self._model.n_batch // n_sequences
+        for piece in cut_pieces(n_tokens, first_scored, most_tokens, self._n_outputs // n_sequences):
+            self._fill(sequences, piece)
+            logits = self._thread.run(partial(self._decode, n_sequences * (piece.end - piece.scored)))
+            for sequence, rows in enumerate(logits.reshape(n_sequences, -1, self.n_vocab)):
+                if len(rows):
+                    yield LogitsBlock(sequence, piece.scored, rows)
+
+    def _fill(self, sequences: Tokens, piece: Piece) -> None:
+        """Write the batch: of each sequence, the tokens without logits, then those with, one at a time."""
+        chunks, tokens = [], []
+        for slot, sequence in enumerate(sequences):
+            if piece.first < piece.scored:
+                chunks.append(Chunk(slot, piece.first, piece.scored - piece.first, wants_logits=False))
+                tokens.append(sequence[piece.first : piece.scored])
+            for position in range(piece.scored, piece.end):
+                chunks.append(Chunk(slot, position, 1, wants_logits=True))
+                tokens.append(sequence[position : position + 1])
+        self._model.batch.fill(chunks, tokens)
+
+    def _decode(self, n_rows: int) -> npt.NDArray[np.float32]:
+        """Compute the batch; return a view of its logits (n_rows, n_vocab), in the order of the batch."""
+        status = self._model.decode()
+        if status != 0:
+            raise GenerationFailed(f"{self.path}: llama_decode failed with status {status}")
+        if not n_rows:
+            return np.empty((0, self.n_vocab), np.float32)
+        address = llama_cpp.llama_get_logits(self._model.context)
+        return np.ctypeslib.as_array(address, shape=(n_rows, self.n_vocab))
+
+
+def sequence_logits(path: Path, sequences: Tokens, *, n_threads: int = 2) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the logits, f32 (n_tokens, n_vocab), of each row of `sequences`, (n_sequences, n_tokens).
+
+    Each row is computed alone (KV cache in F16, as llama.cpp has it by default), by llama.cpp as it comes.
 
     Raises:
         ModelLoadFailed: llama.cpp refuses the file.
         GenerationFailed: llama.cpp fails to compute a sequence.
     """
     n_tokens = sequences.shape[1]
-    native_log()  # from here on llama.cpp's own lines are kept, not printed
-    with ExitStack() as handles:
-        model = llama_cpp.llama_model_load_from_file(str(model_path).encode(), llama_cpp.llama_model_default_params())
-        if not model:
-            raise ModelLoadFailed(f"{model_path}: llama.cpp refuses the file", "run `qwenctl verify` on it")
-        handles.callback(llama_cpp.llama_model_free, model)
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = n_tokens
-        params.n_threads = params.n_threads_batch = n_threads
-        context = llama_cpp.llama_init_from_model(model, params)
-        if not context:
-            raise ModelLoadFailed(f"{model_path}: no context of {n_tokens} tokens could be made")
-        handles.callback(llama_cpp.llama_free, context)
-        batch = llama_cpp.llama_batch_init(n_tokens, 0, 1)
-        handles.callback(llama_cpp.llama_batch_free, batch)
-        n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-        for tokens in sequences:
-            llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
-            _fill(batch, tokens)
-            status = llama_cpp.llama_decode(context, batch)
-            if status != 0:
-                raise GenerationFailed(f"{model_path}: llama_decode failed with status {status}")
-            logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), shape=(n_tokens, n_vocab))
-            yield logits.copy()
-
-
-def _fill(batch: llama_cpp.llama_batch, tokens: npt.NDArray[np.int32]) -> None:
-    batch.n_tokens = len(tokens)
-    for position, token in enumerate(tokens):
-        batch.token[position] = int(token)
-        batch.pos[position] = position
-        batch.n_seq_id[position] = 1
-        batch.seq_id[position][0] = 0
-        batch.logits[position] = 1
+    options = EngineOptions(
+        n_ctx=n_tokens,
+        n_batch=n_tokens,
+        n_ubatch=n_tokens,
+        n_outputs=n_tokens,
+        n_threads=n_threads,
+        offload=OffloadOptions("off"),
+    )
+    abort = AbortFlag()
+    with (
+        closing(NativeThread("llama.cpp", abort.set)) as thread,
+        closing(thread.run(lambda: NativeModel(path, options, abort))) as model,
+    ):
+        opened = LogitsModel(model, thread, n_tokens)
+        for sequence in sequences:
+            for block in opened.compute(sequence[None]):
+                yield block.logits.copy()

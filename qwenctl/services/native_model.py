@@ -178,7 +178,7 @@ class NativeModel:
         n_streams = 1 if self.shares_cells else options.n_parallel
         n_cells = options.n_cells or _padded(self.n_ctx)
         n_threads = options.n_threads or default_n_threads()
-        context = ContextSize(n_cells, n_streams, options.n_parallel, n_threads)
+        context = ContextSize(n_cells, n_streams, options.n_outputs or options.n_parallel, n_threads)
         offload = open_offload(gguf, options, context, self._abort_flag.addresses, self.warnings)
         if offload:
             self._handles.callback(offload.close)
@@ -193,7 +193,7 @@ class NativeModel:
         params.n_batch = max(options.n_batch, options.n_parallel)
         params.n_ubatch = self._n_ubatch(options)
         params.n_seq_max = self.n_slots
-        params.n_outputs_max = self.n_slots
+        params.n_outputs_max = max(self.n_slots, options.n_outputs or 0)
         params.n_threads = params.n_threads_batch = n_threads
         params.kv_unified = self.shares_cells
         params.type_k, params.type_v = _GGML_TYPES[options.cache_type_k], _GGML_TYPES[options.cache_type_v]
