@@ -39,6 +39,7 @@ COMMANDS: dict[str, Entry] = {
     "experts": Entry(
         "Look at models", "qwenctl.cli.commands.experts", "Show which experts a Mixture-of-Experts model uses."
     ),
+    "eval": Entry("Look at models", "qwenctl.cli.commands.eval", "Measure how good models are on a text."),
     "models": Entry("Look at models", "qwenctl.cli.commands.models", "List the converted models."),
     "doctor": Entry(
         "Look at the machine", "qwenctl.cli.commands.doctor", "Say what this machine has for models, and what is wrong."
