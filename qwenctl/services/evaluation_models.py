@@ -118,7 +118,7 @@ class ModelDesk:
         native = self._thread.run(load)
         for text in native.warnings:
             self._warn(text)
-        return LogitsModel(native, self._thread, options.n_outputs or 1)
+        return LogitsModel(native, self._thread, options)
 
     def __enter__(self) -> Self:
         return self

@@ -57,9 +57,14 @@ class EvaluationPlan:
     n_sequences: int  # chunks computed at once
     keeps_all: bool  # all models are open at the same time
     n_round_chunks: int  # chunks between two looks at the same model
-    n_outputs: int  # rows of logits of a batch
+    n_rows: int  # of logits that a batch has of each chunk
     n_batch: int  # tokens of a batch
     fits: tuple[bool, ...]  # for each model whether llama.cpp can have it in memory whole
+
+    @property
+    def n_outputs(self) -> int:
+        """Rows of logits of a batch."""
+        return self.n_sequences * self.n_rows
 
     def n_rounds(self, n_chunks: int) -> int:
         """How often each model is opened."""
@@ -94,15 +99,15 @@ def plan_evaluation(
     fits = tuple(_fit((one,), room, device) for one in models)
     offloaded = mode == "on" or not (all(fits) or mode == "off")
     n_rows = _n_rows(n_vocab, n_ctx)
-    n_sequences = _n_sequences(memory.budget_bytes, n_rows * n_vocab, n_ctx) if offloaded else 1
+    n_sequences = min(n_chunks, _n_sequences(memory.budget_bytes, n_rows * n_vocab, n_ctx)) if offloaded else 1
     keeps_all = mode != "on" and _fit(models, room, device)
     stored_bytes = 2 * n_vocab * n_scored(n_ctx)
     n_round = n_chunks if keeps_all else max(1, memory.budget_bytes // _STORED_SHARE // stored_bytes)
     return EvaluationPlan(
-        n_sequences=min(n_sequences, n_chunks),
+        n_sequences=n_sequences,
+        n_rows=n_rows,
         keeps_all=keeps_all,
         n_round_chunks=min(n_chunks, n_round),
-        n_outputs=n_sequences * n_rows,
         n_batch=n_sequences * min(n_ctx, _MOST_BATCH_TOKENS),
         fits=fits,
     )

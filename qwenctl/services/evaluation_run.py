@@ -111,7 +111,7 @@ class EvaluationRun:
         n_chunks, n_round = self._chunks.n_chunks, self._plan.n_round_chunks
         # Before a model is opened: what is left for offloaded experts is counted then.
         stored = StoredPredictions(n_round * self._n_scored, n_vocab)
-        room = np.zeros((self._n_scored, n_vocab), np.float32)
+        room = np.zeros((min(self._plan.n_rows, self._n_scored), n_vocab), np.float32)
         for start in range(0, n_chunks, n_round):
             end, first = min(n_chunks, start + n_round), start * self._n_scored
             for rows in self._rows_of(reference, start, end):

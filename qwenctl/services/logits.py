@@ -64,15 +64,17 @@ class LogitsModel:
     """An opened model that computes sequences.
 
     Args:
-        model: opened with at least as many outputs as sequences in parallel.
+        model: the model.
         thread: on which it was opened.
-        n_outputs: rows of logits that a batch may have; the model's option of that name.
+        options: with which it was opened, an output for each sequence at least. Of each of `n_parallel` sequences, a
+            batch has that part of `n_batch` tokens and `n_outputs` rows of logits, also where fewer are computed.
     """
 
-    def __init__(self, model: NativeModel, thread: NativeThread, n_outputs: int) -> None:
+    def __init__(self, model: NativeModel, thread: NativeThread, options: EngineOptions) -> None:
         self._model = model
         self._thread = thread
-        self._n_outputs = n_outputs
+        self._most_tokens = options.n_batch // options.n_parallel
+        self._most_scored = (options.n_outputs or options.n_parallel) // options.n_parallel
 
     @property
     def path(self) -> Path:
@@ -83,11 +85,6 @@ class LogitsModel:
     def n_vocab(self) -> int:
         """Logits of a position."""
         return self._model.vocabulary.n_tokens
-
-    @property
-    def native(self) -> NativeModel:
-        """The model itself: its facts, warnings and statistics."""
-        return self._model
 
     def compute(self, sequences: Tokens, first_scored: int = 0) -> Iterator[LogitsBlock]:
         """Yield the logits of all positions from `first_scored` on, of at most as many sequences as run in parallel.
@@ -101,8 +98,7 @@ class LogitsModel:
         """
         n_sequences, n_tokens = sequences.shape
         self._thread.run(self._model.forget)
-        most_tokens = self._model.n_batch // n_sequences
-        for piece in cut_pieces(n_tokens, first_scored, most_tokens, self._n_outputs // n_sequences):
+        for piece in cut_pieces(n_tokens, first_scored, self._most_tokens, self._most_scored):
             self._fill(sequences, piece)
             logits = self._thread.run(partial(self._decode, n_sequences * (piece.end - piece.scored)))
             for sequence, rows in enumerate(logits.reshape(n_sequences, -1, self.n_vocab)):
@@ -155,7 +151,7 @@ def sequence_logits(path: Path, sequences: Tokens, *, n_threads: int = 2) -> Ite
         closing(NativeThread("llama.cpp", abort.set)) as thread,
         closing(thread.run(lambda: NativeModel(path, options, abort))) as model,
     ):
-        opened = LogitsModel(model, thread, n_tokens)
+        opened = LogitsModel(model, thread, options)
         for sequence in sequences:
             for block in opened.compute(sequence[None]):
                 yield block.logits.copy()

@@ -25,6 +25,12 @@ pytestmark = pytest.mark.usefixtures("shared_cache")
 WORDS = "It was late when the last of them came down from the hill, and nobody spoke. "
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads wait for each other, on a busy machine for long."""
+    monkeypatch.setenv("QWENCTL_THREADS", "1")
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return TinyGguf.of("qwen3moe").write(tmp_path_factory.mktemp("models") / "tiny.gguf")

@@ -21,7 +21,7 @@ from qwenctl.services.logits import sequence_logits
 from tests.tiny_gguf import ARRAY, BOOL, STRING, TinyGguf, tokens
 
 N_CTX = 64
-OPTIONS = EvaluationOptions(n_ctx=N_CTX, n_threads=2, offload=OffloadOptions("off"))
+OPTIONS = EvaluationOptions(n_ctx=N_CTX, n_threads=1, offload=OffloadOptions("off"))
 TEXT = EvaluationText("a text", "The quick brown fox jumps over 13 lazy dogs; nobody knows why. " * 6 + "End")
 
 
@@ -53,7 +53,7 @@ def ids_of(text: str) -> list[int]:
 
 def chunk_scores(path: Path, ids: np.ndarray) -> np.ndarray:
     """Return log-probabilities f64 (n_chunks, n_ctx, n_vocab)."""
-    logits = np.stack(list(sequence_logits(path, ids))).astype(np.float64)
+    logits = np.stack(list(sequence_logits(path, ids, n_threads=1))).astype(np.float64)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
@@ -84,8 +84,8 @@ def chunked(text: str) -> np.ndarray:
     return np.array(ids[: n_chunks * N_CTX], np.int32).reshape(n_chunks, N_CTX)
 
 
-def in_turns(monkeypatch: pytest.MonkeyPatch, n_round_chunks: int, n_sequences: int = 1) -> None:
-    """Let every plan open one model at a time."""
+def in_turns(monkeypatch: pytest.MonkeyPatch, n_round_chunks: int, n_sequences: int, n_rows: int) -> None:
+    """Let every plan open one model at a time, and compute chunks in pieces of `n_rows` scored positions."""
 
     def planned(*args: object, **kwargs: object) -> EvaluationPlan:
         plan = plan_evaluation(*args, **kwargs)
@@ -94,7 +94,7 @@ def in_turns(monkeypatch: pytest.MonkeyPatch, n_round_chunks: int, n_sequences: 
             keeps_all=False,
             n_round_chunks=n_round_chunks,
             n_sequences=n_sequences,
-            n_outputs=n_sequences * plan.n_outputs,
+            n_rows=n_rows,
             n_batch=n_sequences * plan.n_batch,
         )
 
@@ -127,12 +127,14 @@ def test_divergence_is_that_of_the_second_halves(one: Path, two: Path) -> None:
     assert itself.perplexity_ratio.value == 1.0
 
 
-@pytest.mark.parametrize(("n_round_chunks", "n_sequences"), [(5, 1), (2, 1), (2, 2), (4, 3)])
+@pytest.mark.parametrize(
+    ("n_round_chunks", "n_sequences", "n_rows"), [(5, 1, 32), (2, 1, 9), (2, 2, 32), (4, 3, 32), (4, 3, 7)]
+)
 def test_in_turns_the_figures_are_the_same(
-    one: Path, two: Path, monkeypatch: pytest.MonkeyPatch, n_round_chunks: int, n_sequences: int
+    one: Path, two: Path, monkeypatch: pytest.MonkeyPatch, n_round_chunks: int, n_sequences: int, n_rows: int
 ) -> None:
     at_once = evaluate_divergence([two, one], one, TEXT, OPTIONS, Listener())
-    in_turns(monkeypatch, n_round_chunks, n_sequences)
+    in_turns(monkeypatch, n_round_chunks, n_sequences, n_rows)
     notes: list[str] = []
     report = evaluate_divergence([two, one], one, TEXT, OPTIONS, Listener(note=notes.append))
     assert report.n_rounds == -(-5 // n_round_chunks)
@@ -233,7 +235,7 @@ def demo_f32(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_the_demo_against_its_f32(demo_f32: Path, demo_gguf: Path) -> None:
-    options = EvaluationOptions(most_chunks=3, n_threads=2)
+    options = EvaluationOptions(most_chunks=2, n_threads=1)
     report = evaluate_divergence([demo_f32, demo_gguf], demo_f32, shipped_text(), options, Listener())
     itself, quantized = report.rows
     assert (itself.divergence.mean, itself.divergence.same_top) == (0.0, 1.0)
@@ -246,8 +248,8 @@ def test_the_demo_against_its_f32(demo_f32: Path, demo_gguf: Path) -> None:
 
 
 def test_offloaded_experts_give_the_same_figures(demo_f32: Path, demo_gguf: Path) -> None:
-    """Slots in the file's layout: the same bits. Two chunks at once, as many as there are."""
-    options = EvaluationOptions(n_ctx=128, most_chunks=2, n_threads=2)
+    """But for flash attention, which they choose by another rule. Both chunks are computed at once."""
+    options = EvaluationOptions(n_ctx=128, most_chunks=2, n_threads=1)
     expected = evaluate_divergence([demo_gguf], demo_f32, shipped_text(), options, Listener())
     offload = OffloadOptions("on", layout="plain", operation="id", n_slots=8)
     report = evaluate_divergence([demo_gguf], demo_f32, shipped_text(), replace(options, offload=offload), Listener())

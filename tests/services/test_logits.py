@@ -36,14 +36,19 @@ def sequences() -> np.ndarray:
 @contextmanager
 def opened(path: Path, n_parallel: int, n_outputs: int, n_batch: int = 2048) -> Iterator[LogitsModel]:
     options = EngineOptions(
-        n_ctx=N_CTX, n_parallel=n_parallel, n_batch=n_batch, n_outputs=n_outputs, offload=OffloadOptions("off")
+        n_ctx=N_CTX,
+        n_parallel=n_parallel,
+        n_threads=1,
+        n_batch=n_batch,
+        n_outputs=n_outputs,
+        offload=OffloadOptions("off"),
     )
     abort = AbortFlag()
     with (
         closing(NativeThread("test", abort.set)) as thread,
         closing(thread.run(lambda: NativeModel(path, options, abort))) as model,
     ):
-        yield LogitsModel(model, thread, n_outputs)
+        yield LogitsModel(model, thread, options)
 
 
 def gathered(model: LogitsModel, sequences: np.ndarray, first: int) -> np.ndarray:
@@ -74,7 +79,7 @@ def test_pieces_that_hold_nothing_are_refused() -> None:
 
 
 def test_at_once_and_one_by_one(tiny: Path, sequences: np.ndarray) -> None:
-    alone = np.stack(list(sequence_logits(tiny, sequences)))
+    alone = np.stack(list(sequence_logits(tiny, sequences, n_threads=1)))
     assert alone.shape == (3, N_CTX, len(tokens()))
     with opened(tiny, n_parallel=3, n_outputs=3 * 24) as model:
         np.testing.assert_array_equal(gathered(model, sequences, 24), alone[:, 24:])
@@ -84,7 +89,7 @@ def test_at_once_and_one_by_one(tiny: Path, sequences: np.ndarray) -> None:
 @pytest.mark.parametrize(("n_outputs", "n_batch"), [(9, 2048), (150, 30), (4, 21)])
 def test_in_pieces(tiny: Path, sequences: np.ndarray, n_outputs: int, n_batch: int) -> None:
     """Kernels add in another order for other numbers of tokens; a token in the wrong place is another matter."""
-    alone = np.stack(list(sequence_logits(tiny, sequences)))
+    alone = np.stack(list(sequence_logits(tiny, sequences, n_threads=1)))
     with opened(tiny, 3, n_outputs, n_batch) as model:
         np.testing.assert_allclose(gathered(model, sequences, 20), alone[:, 20:], atol=1e-4)
         np.testing.assert_allclose(gathered(model, sequences, 0), alone, atol=1e-4)
