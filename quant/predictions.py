@@ -3,8 +3,8 @@
     p(token) = exp(logit - peak) / sum        peak: the largest logit; sum: of exp(logit - peak) over the vocabulary
 
 A row of 151,936 logits fits into the cache of a core, a block of rows does not: every pass over a row is made before
-the next row begins, in f32, and sums are taken in f64. With 151,936 tokens that is 1.4 ns a logit on one core of the
-machine this was written on, where passes over whole blocks in f64 took 40.
+the next row begins, in f32, and sums are taken in f64. Two models' predictions and their divergence cost 6 ns a logit
+on one core of the machine this was written on, where passes over whole blocks in f64 took 33.
 """
 
 from __future__ import annotations

@@ -40,14 +40,14 @@ _OPTIONS = (
         "--hessians",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="awq, gptq: let the errors of a row make up for each other, by the second moments in FILE.",
+        help="AWQ, GPTQ: let the errors of a row make up for each other, by the second moments in FILE.",
     ),
     click.option(
         "--group-size",
         type=click.Choice([str(size) for size in GROUP_SIZES]),
         default="128",
         show_default=True,
-        help="awq, gptq: weights that share a scale.",
+        help="AWQ, GPTQ: weights that share a scale.",
     ),
     click.option(
         "--shard-size",
@@ -55,7 +55,7 @@ _OPTIONS = (
         type=ByteCount(_LEAST_SHARD_BYTES),
         default=MAX_SHARD_BYTES,
         metavar="SIZE",
-        help="awq, gptq: tensors of one file.  [default: 5GB]",
+        help="AWQ, GPTQ: tensors of one file.  [default: 5GB]",
     ),
 )
 

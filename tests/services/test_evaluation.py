@@ -261,3 +261,12 @@ def test_offloaded_experts_give_the_same_figures(demo_f32: Path, demo_gguf: Path
 def test_the_shipped_text_is_long_enough_for_the_demo(demo_gguf: Path) -> None:
     assert len(shipped_text().text) > 20_000
     assert shipped_text().name == "the built-in text"
+
+
+@pytest.mark.slow
+def test_the_figure_is_that_of_llama_perplexity(demo_f32: Path) -> None:
+    """llama-perplexity of llama.cpp 0c1e57098, -c 512 -fa off, says of this file and text: 179.6409 +/- 5.94787."""
+    row = evaluate_perplexity(demo_f32, shipped_text(), EvaluationOptions(n_threads=1), Listener())
+    assert row.n_chunks == 27
+    assert row.perplexity.value == pytest.approx(179.6409, rel=2e-5)
+    assert row.perplexity.error == pytest.approx(5.94787, rel=1e-4)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from quant.conversion_plan import ConversionPlan
 from quant.pipeline import ConversionProgress
 from qwenctl.cli.command import Command
 from qwenctl.cli.conversion_report import print_plan
@@ -88,6 +89,22 @@ def command(
         print_plan(chosen, output)
         return
     path = resolve_output(out, settings)
+    quality = encoding.request.quality
+    result = _write(planned, path, output, quality=quality, n_threads=n_threads, force=force, restart=restart)
+    _print_result(result, output)
+
+
+def _write(
+    planned: ConversionPlan,
+    path: Path,
+    output: Output,
+    *,
+    quality: str,
+    n_threads: int | None,
+    force: bool,
+    restart: bool,
+) -> ConversionResult:
+    """Convert, showing how far it is."""
     try:
         with StageBars(output) as bars, InterruptWatch() as watch:
 
@@ -96,19 +113,12 @@ def command(
                 stage = planned.output.name if progress.stage == "convert" else "reading back"
                 bars.update(stage, progress.n_weights_done, progress.n_weights)
 
-            result = write_plan(
-                planned,
-                path,
-                quality=encoding.request.quality,
-                n_threads=n_threads,
-                force=force,
-                restart=restart,
-                on_progress=show,
+            return write_plan(
+                planned, path, quality=quality, n_threads=n_threads, force=force, restart=restart, on_progress=show
             )
     except KeyboardInterrupt:
         output.note("stopped; the same command resumes")
         raise
-    _print_result(result, output)
 
 
 def _plan(source: Path, encoding: EncodingOptions, n_threads: int | None, output: Output) -> ChosenPlan:
