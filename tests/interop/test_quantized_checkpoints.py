@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from quant.pipeline import run_plan
 from quant.recipe import OUTPUT_TYPES
 from quant.tensor_read import read_rows_f32
 from qwenctl.services.logits import sequence_logits
+from qwenctl.services.safetensors_export import ExportRequest, FormatName, plan, write_plan
 from scripts.interop_environment import find_python
 from tests.packed_checkpoint import Packing, pack_checkpoint
 
@@ -50,7 +52,18 @@ def _packed_by_hand(packing: Packing, demo: Path, target: Path) -> None:
     pack_checkpoint(demo, target, weights, packing)
 
 
+def _exported(format_name: FormatName, demo: Path, target: Path) -> None:
+    """Export the demo with statistics of its own, so that channels are scaled and the router is compensated."""
+    gguf, imatrix = target.with_suffix(".gguf"), target.with_suffix(".imatrix.gguf")
+    run_plan(plan_conversion(demo, OUTPUT_TYPES["q8_0"]), gguf, make_row_encoder(load_libggml()), n_threads=2)
+    command = [sys.executable, "-m", "qwenctl", "imatrix", gguf, "-o", imatrix, "--chunks", "8", "--quiet"]
+    subprocess.run(command, check=True)
+    write_plan(plan(ExportRequest(demo, format_name, imatrix)), target, force=True)
+
+
 SOURCES: Mapping[str, Callable[[Path, Path], None]] = {
+    "awq exported": partial(_exported, "awq"),
+    "gptq exported": partial(_exported, "gptq"),
     "awq by hand": partial(_packed_by_hand, Packing("awq", group_size=128)),
     "gptq by hand": partial(_packed_by_hand, Packing("gptq", group_size=128, symmetric=True)),
     "asymmetric gptq_v2 by hand, groups in mixed order": partial(
