@@ -14,7 +14,7 @@ from quant.export_statistics import ActivationStatistics
 from quant.export_tensors import ExportTensor
 from quant.gptq_rounding import Factor, factorize
 
-KEPT_BYTES = 512 << 20
+KEPT_BYTES = 192 << 20
 """Of all factors together, unless one alone is larger; a factor in use lives on until its user is done."""
 
 _LARGE_COLUMNS = 4096  # above, one is factored at a time: it takes 0.4 GB of memory and more meanwhile

@@ -98,8 +98,8 @@ def _lay_out(name: str, tensors: Sequence[NewTensor]) -> ShardLayout:
     text = text.ljust(-(-(8 + len(text)) // _HEADER_STEP) * _HEADER_STEP - 8)
     header = struct.pack("<Q", len(text)) + text
     placed = []
-    offset = len(header)
+    offset, path = len(header), Path(name)
     for tensor in tensors:
-        placed.append(TensorInfo(tensor.name, tensor.dtype, tensor.shape, Path(name), offset, tensor.n_bytes))
+        placed.append(TensorInfo(tensor.name, tensor.dtype, tensor.shape, path, offset, tensor.n_bytes))
         offset += tensor.n_bytes
     return ShardLayout(name, header, tuple(placed))

@@ -55,6 +55,14 @@ class CountingFiles(DurableFiles):
         self.before()
         super().sync_folder(folder)
 
+    def make_folder(self, path: Path) -> None:
+        self.before()
+        super().make_folder(path)
+
+    def remove_folder(self, path: Path) -> None:
+        self.before()
+        super().remove_folder(path)
+
 
 class FailingFiles(CountingFiles):
     """Fails at operation `at` and at every later one; a write that fails has stored half of its bytes."""
