@@ -23,7 +23,7 @@ MAX_FACTOR = np.float32(32.0)
 LEAST_GAIN = 0.04
 """Share of the loss that a choice must save; below, nothing is scaled, and the norm and the router keep their bits."""
 
-_EXPONENTS = tuple((a, b) for a in (0.0, 0.2, 0.4, 0.6, 0.8) for b in (0.0, 0.5, 1.0) if (a, b) != (0.0, 0.0))
+_EXPONENTS = tuple((a / 10, b) for a in range(11) for b in (0.0, 0.5) if (a, b) != (0, 0.0))
 _SMALL = np.float32(1e-30)
 
 

@@ -22,7 +22,7 @@ def _on_quality(config: HfConfig, kind: ExportFormat, fitted: FittedStatistics) 
     statistics = fitted.statistics
     if statistics.imatrix is None and statistics.moments is None:
         yield (
-            "no statistics of activations: all columns count the same, and errors are larger; "
+            "no statistics of activations: how much columns count is guessed from the weights, and errors are larger; "
             "qwenctl imatrix gathers them"
         )
     if kind.is_symmetric and config.n_experts:
@@ -31,11 +31,9 @@ def _on_quality(config: HfConfig, kind: ExportFormat, fitted: FittedStatistics) 
             "than dense layers; --format awq is asymmetric"
         )
     if fitted.never_routed:
-        yield (
-            f"experts that no token of the text reached count all columns the same: {_some(fitted.never_routed, '; ')}"
-        )
+        yield f"experts that no token of the text reached, so columns are guessed: {_some(fitted.never_routed, '; ')}"
     if fitted.unweighted:
-        yield f"without statistics, so all columns count the same: {_some(fitted.unweighted, ', ')}"
+        yield f"without statistics, so columns are guessed: {_some(fitted.unweighted, ', ')}"
 
 
 def _on_parallelism(config: HfConfig, kind: ExportFormat) -> Iterator[str]:

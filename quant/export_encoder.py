@@ -18,8 +18,9 @@ from quant.durable_files import DurableFiles
 from quant.errors import BadWeights, WriteFailed
 from quant.export_factors import FactorCache
 from quant.export_format import WORD, PackedMatrix
+from quant.export_inputs import InputWeights
 from quant.export_plan import ExportPlan, ExportUnit, kept_type
-from quant.export_rows import FoldedRows, stored_bits
+from quant.export_rows import SourceRowReader, stored_bits
 from quant.export_search import search_site
 from quant.export_tensors import ExportTensor
 from quant.gptq_rounding import round_compensated
@@ -50,7 +51,7 @@ class UnitEncoder:
         fds: Sequence[int],
         *,
         files: DurableFiles,
-        rows: FoldedRows,
+        rows: SourceRowReader,
         cache: SourceCache,
         n_ahead: int,
     ) -> None:
@@ -60,6 +61,7 @@ class UnitEncoder:
         self._rows = rows
         self._cache = cache
         self._n_ahead = n_ahead
+        self._inputs = InputWeights(plan, rows)
         self._factors = FactorCache(plan.statistics, plan.kind.group_size)
         self._encode: Mapping[str, Callable[[ExportUnit], NDArray[np.uint8]]] = {
             "search": self._search,
@@ -83,7 +85,7 @@ class UnitEncoder:
         return Finished(number, zlib.crc32(data), unit.n_bytes, unit.n_weights)
 
     def _search(self, unit: ExportUnit) -> NDArray[np.uint8]:
-        choice = search_site(self._plan, self._plan.sites[unit.subject], self._rows)
+        choice = search_site(self._plan, self._plan.sites[unit.subject], self._rows, self._inputs)
         return choice.factors.astype("<f4").view(np.uint8)
 
     def _keep(self, unit: ExportUnit) -> NDArray[np.uint8]:
@@ -138,7 +140,7 @@ class UnitEncoder:
                 return round_compensated(rows, factor, kind.group_size, factors=columns, symmetric=kind.is_symmetric)
 
             return compensated
-        importance = self._plan.statistics.importance(tensor)
+        importance = self._inputs.importance(subject)
         if columns is not None:
             importance = importance / (columns * columns)
             importance /= importance.mean()

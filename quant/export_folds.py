@@ -26,6 +26,7 @@ from quant.hf_config import HfConfig
 
 _AFTER_INPUT_NORM = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
 _VALUE, _ATTENTION_OUTPUT = ("self_attn.v_proj.weight", "self_attn.v_proj.bias"), "self_attn.o_proj.weight"
+_GATE_PARTS = ("mlp.gate_proj.weight", "gate_proj.weight")
 _UP_PARTS, _DOWN_PARTS = ("mlp.up_proj.weight", "up_proj.weight"), ("mlp.down_proj.weight", "down_proj.weight")
 _AFTER_MLP_NORM = ("mlp.gate_proj.weight", "mlp.up_proj.weight", "gate_proj.weight", "up_proj.weight")
 _ROUTER = "mlp.gate.weight"
@@ -44,6 +45,7 @@ class ScaleSite:
     divided: tuple[int, ...]  # vectors, and matrices by rows
     multiplied: tuple[int, ...]  # matrices, by columns
     is_norm: bool  # what is divided is a norm, stored in 16 bits: its rounding is part of the choice
+    gate: int | None = None  # a matrix whose output, through SiLU, is multiplied with that of the divided one
     block: int = 1
     n_repeats: int = 1
 
@@ -109,8 +111,8 @@ def _layer_sites(config: HfConfig, tensors: Sequence[ExportTensor], parts: dict[
     )
     after_norm = numbers((*_AFTER_MLP_NORM, _ROUTER))
     yield _after_norm(tensors, parts["post_attention_layernorm.weight"][0], after_norm)
-    for up, down in zip(numbers(_UP_PARTS), numbers(_DOWN_PARTS), strict=True):
-        yield ScaleSite(tensors[up].name, tensors[up].n_rows, (up,), (down,), is_norm=False)
+    for gate, up, down in zip(numbers(_GATE_PARTS), numbers(_UP_PARTS), numbers(_DOWN_PARTS), strict=True):
+        yield ScaleSite(tensors[up].name, tensors[up].n_rows, (up,), (down,), is_norm=False, gate=gate)
 
 
 def _after_norm(tensors: Sequence[ExportTensor], norm: int, multiplied: tuple[int, ...]) -> ScaleSite:

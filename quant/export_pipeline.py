@@ -27,7 +27,7 @@ from quant.export_folder import (
     refuse_overlap,
 )
 from quant.export_plan import ExportPlan
-from quant.export_rows import FoldedRows
+from quant.export_rows import SourceRowReader
 from quant.page_cache import SourceCache
 from quant.pipeline import (
     ConversionOutcome,
@@ -130,7 +130,7 @@ class _Run:
         """Do it; return the names of matrices of zeros that were met."""
         plan = self.plan
         with one_blas_thread(), TensorReader() as reader, SourceCache(plan.source_files) as cache:
-            rows = FoldedRows(reader)
+            rows = SourceRowReader(reader)
             encoder = UnitEncoder(
                 plan, self.output.fds, files=self.files, rows=rows, cache=cache, n_ahead=self.n_threads
             )

@@ -62,9 +62,10 @@ class ExportUnit:
 class ExportPlan:
     """What will be made of which source.
 
-    `units` have the searches first. `carried` are the contents of the small files, by name. `identity` names every
-    setting and every source file that the output's bytes depend on: a resumed run must have the same. `notes` are
-    remarks on the source, `cautions` what to know about the result, one line each.
+    `sites` are all places where the model can be scaled, `folds` by which of them each tensor is, `origins` which one
+    lies in front of a tensor. `units` have the searches first. `carried` are the contents of the small files, by name.
+    `identity` names every setting and every source file that the output's bytes depend on: a resumed run must have the
+    same. `notes` are remarks on the source, `cautions` what to know about the result, one line each.
     """
 
     source: Path
@@ -72,6 +73,7 @@ class ExportPlan:
     tensors: tuple[ExportTensor, ...]
     sites: tuple[ScaleSite, ...]
     folds: tuple[TensorFolds, ...]
+    origins: tuple[int | None, ...]
     shards: tuple[ShardLayout, ...]
     units: tuple[ExportUnit, ...]
     statistics: ActivationStatistics
@@ -153,9 +155,10 @@ def plan_export(
     tensors = export_tensors(config, targets)
     _refuse_unpackable(tensors, kind)
     fitted = fit_statistics(tensors, {target.name: target.shape for target in targets}, imatrix, moments)
-    sites = find_sites(config, tensors) if kind.name == "awq" else ()
+    sites = find_sites(config, tensors)
+    searched = sites if kind.name == "awq" else ()
     shards = plan_shards((_bundle(tensor, kind) for tensor in tensors), max_shard_bytes)
-    units = (*_search_units(sites, tensors, len(shards)), *_tensor_units(tensors, kind, shards))
+    units = (*_search_units(searched, tensors, len(shards)), *_tensor_units(tensors, kind, shards))
     carried = carried_files(folder, export_config(folder, config, kind, tool), kind)
     if len(shards) > 1:
         carried[INDEX_FILE] = index_json(shards)
@@ -165,7 +168,8 @@ def plan_export(
         kind=kind,
         tensors=tensors,
         sites=sites,
-        folds=folds_of(sites, len(tensors)),
+        folds=folds_of(searched, len(tensors)),
+        origins=tuple(fold.columns for fold in folds_of(sites, len(tensors))),
         shards=shards,
         units=units,
         statistics=fitted.statistics,

@@ -17,7 +17,7 @@ from quant.tensor_read import TensorReader
 F32 = NDArray[np.float32]
 
 
-class FoldedRows:
+class SourceRowReader:
     """Rows of tensors, safe from several threads.
 
     Args:

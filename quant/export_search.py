@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from quant.awq_scales import ChannelChoice, SampledRows, choose_factors, norm_rounding
 from quant.export_folds import ScaleSite
+from quant.export_inputs import InputWeights
 from quant.export_plan import ExportPlan, kept_type
-from quant.export_rows import FoldedRows, round_stored
+from quant.export_rows import SourceRowReader, round_stored
 from quant.export_tensors import ExportTensor
 
 F32 = NDArray[np.float32]
@@ -27,22 +28,25 @@ EXPERT_ROWS = 64
 _RUN = 16  # rows read together
 
 
-def search_site(plan: ExportPlan, site: ScaleSite, rows: FoldedRows) -> ChannelChoice:
+def search_site(plan: ExportPlan, site: ScaleSite, rows: SourceRowReader, inputs: InputWeights) -> ChannelChoice:
     """Return the factors of `site`.
 
     Args:
         plan: whose site it is.
         site: where.
         rows: reads weights.
+        inputs: weighs columns.
 
     Raises:
         BadWeights: NaN or infinity among the sampled weights.
         FileFormatError: the source cannot be read.
     """
-    packed = [plan.tensors[number] for number in site.multiplied if plan.tensors[number].is_packed]
+    packed = [number for number in site.multiplied if plan.tensors[number].is_packed]
     samples = [
-        SampledRows(sample_rows(tensor, _n_rows(tensor, len(packed)), rows), plan.statistics.column_energy(tensor))
-        for tensor in packed
+        SampledRows(
+            sample_rows(plan.tensors[number], _n_rows(plan.tensors[number], len(packed)), rows), inputs.energy(number)
+        )
+        for number in packed
     ]
     if site.is_norm:
         norm = plan.tensors[site.divided[0]]
@@ -60,7 +64,7 @@ def search_site(plan: ExportPlan, site: ScaleSite, rows: FoldedRows) -> ChannelC
     )
 
 
-def sample_rows(tensor: ExportTensor, n_rows: int, rows: FoldedRows) -> F32:
+def sample_rows(tensor: ExportTensor, n_rows: int, rows: SourceRowReader) -> F32:
     """Return about `n_rows` rows of a matrix, f32 (n_rows, n_columns), in runs spread evenly; all if it has no more."""
     n_runs = max(1, n_rows // _RUN)
     if n_runs * _RUN >= tensor.n_rows:

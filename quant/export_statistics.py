@@ -1,9 +1,7 @@
-"""What is known of a matrix's inputs, as an export asks for it: the weight of each column, and how columns go together.
+"""What a text has shown of matrices' inputs: sums of squares of each column, and how columns go together.
 
-From an importance matrix (sums of squares), from second moments, from both, or from neither: then all columns count the
-same. An expert that few tokens reached borrows from what is known without it, as if it had seen `PRIOR_TOKENS` more:
-gate_proj and up_proj of all experts of a layer read the same norm's output, so theirs are the layer's average; the
-channels of down_proj are the expert's own, so they count the same.
+From an importance matrix, from second moments, from both, or from neither. What stands in where nothing is known:
+quant/export_inputs.py.
 """
 
 from __future__ import annotations
@@ -16,18 +14,23 @@ from numpy.typing import NDArray
 
 from quant.errors import ImatrixMismatch
 from quant.export_tensors import ExportTensor
-from quant.imatrix import Imatrix, ImatrixEntry
+from quant.imatrix import Imatrix
 from quant.imatrix_fit import check_fits
 from quant.second_moments import SecondMoments
 
 F32 = NDArray[np.float32]
 
-PRIOR_TOKENS = np.float32(16.0)
 MAX_FACTORED_COLUMNS = 12288
 """Of second moments that are used: factoring takes two matrices of f64, 1.2 GB each at this size."""
 
-_LEAST = np.float32(1e-5)  # of the mean: a column that was always 0 in the text need not be in another
-_DOWN = "down_proj.weight"
+
+@dataclass(frozen=True, slots=True)
+class SeenInput:
+    """Sums of squares of a matrix's columns, over `n_tokens` tokens; `mean_of_experts`: a token of any expert."""
+
+    sums: F32  # (n_columns,)
+    n_tokens: float
+    mean_of_experts: F32  # (n_columns,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +40,19 @@ class ActivationStatistics:
     imatrix: Imatrix | None = None
     moments: SecondMoments | None = None
 
-    def importance(self, tensor: ExportTensor) -> F32:
-        """Return the weight of each column, f32 (n_columns,), 1 on average."""
-        weights = self.column_energy(tensor)
-        level = float(weights.mean(dtype=np.float64))
-        if level <= 0:
-            return np.ones(tensor.n_columns, np.float32)
-        weights /= np.float32(level)
-        return np.maximum(weights, _LEAST, out=weights)
-
-    def column_energy(self, tensor: ExportTensor) -> F32:
-        """Return the sum of squares of each column over the text, f32 (n_columns,): comparable among experts."""
+    def seen(self, tensor: ExportTensor) -> SeenInput | None:
+        """Return what is known of the columns of a tensor's input; None: nothing, of no expert."""
         entry = None if self.imatrix is None else self.imatrix.entries.get(tensor.gguf_name)
-        if entry is not None:
-            return _with_prior(entry, tensor)
+        if entry is not None and entry.counts.any():
+            total = np.float32(entry.counts.sum(dtype=np.float64))
+            mean: F32 = (entry.sums.sum(axis=0, dtype=np.float64) / total).astype(np.float32)
+            return SeenInput(entry.sums[tensor.matrix].copy(), float(entry.counts[tensor.matrix]), mean)
         moments = self.moments_for(tensor)
-        if moments is not None:
-            return np.diagonal(moments.moments(tensor.gguf_name, tensor.matrix)).copy()
-        return np.ones(tensor.n_columns, np.float32)
+        if moments is None:
+            return None
+        sums = np.diagonal(moments.moments(tensor.gguf_name, tensor.matrix)).copy()
+        count = moments.count(tensor.gguf_name, tensor.matrix)
+        return SeenInput(sums, count, sums / np.float32(count))
 
     def moments_for(self, tensor: ExportTensor) -> SecondMoments | None:
         """Return the second moments if those of the tensor's input are among them, of any token and not too large."""
@@ -114,17 +112,3 @@ def _check_moments(moments: SecondMoments, shapes: Mapping[str, tuple[int, ...]]
                 f"{moments.path}: second moments of another model: those of {name} are {n_matrices} x "
                 f"{moments.n_columns(name)} columns, the tensor is {' x '.join(map(str, shape))}"
             )
-
-
-def _with_prior(entry: ImatrixEntry, tensor: ExportTensor) -> F32:
-    if tensor.expert is None:
-        return entry.sums[0].copy() if entry.counts[0] > 0 else np.ones(entry.n_columns, np.float32)
-    sums: F32 = entry.sums[tensor.expert]
-    total = entry.counts.sum(dtype=np.float64)
-    if total <= 0:
-        return np.ones(entry.n_columns, np.float32)
-    prior = (entry.sums.sum(axis=0, dtype=np.float64) / total).astype(np.float32)
-    if tensor.part == _DOWN:
-        prior = np.full_like(prior, prior.mean())
-    known: F32 = sums + PRIOR_TOKENS * prior
-    return known

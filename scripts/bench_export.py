@@ -25,7 +25,7 @@ from quant.divergence import Divergence, summarize
 from quant.export_format import ExportFormat
 from quant.export_pipeline import run_export
 from quant.export_plan import plan_export
-from quant.export_rows import FoldedRows
+from quant.export_rows import SourceRowReader
 from quant.imatrix_file import read_imatrix
 from quant.second_moments import read_second_moments
 from quant.tensor_read import TensorReader
@@ -119,7 +119,7 @@ def round_to_nearest(folder: Path) -> Path:
     chunks = []
     end = 0
     with TensorReader() as reader:
-        rows = FoldedRows(reader)
+        rows = SourceRowReader(reader)
         for tensor in plan.tensors:
             values = rows.read(tensor, 0, tensor.source.n_rows)
             values = nearest(values) if tensor.is_packed else values

@@ -81,8 +81,8 @@ def statistics(plan: ExportPlan, seed: int = 0, loudness: float = 1.5) -> tuple[
     entries, moments = {}, {}
     for name, count in n_matrices.items():
         loud = np.exp(random.standard_normal(n_columns[name]) * loudness).astype(np.float32)
-        x = random.standard_normal((count, 2048, n_columns[name])).astype(np.float32) * loud
-        x += x[:, :, :1]
+        mixed = random.standard_normal((count, 2048, 8)) @ random.standard_normal((8, n_columns[name]))
+        x = ((random.standard_normal(mixed.shape) + 0.5 * mixed) * loud).astype(np.float32)
         counts = np.full(count, 2048, np.float32)
         h = np.einsum("etc,etd->ecd", x, x).astype(np.float32)
         entries[name] = ImatrixEntry(np.einsum("ecc->ec", h).copy(), counts)

@@ -11,8 +11,9 @@ import pytest
 
 from quant.codecs.int4_search import search_groups
 from quant.errors import BadWeights, CheckpointError, OutputExists, ResumeRefused
+from quant.export_inputs import InputWeights
 from quant.export_plan import ExportPlan
-from quant.export_rows import FoldedRows
+from quant.export_rows import SourceRowReader
 from quant.export_search import sample_rows, search_site
 from quant.tensor_read import TensorReader
 from tests.quant.disk_faults import SlowFiles
@@ -52,7 +53,13 @@ def as_bf16(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def factors_of(plan: ExportPlan) -> list[np.ndarray]:
     with TensorReader() as reader:
-        return [search_site(plan, site, FoldedRows(reader)).factors for site in plan.sites]
+        rows = SourceRowReader(reader)
+        return [search_site(plan, site, rows, InputWeights(plan, rows)).factors for site in plan.sites]
+
+
+def importance_of(plan: ExportPlan, number: int) -> np.ndarray:
+    with TensorReader() as reader:
+        return InputWeights(plan, SourceRowReader(reader)).importance(number)
 
 
 def test_gptq_holds_what_the_search_finds(source: Path, weights: dict[str, np.ndarray], tmp_path: Path) -> None:
@@ -61,9 +68,9 @@ def test_gptq_holds_what_the_search_finds(source: Path, weights: dict[str, np.nd
     run(plan, tmp_path / "out")
     found = decoded(tmp_path / "out")
     assert found.keys() == weights.keys()
-    for tensor in plan.tensors:
+    for number, tensor in enumerate(plan.tensors):
         if tensor.is_packed:
-            importance = plan.statistics.importance(tensor)
+            importance = importance_of(plan, number)
             expected = stored(search_groups(weights[tensor.name], importance, 128, symmetric=True))
         else:
             expected = weights[tensor.name]
@@ -76,7 +83,7 @@ def test_awq_holds_what_the_search_finds(source: Path, weights: dict[str, np.nda
     run(plan, tmp_path / "out")
     found, factors = decoded(tmp_path / "out"), factors_of(plan)
     assert sum(bool((values != 1).any()) for values in factors) >= 3  # or nothing here is tested
-    for tensor, fold in zip(plan.tensors, plan.folds, strict=True):
+    for number, (tensor, fold) in enumerate(zip(plan.tensors, plan.folds, strict=True)):
         rows = weights[tensor.name]
         if fold.columns is not None:
             columns = plan.sites[fold.columns].spread(factors[fold.columns])
@@ -84,7 +91,7 @@ def test_awq_holds_what_the_search_finds(source: Path, weights: dict[str, np.nda
         if fold.rows is not None:
             rows = rows / (factors[fold.rows] if rows.ndim == 1 else factors[fold.rows][:, None])
         if tensor.is_packed:
-            importance = plan.statistics.importance(tensor) / (columns * columns)
+            importance = importance_of(plan, number) / (columns * columns)
             expected = stored(search_groups(rows, importance / importance.mean(), 128))
         else:
             expected = as_bf16({"it": rows})["it"]
@@ -188,7 +195,7 @@ def test_sampled_rows_are_spread_over_the_matrix(source: Path) -> None:
     plan = small_plan(source)
     tensor = next(tensor for tensor in plan.tensors if tensor.name == "model.embed_tokens.weight")
     with TensorReader() as reader:
-        rows = FoldedRows(reader)
+        rows = SourceRowReader(reader)
         whole = rows.read(tensor, 0, 320)
         np.testing.assert_array_equal(sample_rows(tensor, 1000, rows), whole)
         few = sample_rows(tensor, 48, rows)

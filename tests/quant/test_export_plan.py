@@ -162,7 +162,7 @@ def test_what_statistics_lack_is_said_by_name(tmp_path: Path) -> None:
     plan = plan_export(write_checkpoint(tmp_path, model), ExportFormat("awq"), imatrix=imatrix())
     cautions = "\n".join(plan.cautions)
     assert "blk.0.ffn_down_exps 1" in cautions
-    assert "without statistics, so all columns count the same: blk.0.attn_k.weight" in cautions
+    assert "without statistics, so columns are guessed: blk.0.attn_k.weight" in cautions
     assert "no statistics of activations" not in cautions
 
 
