@@ -160,8 +160,7 @@ def plan_export(
     shards = plan_shards((_bundle(tensor, kind) for tensor in tensors), max_shard_bytes)
     units = (*_search_units(searched, tensors, len(shards)), *_tensor_units(tensors, kind, shards))
     carried = carried_files(folder, export_config(folder, config, kind, tool), kind)
-    if len(shards) > 1:
-        carried[INDEX_FILE] = index_json(shards)
+    carried |= {INDEX_FILE: index_json(shards)} if len(shards) > 1 else {}
     fingerprint = fingerprint_checkpoint(folder, [file.path for file in checkpoint.files])
     return ExportPlan(
         source=folder,
