@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 try:
@@ -94,6 +95,34 @@ class DurableFiles:
             self.sync_data(fd)
         finally:
             os.close(fd)
+
+    def replace_whole(self, path: Path, parts: Iterable[tuple[int, memoryview]], n_bytes: int) -> None:
+        """Put a file of `n_bytes` under `path`, complete; what had the name before keeps it until then.
+
+        Args:
+            path: where.
+            parts: (offset, data of one byte an element), written in this order.
+            n_bytes: length of the file.
+
+        Raises:
+            OSError: the disk is full or refuses; no temporary file is left behind.
+        """
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.new")  # another process may be writing its own
+        try:
+            fd = self.open(temporary)
+            try:
+                self.truncate(fd, 0)
+                self.allocate(fd, n_bytes)
+                for offset_bytes, data in parts:
+                    self.write_at(fd, data, offset_bytes)
+                self.sync_data(fd)
+            finally:
+                os.close(fd)
+            self.rename(temporary, path)
+        except BaseException:
+            self.remove(temporary)
+            raise
+        self.sync_folder(path.parent)
 
     def free_bytes(self, folder: Path) -> int:
         """Return the bytes that we may still write to the file system of `folder`."""

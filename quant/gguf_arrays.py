@@ -1,14 +1,12 @@
 """Small GGUF files of plain arrays: statistics, not weights. Written durably, read back as numpy arrays.
 
-    OUT.PID.new → sync → OUT → sync of the folder
-
-The file appears under its name by one rename, complete. Knows nothing of what the arrays mean.
+Knows nothing of what the arrays mean.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -40,23 +38,8 @@ def write_gguf_arrays(
     files = files or DurableFiles()
     tensors = [GgufTensor(name, array.shape, GGML_TYPES[_type_name(array)]) for name, array in arrays.items()]
     layout = plan_layout(metadata, tensors)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")  # another process may be writing its own
-    try:
-        fd = files.open(temporary)
-        try:
-            files.allocate(fd, layout.total_bytes)
-            files.write_at(fd, memoryview(layout.header), 0)
-            for placed in layout.placed:
-                data = np.ascontiguousarray(arrays[placed.name])
-                files.write_at(fd, data.data.cast("B"), placed.offset_bytes)
-            files.sync_data(fd)
-        finally:
-            os.close(fd)
-        files.rename(temporary, path)
-    except BaseException:
-        files.remove(temporary)
-        raise
-    files.sync_folder(path.parent)
+    data = ((placed.offset_bytes, _bytes_of(arrays[placed.name])) for placed in layout.placed)
+    files.replace_whole(path, chain([(0, memoryview(layout.header))], data), layout.total_bytes)
 
 
 def read_gguf_array(info: TensorInfo) -> NDArray[np.floating]:
@@ -77,6 +60,10 @@ def read_gguf_array(info: TensorInfo) -> NDArray[np.floating]:
     if array.size != info.n_weights:
         raise GgufError(info.path, f"ended inside tensor {shown(info.name)} while it was read")
     return array.reshape(info.shape)
+
+
+def _bytes_of(array: NDArray[np.floating]) -> memoryview:
+    return np.ascontiguousarray(array).data.cast("B")
 
 
 def _type_name(array: NDArray[np.floating]) -> str:

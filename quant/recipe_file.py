@@ -42,7 +42,6 @@ def write_recipe(recipe: TypeRecipe, path: Path, files: DurableFiles | None = No
     Raises:
         OSError: it cannot be written.
     """
-    files = files or DurableFiles()
     document = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -50,13 +49,8 @@ def write_recipe(recipe: TypeRecipe, path: Path, files: DurableFiles | None = No
         "name": recipe.name,
         "types": {name: one.name for name, one in recipe.types.items()},
     }
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        files.write_whole(temporary, json.dumps(document, indent=1).encode() + b"\n")
-        files.rename(temporary, path)
-    finally:
-        files.remove(temporary)
-    files.sync_folder(path.parent)
+    data = json.dumps(document, indent=1).encode() + b"\n"
+    (files or DurableFiles()).replace_whole(path, [(0, memoryview(data))], len(data))
 
 
 def read_recipe(path: Path) -> TypeRecipe:

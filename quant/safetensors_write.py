@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def plan_shards(bundles: Iterable[Sequence[NewTensor]], max_shard_bytes: int) ->
         max_shard_bytes: of data in one file, unless a single bundle has more.
 
     Raises:
-        ValueError: a tensor that would not begin at a multiple of its element's size, as loaders demand.
+        ValueError: as `lay_out`.
     """
     shards: list[list[NewTensor]] = [[]]
     n_bytes = 0
@@ -73,7 +74,7 @@ def plan_shards(bundles: Iterable[Sequence[NewTensor]], max_shard_bytes: int) ->
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     if len(shards) == 1:
         names = [SINGLE_FILE]
-    return tuple(_lay_out(name, tensors) for name, tensors in zip(names, shards, strict=True))
+    return tuple(lay_out(name, tensors) for name, tensors in zip(names, shards, strict=True))
 
 
 def index_json(shards: Sequence[ShardLayout]) -> bytes:
@@ -85,21 +86,30 @@ def index_json(shards: Sequence[ShardLayout]) -> bytes:
     return json.dumps(document, indent=2).encode() + b"\n"
 
 
-def _lay_out(name: str, tensors: Sequence[NewTensor]) -> ShardLayout:
-    entries: dict[str, object] = {"__metadata__": _METADATA}
-    begin = 0
-    for tensor in tensors:
+def lay_out(name: str, tensors: Sequence[NewTensor], metadata: Mapping[str, str] = _METADATA) -> ShardLayout:
+    """Return one file of tensors, in their order.
+
+    Args:
+        name: of the file.
+        tensors: what it holds.
+        metadata: its `__metadata__`.
+
+    Raises:
+        ValueError: a tensor that would not begin at a multiple of its element's size, as loaders demand.
+    """
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    begins = list(accumulate((tensor.n_bytes for tensor in tensors), initial=0))
+    for tensor, begin in zip(tensors, begins, strict=False):
         if begin % (DTYPE_BITS[tensor.dtype] // 8):
             raise ValueError(f"{tensor.name} would begin at byte {begin:,} of the data, no multiple of its elements'")
         end = begin + tensor.n_bytes
         entries[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
-        begin = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text = text.ljust(-(-(8 + len(text)) // _HEADER_STEP) * _HEADER_STEP - 8)
     header = struct.pack("<Q", len(text)) + text
-    placed = []
-    offset, path = len(header), Path(name)
-    for tensor in tensors:
-        placed.append(TensorInfo(tensor.name, tensor.dtype, tensor.shape, path, offset, tensor.n_bytes))
-        offset += tensor.n_bytes
+    path = Path(name)
+    placed = (
+        TensorInfo(tensor.name, tensor.dtype, tensor.shape, path, len(header) + begin, tensor.n_bytes)
+        for tensor, begin in zip(tensors, begins, strict=False)
+    )
     return ShardLayout(name, header, tuple(placed))

@@ -14,10 +14,9 @@ Knows nothing of what is done with them.
 from __future__ import annotations
 
 import json
-import os
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,12 @@ from quant.durable_files import DurableFiles
 from quant.errors import SafetensorsError
 from quant.json_file import parse_json_object
 from quant.safetensors_read import SafetensorsFile, read_safetensors
+from quant.safetensors_write import NewTensor, lay_out
 from quant.shown import shown
 from quant.tensor_info import TensorInfo
 
 _FORMAT = "second-moments"
 _COUNTS = ".counts"
-_HEADER_STEP = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one bool
@@ -192,36 +191,12 @@ def write_second_moments(
     arrays: dict[str, NDArray[np.float32]] = {}
     for name, entry in entries.items():
         arrays[name], arrays[name + _COUNTS] = entry.moments, entry.counts
-    _write(path, _header(arrays, shared), arrays, files or DurableFiles())
+    tensors = [NewTensor(name, "F32", array.shape) for name, array in arrays.items()]
+    layout = lay_out(path.name, tensors, {"format": _FORMAT, "shared": json.dumps(dict(shared))})
+    data = ((placed.offset_bytes, _bytes_of(arrays[placed.name])) for placed in layout.tensors)
+    files = files or DurableFiles()
+    files.replace_whole(path, chain([(0, memoryview(layout.header))], data), layout.total_bytes)
 
 
-def _header(arrays: Mapping[str, NDArray[np.float32]], shared: Mapping[str, str]) -> bytes:
-    document: dict[str, object] = {"__metadata__": {"format": _FORMAT, "shared": json.dumps(dict(shared))}}
-    end = 0
-    for name, array in arrays.items():
-        begin, end = end, end + array.nbytes
-        document[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [begin, end]}
-    text = json.dumps(document, separators=(",", ":")).encode()
-    text = text.ljust(-(-(8 + len(text)) // _HEADER_STEP) * _HEADER_STEP - 8)  # so that the data is aligned
-    return struct.pack("<Q", len(text)) + text
-
-
-def _write(path: Path, header: bytes, arrays: Mapping[str, NDArray[np.float32]], files: DurableFiles) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        fd = files.open(temporary)
-        try:
-            files.allocate(fd, len(header) + sum(array.nbytes for array in arrays.values()))
-            files.write_at(fd, memoryview(header), 0)
-            at = len(header)
-            for array in arrays.values():
-                files.write_at(fd, np.ascontiguousarray(array, "<f4").data.cast("B"), at)
-                at += array.nbytes
-            files.sync_data(fd)
-        finally:
-            os.close(fd)
-        files.rename(temporary, path)
-    except BaseException:
-        files.remove(temporary)
-        raise
-    files.sync_folder(path.parent)
+def _bytes_of(array: NDArray[np.float32]) -> memoryview:
+    return np.ascontiguousarray(array, "<f4").data.cast("B")

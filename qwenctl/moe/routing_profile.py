@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +129,6 @@ def write_profile(path: Path, profile: RoutingProfile, files: DurableFiles | Non
     Raises:
         OSError: the disk is full or refuses; no temporary file is left behind.
     """
-    files = files or DurableFiles()
     layers = [
         {
             "layer": layer.layer,
@@ -141,15 +139,8 @@ def write_profile(path: Path, profile: RoutingProfile, files: DurableFiles | Non
         for layer in profile.layers
     ]
     data = json.dumps({"version": _VERSION, "layers": layers}, separators=(",", ":")).encode()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")  # another process may be writing its own
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        files.write_whole(temporary, data)
-        files.rename(temporary, path)
-    except BaseException:
-        files.remove(temporary)
-        raise
-    files.sync_folder(path.parent)
+    (files or DurableFiles()).replace_whole(path, [(0, memoryview(data))], len(data))
 
 
 def _parsed(stored: Any) -> RoutingProfile:
