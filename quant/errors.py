@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quant.shown import some
+
 
 class QuantError(Exception):
     """Base of every error that the `quant` package raises on purpose.
@@ -130,8 +132,7 @@ class DamagedFile(QuantError):
     """Digests differ from those written when the file was made."""
 
     def __init__(self, path: Path, tensors: tuple[str, ...]) -> None:
-        named = ", ".join(tensors[:8]) + (f" and {len(tensors) - 8} more" if len(tensors) > 8 else "")
-        super().__init__(f"{path}: damaged: {named}", "convert it again, or restore it from a backup")
+        super().__init__(f"{path}: damaged: {some(tensors, 8)}", "convert it again, or restore it from a backup")
         self.path = path
         self.tensors = tensors
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from quant.codecs.int4_search import GROUP_SIZES
 from quant.export_format import WORD, ExportFormat
 from quant.export_statistics import FittedStatistics
 from quant.hf_config import HfConfig
+from quant.shown import some
 
 _PARALLEL_SIZES = (2, 4, 8)
 _N_NAMED = 4
@@ -31,9 +32,10 @@ def _on_quality(config: HfConfig, kind: ExportFormat, fitted: FittedStatistics) 
             "than dense layers; --format awq is asymmetric"
         )
     if fitted.never_routed:
-        yield f"experts that no token of the text reached, so columns are guessed: {_some(fitted.never_routed, '; ')}"
+        experts = some(fitted.never_routed, _N_NAMED, "; ")
+        yield f"experts that no token of the text reached, so columns are guessed: {experts}"
     if fitted.unweighted:
-        yield f"without statistics, so columns are guessed: {_some(fitted.unweighted, ', ')}"
+        yield f"without statistics, so columns are guessed: {some(fitted.unweighted, _N_NAMED)}"
 
 
 def _on_parallelism(config: HfConfig, kind: ExportFormat) -> Iterator[str]:
@@ -75,8 +77,3 @@ def unpackable(name: str, n_rows: int, n_columns: int, kind: ExportFormat) -> tu
     fitting = [size for size in GROUP_SIZES if n_columns % size == 0]
     hint = f"--group-size {fitting[0]} fits it" if fitting else "--format gguf has types for every length"
     return f"{name} has rows of {n_columns}, not a multiple of the group size {kind.group_size}", hint
-
-
-def _some(names: Sequence[str], separator: str) -> str:
-    more = f" and {len(names) - _N_NAMED} more" if len(names) > _N_NAMED else ""
-    return separator.join(names[:_N_NAMED]) + more

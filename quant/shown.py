@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from reprlib import Repr
 
 _SHORT = Repr()
@@ -18,3 +19,9 @@ def shown(value: object) -> str:
 def named(name: str) -> str:
     """Return a name as it is, if it is printable and short, as names are; else `shown`."""
     return name if name.isprintable() and len(name) <= 96 else shown(name)
+
+
+def some(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Return the first `most` names, and how many more there are."""
+    rest = len(names) - most
+    return separator.join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from quant.architectures import EMBEDDINGS, OUTPUT, OUTPUT_NORM, TensorPattern
 from quant.errors import CheckpointError, UnsupportedTensor
 from quant.hf_config import HfConfig
+from quant.shown import some
 from quant.source_tensor import DecodedTensor, SourceTensor
 from quant.tensor_info import TensorInfo
 from quant.tensor_read import read_rows_f32
@@ -141,7 +142,7 @@ class _Search:
             ("of the wrong shape", list(self.misshapen.values())),
             ("not known", extra),
         )
-        texts = [f"{len(names)} {what}: {_some(names)}" for what, names in problems if names]
+        texts = [f"{len(names)} {what}: {some(names, _N_NAMED)}" for what, names in problems if names]
         if texts:
             raise CheckpointError(
                 f"the tensors do not fit config.json ({self.config.architecture.hf_name}): {'; '.join(texts)}",
@@ -161,11 +162,6 @@ class _Search:
         module, _, kind = name.rpartition(".")
         is_packed = isinstance(self.tensors.get(f"{module}.weight"), DecodedTensor)
         return kind == "bias" and is_packed and not read_rows_f32(self.tensors[name]).any()
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - _N_NAMED
-    return ", ".join(names[:_N_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _shown(shape: tuple[int, ...]) -> str:

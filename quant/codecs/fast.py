@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.extension import load_extension
 from quant.ggml_types import GGML_TYPES, GgmlType
 
 FAST_TYPES: tuple[GgmlType, ...] = tuple(
@@ -104,17 +104,8 @@ def load_fast_encoders(isa: str | None = None) -> FastEncoders | None:
     Raises:
         ValueError: this processor does not have `isa`.
     """
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(_NAME + suffix)
-        if path.is_file():
-            return _load(path, isa)
-    return None
-
-
-def _load(path: Path, isa: str | None) -> FastEncoders | None:
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError:  # built for another machine
+    library = load_extension(Path(__file__).parent, _NAME, "encoder_isa", "encoder_encode")
+    if library is None:
         return None
     library.encoder_isa.argtypes = ()
     library.encoder_encode.argtypes = (ctypes.POINTER(_Request), ctypes.c_int)

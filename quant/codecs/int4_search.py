@@ -12,13 +12,13 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.codecs import int4_arrays
+from quant.extension import load_extension
 
 GROUP_SIZES = (128, 64, 32)
 SYMMETRIC_ZERO = 8
@@ -115,14 +115,11 @@ def is_compiled() -> bool:
 @cache
 def _library() -> ctypes.CDLL | None:
     """Return the extension built from int4_search.c; None: it was not built."""
-    here = Path(__file__).parent
-    for path in (here / (_NAME + suffix) for suffix in EXTENSION_SUFFIXES):
-        if path.exists():
-            library = ctypes.CDLL(str(path))
-            _declare(library.int4_search, "ppiiiccpppp")
-            _declare(library.int4_compensate, "pppiipppp")
-            return library
-    return None
+    library = load_extension(Path(__file__).parent, _NAME, "int4_search", "int4_compensate")
+    if library is not None:
+        _declare(library.int4_search, "ppiiiccpppp")
+        _declare(library.int4_compensate, "pppiipppp")
+    return library
 
 
 def _declare(function: Callable[..., object], kinds: str) -> None:

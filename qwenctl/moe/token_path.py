@@ -12,13 +12,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from quant.extension import load_extension
 from qwenctl.moe import ggml_abi as abi
 
 MOST_USED = 64  # experts of a token
@@ -211,17 +211,9 @@ class TokenPath:
 
 def find_token_path() -> ctypes.CDLL | None:
     """Return the compiled library, None where there is none: it was not built, or cannot be loaded."""
-    folder = Path(__file__).parent
-    for suffix in EXTENSION_SUFFIXES:
-        path = folder / f"{_NAME}{suffix}"
-        if not path.is_file():
-            continue
-        try:
-            library = ctypes.CDLL(str(path))
-            library.token_path_attach.argtypes = [ctypes.c_void_p]
-            library.token_path_attach.restype = None
-            library.token_path_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        except (OSError, AttributeError):
-            return None
-        return library
-    return None
+    library = load_extension(Path(__file__).parent, _NAME, "token_path_attach", "token_path_run")
+    if library is not None:
+        library.token_path_attach.argtypes = [ctypes.c_void_p]
+        library.token_path_attach.restype = None
+        library.token_path_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    return library

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from quant.codecs.fast import load_fast_encoders
 from quant.conversion_plan import ConversionPlan
-from quant.shown import named
+from quant.shown import named, some
 from qwenctl.units import format_count
 
 _N_NAMED = 3
@@ -33,15 +33,16 @@ def _statistics(plan: ConversionPlan) -> Iterator[str]:
         ("weights", [n for n in lacking if not _MTP.search(n)]),
     ):
         if names:
-            yield f"the importance matrix says nothing of {len(names)} {what}: {_some(names)}; encoded unweighted"
+            examples = some(names, _N_NAMED)
+            yield f"the importance matrix says nothing of {len(names)} {what}: {examples}; encoded unweighted"
     never = [(name, experts) for name, experts in plan.fit.never_routed if name in quantized]
     if never:
         n_experts = sum(len(experts) for _, experts in never)
-        examples = [f"{named(name)} experts {_some(list(map(str, experts)))}" for name, experts in never[:_N_NAMED]]
+        tensors = [f"{named(name)} experts {some(list(map(str, experts)), _N_NAMED)}" for name, experts in never]
         rest = f" and {len(never) - _N_NAMED} more tensors" if len(never) > _N_NAMED else ""
         yield (
-            f"no token reached {n_experts} experts while statistics were gathered: {'; '.join(examples)}{rest}; "
-            "encoded unweighted (`qwenctl imatrix --top-up` gives them some)"
+            f"no token reached {n_experts} experts while statistics were gathered: {'; '.join(tensors[:_N_NAMED])}"
+            f"{rest}; encoded unweighted (`qwenctl imatrix --top-up` gives them some)"
         )
 
 
@@ -51,15 +52,10 @@ def _types(plan: ConversionPlan) -> Iterator[str]:
         n_weights = sum(tensor.n_bytes * 8 for tensor in mxfp4) / 4.25
         yield (
             f"MXFP4 for {format_count(n_weights)} weights of a model that was not trained for it loses more than "
-            f"IQ4_XS of the same size: {_some([tensor.name for tensor in mxfp4])}"
+            f"IQ4_XS of the same size: {some([tensor.name for tensor in mxfp4], _N_NAMED)}"
         )
 
 
 def _encoders(plan: ConversionPlan, quality: str) -> Iterator[str]:
     if quality != "exact" and plan.output.is_quantized and load_fast_encoders() is None:
         yield "our encoders were not compiled here (`make setup` does it); llama.cpp's, which are slower, do the work"
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - _N_NAMED
-    return ", ".join(names[:_N_NAMED]) + (f" and {rest} more" if rest > 0 else "")
