@@ -6,22 +6,17 @@ from dataclasses import asdict
 from typing import Any
 
 from quant.export_plan import ExportPlan
-from quant.pipeline import ConversionProgress
+from qwenctl.cli.conversion_output import conversion_bars, print_conversion
 from qwenctl.cli.families_table import print_families
-from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.output import Output
-from qwenctl.cli.stage_bars import StageBars
 from qwenctl.services.safetensors_export import (
     ExportRequest,
-    ExportResult,
     plan,
     resolve_folder,
     speed_note,
     write_plan,
 )
-from qwenctl.units import format_bytes, format_count, format_memory, format_seconds
-
-_STAGES = {"search": "channel factors", "check": "reading back"}
+from qwenctl.units import format_bytes, format_count
 
 
 def run_export_command(
@@ -49,35 +44,12 @@ def run_export_command(
         _print_plan(planned, output)
         return
     path = resolve_folder(out)
-    try:
-        with StageBars(output) as bars, InterruptWatch() as watch:
-
-            def show(progress: ConversionProgress) -> None:
-                watch.raise_if_requested()
-                stage = _STAGES.get(progress.stage, planned.kind.name)
-                bars.update(stage, progress.n_weights_done, progress.n_weights)
-
-            result = write_plan(planned, path, n_threads=n_threads, force=force, restart=restart, on_progress=show)
-    except KeyboardInterrupt:
-        output.note("stopped; the same command resumes")
-        raise
-    _print_result(result, output)
-
-
-def _print_result(result: ExportResult, output: Output) -> None:
+    with conversion_bars(output, planned.kind.name) as show:
+        result = write_plan(planned, path, n_threads=n_threads, force=force, restart=restart, on_progress=show)
     for warning in result.warnings:
         output.warning(warning)
-    if output.json_mode:
-        output.data({**asdict(result), "path": str(result.path)})
-        return
-    resumed = f", {format_count(result.n_weights_resumed)} of them before" if result.n_weights_resumed else ""
-    rate = f", {format_count(result.weights_per_s)} weights/s" if result.weights_per_s else ""
-    output.note(
-        f"{result.format}: {format_bytes(result.n_bytes)} in {_count(result.n_shards, 'shard')}, "
-        f"{result.bits_per_weight:.2f} bits a weight, {format_count(result.n_weights)} weights{resumed}; "
-        f"{format_seconds(result.seconds)}{rate}, peak memory {format_memory(result.peak_rss_bytes)}"
-    )
-    output.line(str(result.path))
+    made = f"{result.format}: {format_bytes(result.n_bytes)} in {_count(result.n_shards, 'shard')}"
+    print_conversion(result, made, output)
 
 
 def _print_plan(planned: ExportPlan, output: Output) -> None:

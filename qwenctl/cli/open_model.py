@@ -1,4 +1,4 @@
-"""From MODEL on the command line to a model that can be talked to, the same for `run`, `chat` and `batch`."""
+"""From MODEL on the command line to its file, and to a model that can be talked to: for `run`, `chat` and `batch`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,20 @@ from qwenctl.services.model_store import locate_model
 from qwenctl.settings import Settings
 
 
+def find_model(name: str | None, settings: Settings, output: Output) -> Path:
+    """Return MODEL's file, the demo's made first where nothing is named, once llama.cpp is known to load it.
+
+    Raises:
+        ModelNotFound: no such model.
+        ModelLoadFailed: llama.cpp refused it.
+    """
+    path = locate_model(name, settings)
+    if path is None:
+        path = Path(import_module("qwenctl.cli.first_demo").make_demo(settings, output))
+    try_load(path, settings)
+    return path
+
+
 @contextmanager
 def open_model(name: str | None, options: EngineOptions, settings: Settings, output: Output) -> Iterator[ChatModel]:
     """Find MODEL, load it (in a child process first, if it is new here), and close it at the end.
@@ -31,10 +45,7 @@ def open_model(name: str | None, options: EngineOptions, settings: Settings, out
         ModelNotFound: no such model.
         ModelLoadFailed: llama.cpp refused it.
     """
-    path = locate_model(name, settings)
-    if path is None:
-        path = Path(import_module("qwenctl.cli.first_demo").make_demo(settings, output))
-    try_load(path, settings)
+    path = find_model(name, settings, output)
     options = replace(options, offload=replace(options.offload, calibration_dir=settings.cache_dir))
     with die_on_interrupt():
         opened = open_engine(path, options)

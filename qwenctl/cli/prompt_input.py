@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.model_store import is_model, looks_like_path, model_not_found
+from qwenctl.services.text_bytes import decode_utf8
 from qwenctl.settings import Settings
 
 STDIN = "-"
@@ -76,12 +77,7 @@ def read_text(stream: BinaryIO, warn: Callable[[str], None]) -> str:
     data = stream.read(MAX_INPUT_BYTES + 1)
     if len(data) > MAX_INPUT_BYTES:
         raise InvalidRequest(f"standard input holds more than {MAX_INPUT_BYTES >> 20} MiB", "send less, or use batch")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        warn(f"standard input is not UTF-8 (byte {error.start}); what cannot be read is replaced by �")
-        text = data.decode("utf-8-sig", errors="replace")
-    return text.rstrip("\r\n")
+    return decode_utf8(data, "standard input", warn).rstrip("\r\n")
 
 
 def text_or_file(text: str | None) -> str | None:

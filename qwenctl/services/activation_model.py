@@ -16,17 +16,14 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
-import llama_cpp
-
 from quant.gguf_read import GgufFile
 from qwenctl.core import ModelInfo
 from qwenctl.errors import DoesNotFit, GenerationFailed
 from qwenctl.moe.offload_options import OffloadOptions
-from qwenctl.services.abort_flag import AbortFlag
 from qwenctl.services.activation_probe import ActivationProbe
 from qwenctl.services.engine import Engine
 from qwenctl.services.engine_options import EngineOptions
-from qwenctl.services.native_model import NativeModel
+from qwenctl.services.native_model import NativeModel, open_native_model
 from qwenctl.services.native_thread import NativeThread
 from qwenctl.services.step_plan import Chunk
 from qwenctl.services.vocabulary import Vocabulary
@@ -97,26 +94,13 @@ class ActivationModel:
         tokens = gguf.metadata.get("tokenizer.ggml.tokens", [])
         n_sequences = options.most_sequences(max(1, len(tokens) if isinstance(tokens, list) else 1))
         while True:
+            engine_options = options.engine_options(n_sequences)
             try:
-                return cls._opened(gguf, options.engine_options(n_sequences), probe)
+                return cls(*open_native_model(gguf.paths[0], engine_options, probe), probe, engine_options)
             except DoesNotFit:  # found out before anything is loaded
                 if n_sequences == 1:
                     raise
                 n_sequences //= 2
-
-    @classmethod
-    def _opened(cls, gguf: GgufFile, options: EngineOptions, probe: ActivationProbe) -> Self:
-        abort = AbortFlag()
-        thread = NativeThread("llama.cpp", abort.set)
-        opened: list[NativeModel] = []
-        try:
-            thread.run(lambda: opened.append(NativeModel(gguf.paths[0], options, abort, probe)))
-        except BaseException:
-            for model in opened:
-                model.close()
-            thread.close()
-            raise
-        return cls(opened[0], thread, probe, options)
 
     @property
     def info(self) -> ModelInfo:
@@ -137,12 +121,6 @@ class ActivationModel:
     def warnings(self) -> tuple[str, ...]:
         """What could not be done as it should while the model was opened; a line each."""
         return tuple(self._model.warnings)
-
-    @property
-    def begin_token(self) -> int | None:
-        """The token that stands before every text; None: the model wants none."""
-        handle = self.vocabulary.handle
-        return int(llama_cpp.llama_vocab_bos(handle)) if llama_cpp.llama_vocab_get_add_bos(handle) else None
 
     def survey(self) -> Mapping[str, tuple[str, ...]]:
         """Compute two tokens; return, by the first of them, the weights that share an input."""

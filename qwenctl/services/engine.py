@@ -26,12 +26,11 @@ from typing import Any, Self
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
-from qwenctl.services.abort_flag import AbortFlag
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.engine_surface import EngineSurface
 from qwenctl.services.kv_cache import KvCache
 from qwenctl.services.live_request import LiveRequest
-from qwenctl.services.native_model import NativeModel
+from qwenctl.services.native_model import NativeModel, open_native_model
 from qwenctl.services.native_thread import NativeThread
 from qwenctl.services.sampler_chain import SamplerChain
 from qwenctl.services.step_plan import Batch, Chunk, Pending, StepLimits, generating_batch, plan_step
@@ -82,17 +81,8 @@ class Engine(EngineSurface):
         Raises:
             ModelLoadFailed: llama.cpp refuses the file or cannot make a context of that size; with its reason.
         """
-        options, abort = options or EngineOptions(), AbortFlag()
-        thread = NativeThread("llama.cpp", abort.set)
-        opened: list[NativeModel] = []
-        try:
-            thread.run(lambda: opened.append(NativeModel(path, options, abort)))
-        except BaseException:
-            for model in opened:  # an interrupt that came when it was open already
-                model.close()
-            thread.close()
-            raise
-        return cls(opened[0], thread, options, clock)
+        options = options or EngineOptions()
+        return cls(*open_native_model(path, options), options, clock)
 
     @property
     def info(self) -> ModelInfo:

@@ -19,6 +19,7 @@ from quant.gguf_read import read_gguf
 from quant.perplexity import Chunks, cut_chunks
 from qwenctl.errors import InvalidRequest, ModelLoadFailed
 from qwenctl.services.native_log import native_log
+from qwenctl.services.text_bytes import decode_utf8
 from qwenctl.services.vocabulary import Vocabulary
 
 SHIPPED_FOLDER = Path(qwenctl.__file__).resolve().parent / "evaluation_text"
@@ -71,12 +72,7 @@ def read_stream(stream: BinaryIO, name: str, warn: Callable[[str], None]) -> Eva
     data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise InvalidRequest(f"{name} holds more than {MOST_BYTES >> 20} MiB of text", "a tenth of that is plenty")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        warn(f"{name} is not UTF-8 (byte {error.start}); what cannot be read is replaced by �")
-        text = data.decode("utf-8-sig", errors="replace")
-    return EvaluationText(name, text.removesuffix("\n"))
+    return EvaluationText(name, decode_utf8(data, name, warn).removesuffix("\n"))
 
 
 def chunks_of(
@@ -99,8 +95,7 @@ def chunks_of(
     try:
         vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(model), read_gguf(path).metadata)
         tokens = vocabulary.tokenize(text.text, add_special=True, parse_special=parse_special)
-        begins = llama_cpp.llama_vocab_get_add_bos(vocabulary.handle)
-        begin_token = int(llama_cpp.llama_vocab_bos(vocabulary.handle)) if begins else None
+        begin_token = vocabulary.begin_token
     finally:
         llama_cpp.llama_model_free(model)
     if len(tokens) < n_ctx:

@@ -102,7 +102,7 @@ class ImatrixReading:
     def _batches(self, tokens: Sequence[int]) -> list[list[Chunk]]:
         step, n = self._model.chunk_tokens, self._model.n_sequences
         starts = range(0, len(tokens), step)
-        chunks = [with_begin(tokens[start : start + step], self._model.begin_token) for start in starts]
+        chunks = [with_begin(tokens[start : start + step], self._model.vocabulary.begin_token) for start in starts]
         return [chunks[start : start + n] for start in range(0, len(chunks), n)]
 
     def _save_now_and_then(self) -> None:

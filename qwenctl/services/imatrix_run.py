@@ -146,7 +146,7 @@ def gather_imatrix(
             stream = _stream(model, text, request)
             reading = ImatrixReading(model, totals, state_file, _identity(gguf, stream, request, options))
             reading.resume(restart=request.restart)
-            chunks = to_chunks(stream.tokens, model.chunk_tokens, model.begin_token)
+            chunks = to_chunks(stream.tokens, model.chunk_tokens, model.vocabulary.begin_token)
             reading.read_text(chunks[: request.n_chunks], on_progress)
             reading.top_up(request.top_up, request.top_up_tokens, on_progress)
             totals.check_finite()

@@ -18,9 +18,8 @@ import numpy.typing as npt
 
 from qwenctl.errors import GenerationFailed
 from qwenctl.moe.offload_options import OffloadOptions
-from qwenctl.services.abort_flag import AbortFlag
 from qwenctl.services.engine_options import EngineOptions
-from qwenctl.services.native_model import NativeModel
+from qwenctl.services.native_model import NativeModel, open_native_model
 from qwenctl.services.native_thread import NativeThread
 from qwenctl.services.step_plan import Chunk
 
@@ -146,11 +145,8 @@ def sequence_logits(path: Path, sequences: Tokens, *, n_threads: int = 2) -> Ite
         n_threads=n_threads,
         offload=OffloadOptions("off"),
     )
-    abort = AbortFlag()
-    with (
-        closing(NativeThread("llama.cpp", abort.set)) as thread,
-        closing(thread.run(lambda: NativeModel(path, options, abort))) as model,
-    ):
+    model, thread = open_native_model(path, options)
+    with closing(thread), closing(model):
         opened = LogitsModel(model, thread, options)
         for sequence in sequences:
             for block in opened.compute(sequence[None]):

@@ -29,6 +29,7 @@ from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.expert_offload import ContextSize, ExpertOffload, open_offload
 from qwenctl.services.model_facts import model_info
 from qwenctl.services.native_log import native_log
+from qwenctl.services.native_thread import NativeThread
 from qwenctl.services.routing_capture import RoutingCapture, open_trace
 from qwenctl.services.vocabulary import Vocabulary
 
@@ -39,6 +40,26 @@ _MOST_SCORES_BYTES = 1 << 30  # of the attention scores of a micro-batch, f32, a
 _GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 _DEFAULT_N_UBATCH = 512
 _PREFIXES_KEPT = 16  # finished sequences whose cells stay in a shared cache, besides the running ones
+
+
+def open_native_model(
+    path: Path, options: EngineOptions, probe: ActivationProbe | None = None
+) -> tuple[NativeModel, NativeThread]:
+    """Open a model on a thread of its own, where all that is native has to happen; whoever takes them closes both.
+
+    Raises: as `NativeModel`.
+    """
+    abort = AbortFlag()
+    thread = NativeThread("llama.cpp", abort.set)
+    opened: list[NativeModel] = []
+    try:
+        thread.run(lambda: opened.append(NativeModel(path, options, abort, probe)))
+    except BaseException:
+        for model in opened:  # an interrupt that came when it was open already
+            model.close()
+        thread.close()
+        raise
+    return opened[0], thread
 
 
 class NativeModel:

@@ -57,6 +57,11 @@ class Vocabulary:
             return None
         return TextSegments(cast("list[str]", tokens), self._types, self._normalizer)
 
+    @property
+    def begin_token(self) -> int | None:
+        """The token that stands before every text; None: the model's file wants none."""
+        return int(llama_cpp.llama_vocab_bos(self.handle)) if llama_cpp.llama_vocab_get_add_bos(self.handle) else None
+
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> tuple[int, ...]:
         """Return the tokens of `text`.
 
@@ -70,8 +75,8 @@ class Vocabulary:
             if self._normalizer:
                 text = unicodedata.normalize("NFC", text)
             return self._tokenize_natively(text, add_special=add_special, parse_special=parse_special)
-        begins = add_special and llama_cpp.llama_vocab_get_add_bos(self.handle)
-        tokens = [int(llama_cpp.llama_vocab_bos(self.handle))] if begins else []
+        begin_token = self.begin_token if add_special else None
+        tokens = [] if begin_token is None else [begin_token]
         for part in self._segments.cut(text, parse_special=parse_special):
             if isinstance(part, int):
                 tokens.append(part)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from quant.conversion_plan import ConversionPlan
-from quant.pipeline import ConversionProgress
 from qwenctl.cli.command import Command
+from qwenctl.cli.conversion_output import conversion_bars, print_conversion
 from qwenctl.cli.conversion_report import print_plan
 from qwenctl.cli.encoding_options import EncodingOptions, encoding_options
 from qwenctl.cli.export_options import export_options, export_request, refuse_export_options
@@ -18,12 +16,11 @@ from qwenctl.cli.export_report import run_export_command
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.options import output_options, threads_option
 from qwenctl.cli.output import Output
-from qwenctl.cli.stage_bars import StageBars
-from qwenctl.services.conversion import ConversionResult, plan, resolve_output, write_plan
+from qwenctl.services.conversion import plan, resolve_output, write_plan
 from qwenctl.services.conversion_warnings import conversion_warnings
 from qwenctl.services.type_choice import ChosenPlan
 from qwenctl.settings import Settings
-from qwenctl.units import format_bytes, format_count, format_memory, format_seconds
+from qwenctl.units import format_bytes
 
 
 @click.command(
@@ -90,35 +87,11 @@ def command(
         return
     path = resolve_output(out, settings)
     quality = encoding.request.quality
-    result = _write(planned, path, output, quality=quality, n_threads=n_threads, force=force, restart=restart)
-    _print_result(result, output)
-
-
-def _write(
-    planned: ConversionPlan,
-    path: Path,
-    output: Output,
-    *,
-    quality: str,
-    n_threads: int | None,
-    force: bool,
-    restart: bool,
-) -> ConversionResult:
-    """Convert, showing how far it is."""
-    try:
-        with StageBars(output) as bars, InterruptWatch() as watch:
-
-            def show(progress: ConversionProgress) -> None:
-                watch.raise_if_requested()
-                stage = planned.output.name if progress.stage == "convert" else "reading back"
-                bars.update(stage, progress.n_weights_done, progress.n_weights)
-
-            return write_plan(
-                planned, path, quality=quality, n_threads=n_threads, force=force, restart=restart, on_progress=show
-            )
-    except KeyboardInterrupt:
-        output.note("stopped; the same command resumes")
-        raise
+    with conversion_bars(output, planned.output.name) as show:
+        result = write_plan(
+            planned, path, quality=quality, n_threads=n_threads, force=force, restart=restart, on_progress=show
+        )
+    print_conversion(result, f"{result.output_type}: {format_bytes(result.n_bytes)}", output)
 
 
 def _plan(source: Path, encoding: EncodingOptions, n_threads: int | None, output: Output) -> ChosenPlan:
@@ -132,17 +105,3 @@ def _plan(source: Path, encoding: EncodingOptions, n_threads: int | None, output
             bar.update(n_done / n_tensors, f"{n_done} of {n_tensors} tensors")
 
         return plan(source, encoding.request, encoding.imatrix, n_threads=n_threads, on_progress=show)
-
-
-def _print_result(result: ConversionResult, output: Output) -> None:
-    if output.json_mode:
-        output.data({**asdict(result), "path": str(result.path)})
-        return
-    resumed = f", {format_count(result.n_weights_resumed)} of them before" if result.n_weights_resumed else ""
-    rate = f", {format_count(result.weights_per_s)} weights/s" if result.weights_per_s else ""
-    output.note(
-        f"{result.output_type}: {format_bytes(result.n_bytes)}, {result.bits_per_weight:.2f} bits a weight, "
-        f"{format_count(result.n_weights)} weights{resumed}; {format_seconds(result.seconds)}{rate}, "
-        f"peak memory {format_memory(result.peak_rss_bytes)}"
-    )
-    output.line(str(result.path))

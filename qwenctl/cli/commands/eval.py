@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ import click
 from qwenctl.cli.command import Command
 from qwenctl.cli.evaluation_view import divergence_document, perplexity_document, show_divergence, show_perplexity
 from qwenctl.cli.evaluation_words import tell_apart
+from qwenctl.cli.open_model import find_model
 from qwenctl.cli.options import ByteCount, TokenCount, output_options, threads_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import STDIN
@@ -27,8 +27,6 @@ from qwenctl.services.evaluation import (
 )
 from qwenctl.services.evaluation_run import EvaluationProgress
 from qwenctl.services.evaluation_text import EvaluationText, read_file, read_stream, shipped_text
-from qwenctl.services.load_trial import try_load
-from qwenctl.services.model_store import locate_model
 from qwenctl.settings import Settings
 from qwenctl.units import MIB
 
@@ -116,11 +114,11 @@ def command(
         offload=replace(OffloadOptions(offload, ram_bytes, vram_bytes), calibration_dir=settings.cache_dir),
     )
     text = _read_text(text_name, output)
-    paths = [_find(name, settings, output) for name in models or (None,)]
+    paths = [find_model(name, settings, output) for name in models or (None,)]
     if reference is None:
         _perplexity(paths, text, options, output)
     else:
-        _divergence(paths, _find(reference, settings, output), text, options, output)
+        _divergence(paths, find_model(reference, settings, output), text, options, output)
 
 
 def _check_options(
@@ -143,15 +141,6 @@ def _read_text(name: str | None, output: Output) -> EvaluationText:
     if sys.stdin.isatty():
         raise InvalidRequest("standard input is a terminal", "pipe the text in, or name a file")
     return read_stream(sys.stdin.buffer, "standard input", output.warning)
-
-
-def _find(name: str | None, settings: Settings, output: Output) -> Path:
-    """Return a model's file, the demo's converted first, once llama.cpp is known to load it."""
-    path = locate_model(name, settings)
-    if path is None:
-        path = Path(import_module("qwenctl.cli.first_demo").make_demo(settings, output))
-    try_load(path, settings)
-    return path
 
 
 def _perplexity(paths: list[Path], text: EvaluationText, options: EvaluationOptions, output: Output) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 from quant.gguf_read import read_gguf
 from qwenctl.cli.command import Command
 from qwenctl.cli.imatrix_report import print_result
+from qwenctl.cli.open_model import find_model
 from qwenctl.cli.options import ByteCount, TokenCount, model_argument, output_options, threads_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.progress import Progress
@@ -21,8 +21,6 @@ from qwenctl.services.activation_model import ActivationModel, ReadingOptions
 from qwenctl.services.calibration_text import read_texts, shipped_text
 from qwenctl.services.imatrix_reading import ReadProgress
 from qwenctl.services.imatrix_run import ImatrixRequest, ImatrixResult, gather_imatrix, write_merged
-from qwenctl.services.load_trial import try_load
-from qwenctl.services.model_store import locate_model
 from qwenctl.settings import Settings
 from qwenctl.units import GIB, MIB
 
@@ -149,10 +147,7 @@ def _gather(  # noqa: PLR0917 - what the command was given
     output: Output,
 ) -> ImatrixResult:
     text = read_texts([Path(path).expanduser() for path in texts]) if texts else shipped_text()
-    path = locate_model(model, settings)
-    if path is None:
-        path = Path(import_module("qwenctl.cli.first_demo").make_demo(settings, output))
-    try_load(path, settings)
+    path = find_model(model, settings, output)
 
     def say(opened: ActivationModel) -> None:
         for line in opened.warnings:
