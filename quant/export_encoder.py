@@ -90,23 +90,17 @@ class UnitEncoder:
 
     def _keep(self, unit: ExportUnit) -> NDArray[np.uint8]:
         tensor = self._plan.tensors[unit.subject]
-        rows = self._scaled(unit.subject, unit.first_row, self._rows.read(tensor, unit.first_row, unit.n_rows))
+        rows = self._rows.read(tensor, unit.first_row, unit.n_rows)
+        columns, by_row = self._column_factors(unit.subject), self._row_factors(unit.subject)
+        if len(tensor.shape) == 1 and by_row is not None:
+            rows = rows / by_row
+        else:
+            rows = _scaled(rows, columns, by_row, unit.first_row)
         type_name = kept_type(tensor.source.info)
         stored = stored_bits(rows, type_name)
         if type_name == "F16" and not np.isfinite(stored).all():
             raise BadWeights(f"{tensor.source.info.path.name}: tensor {tensor.name} holds a weight beyond what F16 can")
         return stored.reshape(-1).view(np.uint8)
-
-    def _scaled(self, subject: int, first_row: int, rows: F32) -> F32:
-        """Return rows of a tensor with its folds applied."""
-        columns, by_row = self._column_factors(subject), self._row_factors(subject)
-        if columns is not None:
-            rows = rows * columns
-        if by_row is None:
-            return rows
-        if len(self._plan.tensors[subject].shape) == 1:
-            return rows / by_row
-        return rows / by_row[first_row : first_row + len(rows), None]
 
     def _pack(self, unit: ExportUnit) -> NDArray[np.uint8]:
         tensor = self._plan.tensors[unit.subject]
@@ -130,26 +124,22 @@ class UnitEncoder:
 
     def _rounding(self, subject: int, tensor: ExportTensor) -> Callable[[int, F32], Int4Groups]:
         """Return how rows of a matrix are quantized: from (number of the first, rows) to groups."""
-        kind, columns = self._plan.kind, self._column_factors(subject)
-        by_row = self._row_factors(subject)
-        factor = self._factors.factor_of(tensor)
-        if factor is not None:
+        kind, factor = self._plan.kind, self._factors.factor_of(tensor)
+        columns, by_row = self._column_factors(subject), self._row_factors(subject)
+        if factor is None:
+            importance = self._inputs.importance(subject)
+            if columns is not None:
+                importance = importance / (columns * columns)
+                importance /= importance.mean()
 
-            def compensated(first: int, rows: F32) -> Int4Groups:
-                rows = rows if by_row is None else rows / by_row[first : first + len(rows), None]
-                return round_compensated(rows, factor, kind.group_size, factors=columns, symmetric=kind.is_symmetric)
+        def rounded(first: int, rows: F32) -> Int4Groups:
+            if factor is None:
+                scaled = _scaled(rows, columns, by_row, first)
+                return search_groups(scaled, importance, kind.group_size, symmetric=kind.is_symmetric)
+            divided = _scaled(rows, None, by_row, first)
+            return round_compensated(divided, factor, kind.group_size, factors=columns, symmetric=kind.is_symmetric)
 
-            return compensated
-        importance = self._inputs.importance(subject)
-        if columns is not None:
-            importance = importance / (columns * columns)
-            importance /= importance.mean()
-
-        def weighted(first: int, rows: F32) -> Int4Groups:
-            scaled = self._scaled(subject, first, rows)
-            return search_groups(scaled, importance, kind.group_size, symmetric=kind.is_symmetric)
-
-        return weighted
+        return rounded
 
     def _column_factors(self, subject: int) -> F32 | None:
         number = self._plan.folds[subject].columns
@@ -183,3 +173,9 @@ class UnitEncoder:
         if unit.kind == "keep":
             return source.info, source.first_row + unit.first_row, unit.n_rows
         return source.info, source.first_row, source.n_rows
+
+
+def _scaled(rows: F32, columns: F32 | None, by_row: F32 | None, first_row: int) -> F32:
+    """Return rows of a matrix, of which `first_row` is the first, with the factors of columns and rows applied."""
+    rows = rows if columns is None else rows * columns
+    return rows if by_row is None else rows / by_row[first_row : first_row + len(rows), None]

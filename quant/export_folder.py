@@ -125,11 +125,7 @@ class PartialFolder(PartialOutput):
         self._files.make_folder(self._names.partial)
         headers = [file.header for file in self._contents.growing]
         for (path, n_bytes), header in zip(self._paths(), [*headers, b""], strict=True):
-            fd = self._files.open(path)
-            self.fds.append(fd)
-            self._files.allocate(fd, n_bytes)
-            self._files.write_at(fd, memoryview(header), 0)
-            self._files.sync_data(fd)
+            self._grow(path, header, n_bytes)
         self._files.sync_folder(self._names.partial)
 
     def _open_existing(self) -> bool:

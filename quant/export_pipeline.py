@@ -90,7 +90,8 @@ def run_export(
     ):
         if output.is_published:
             return ExportOutcome(ConversionOutcome(0, plan.n_weights, 0.0, 0.0))
-        n_resumed = sum(plan.units[n].n_weights for n in output.journal.state.done if n >= plan.n_searches)
+        n_searches = plan.n_searches
+        n_resumed = sum(plan.units[n].n_weights for n in output.journal.state.done if n >= n_searches)
         started = time.monotonic()
         zero_matrices = _Run(plan, output, n_threads, files, on_progress).convert()
         refuse_changed_source(plan.source, plan.source_files, plan.identity)

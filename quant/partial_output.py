@@ -143,6 +143,14 @@ class PartialOutput(ABC):
         """Tell whether the final name is taken."""
         return self._final.exists()
 
+    def _grow(self, path: Path, header: bytes, n_bytes: int) -> None:
+        """Make a file that grows, of full length and with its header, and open it."""
+        fd = self._files.open(path)
+        self.fds.append(fd)
+        self._files.allocate(fd, n_bytes)
+        self._files.write_at(fd, memoryview(header), 0)
+        self._files.sync_data(fd)
+
     def _begin(self, *, force: bool, restart: bool) -> None:
         if self._was_renamed():
             self._finish_renaming()
@@ -235,10 +243,7 @@ class PartialFile(PartialOutput):
         return self.fds[0]
 
     def _create(self) -> None:
-        self.fds = [self._files.open(self._names.partial)]
-        self._files.allocate(self.fd, self._contents.total_bytes)
-        self._files.write_at(self.fd, memoryview(self._contents.header), 0)
-        self._files.sync_data(self.fd)
+        self._grow(self._names.partial, self._contents.header, self._contents.total_bytes)
 
     def _open_existing(self) -> bool:
         if self._names.partial.stat().st_size != self._contents.total_bytes:

@@ -1,7 +1,7 @@
 """The encoder of a conversion: ours where it can, ggml's where not, with one set of checks before either.
 
     quality    fast     our encoders, quick search: 20 times ggml's rate and more, at a smaller error
-               best     our encoders, long search
+               best     our encoders, long search: another percent or three less error, a third of the rate
                exact    ggml's encoders, for files that are llama.cpp's byte for byte
 
 Knows nothing of files and plans.
@@ -9,9 +9,7 @@ Knows nothing of files and plans.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +19,7 @@ from quant.codecs.fast import FAST_TYPES, VERSION, FastEncoders, load_fast_encod
 from quant.ggml_types import GgmlType
 from quant.libggml import LibGgml
 
-QUALITIES: Mapping[str, str] = MappingProxyType(
-    {
-        "fast": "twenty times llama.cpp's rate, at a smaller error",
-        "best": "searches longer: another percent or three less error, a third of the rate",
-        "exact": "llama.cpp's own encoders, byte for byte",
-    }
-)
+QUALITIES = ("fast", "best", "exact")
 
 _LEAST_IMPORTANCE = 1e-4  # of the average: a column that was never used still gets its weights back roughly
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from quant.codecs.row_encoder import QUALITIES
 from quant.recipe import OUTPUT_TYPES
 from qwenctl.cli.options import output_type_option
 from qwenctl.services.type_choice import TypeRequest, parse_budget
@@ -49,7 +50,7 @@ def encoding_options(function: F) -> F:
     )
     @click.option(
         "--quality",
-        type=click.Choice(("fast", "best", "exact")),
+        type=click.Choice(QUALITIES),
         default="fast",
         show_default=True,
         help="Encoders: fast ones, with less error than llama.cpp's; the best, which search longer; or exactly "

@@ -89,7 +89,7 @@ def choose_plan(
         InvalidRequest: the recipe cannot be written.
     """
     if request.budget is not None:
-        return _by_budget(source, request, importance, n_threads or usable_cores(), on_progress)
+        return _by_budget(source, request.budget, request, importance, n_threads or usable_cores(), on_progress)
     if request.recipe is not None:
         recipe = read_recipe(request.recipe)
         types = types_of(recipe, source.model.architecture, source.shapes)
@@ -98,16 +98,15 @@ def choose_plan(
     return ChosenPlan(plan_source(source, find_output_type(request.output_type), importance=importance))
 
 
-def _by_budget(
+def _by_budget(  # noqa: PLR0917 - what was decided so far
     source: ConversionSource,
+    budget: Budget,
     request: TypeRequest,
     importance: Importance | None,
     n_threads: int,
     on_progress: Callable[[int, int], None],
 ) -> ChosenPlan:
-    budget, encoder = request.budget, make_row_encoder(load_libggml(), request.quality)
-    if budget is None:
-        raise ValueError("no budget")
+    encoder = make_row_encoder(load_libggml(), request.quality)
     chosen = choose_under_budget(
         source, budget, encoder, importance=importance, n_threads=n_threads, on_progress=on_progress
     )
