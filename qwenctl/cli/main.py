@@ -44,8 +44,11 @@ COMMANDS: dict[str, Entry] = {
     ),
     "eval": Entry("Look at models", "qwenctl.cli.commands.eval", "Measure how good models are on a text."),
     "models": Entry("Look at models", "qwenctl.cli.commands.models", "List the converted models."),
+    "worker": Entry(
+        "Machines", "qwenctl.cli.commands.worker", "Lend this machine's devices to models that run on another."
+    ),
     "doctor": Entry(
-        "Look at the machine", "qwenctl.cli.commands.doctor", "Say what this machine has for models, and what is wrong."
+        "Machines", "qwenctl.cli.commands.doctor", "Say what this machine has for models, and what is wrong."
     ),
 }
 
