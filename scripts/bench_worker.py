@@ -33,10 +33,9 @@ from quant.divergence import summarize
 from qwenctl.services.quantization import quantize
 
 SCRIPTS = Path(__file__).resolve().parent
-QUESTIONS = ("What is a glacier?", "Name three rivers.", "Why do people sleep?", "Write two sentences about bread.",
-             "What is the moon made of?", "Who invented the printing press?", "How do bees make honey?",
-             "Explain gravity to a child.")  # fmt: skip
-COMMON = ["--temp", "0", "--ctx", "512", "--threads", "1", "--max-tokens", "24"]
+QUESTIONS = ("What is a glacier?", "Name three rivers.", "Why do people sleep?", "What is the moon made of?",
+             "Who invented the printing press?", "How do bees make honey?")  # fmt: skip
+COMMON = ["--temp", "0", "--ctx", "512", "--threads", "1", "--max-tokens", "16"]
 
 
 def main() -> None:
@@ -133,6 +132,7 @@ def _kills(options: argparse.Namespace, model: Path, workers: list[Worker], ques
         if not is_clear(how, victim.address):
             print(how.code, how.stderr, file=sys.stderr)
         seconds.append(how.seconds)
+        print(f"killed {len(codes)}: exit {how.code} after {how.seconds:.2f} s", file=sys.stderr)
         kept += _n_records(split) >= n_before
     before = time.monotonic()
     done = ended(started([*batch, str(split), *rpc, "--retry-errors"]), before)
@@ -158,6 +158,7 @@ def _stops(options: argparse.Namespace, model: Path, workers: list[Worker]) -> d
         if not is_clear(how, victim.address):
             print(how.code, how.stderr, file=sys.stderr)
         seconds.append(how.seconds)
+        print(f"stopped {turn + 1}: exit {how.code} after {how.seconds:.1f} s", file=sys.stderr)
     return {"stops": options.stops, "noticed, with a clear error": clear,
             "longest from stop to exit": f"{max(seconds, default=0):.1f} s"}  # fmt: skip
 

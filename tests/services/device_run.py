@@ -2,8 +2,8 @@
 
     python -m tests.services.device_run MODEL '[{"devices": ["RPC0"], "split": [3, 1], …}, …]' HOST:PORT …
 
-Prints one JSON object a way: counts and device names as planned, layers as llama.cpp assigned them, tensors kept in main
-memory, and logits. A process of its own, because RPC devices stay registered.
+Prints one JSON object a way: counts and device names as planned, layers as llama.cpp assigned them, tensors kept in
+main memory, and logits. A process of its own, because RPC devices stay registered.
 """
 
 from __future__ import annotations
