@@ -66,6 +66,8 @@ class WorkerFront:
         self._listener = _listening(host, port)
         self.address = f"{host}:{self._listener.getsockname()[1]}"
         self._session = threading.Lock()
+        self._changes = threading.Lock()  # of the process
+        self._closed = False
         self._connections = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         self._build = installed_build()
         try:
@@ -88,9 +90,11 @@ class WorkerFront:
             threading.Thread(target=self._serve, args=(client, f"{address[0]}:{address[1]}"), daemon=True).start()
 
     def close(self) -> None:
-        """Stop listening and end the process that computes."""
+        """Stop listening and end the process that computes, whoever is being served."""
         self._listener.close()
-        self.process.close()
+        with self._changes:
+            self._closed = True
+            self.process.close()
 
     def _serve(self, client: socket.socket, name: str) -> None:
         try:
@@ -122,22 +126,26 @@ class WorkerFront:
             self._on_note(f"{name} was refused: another client is served")
             return
         try:
-            if self.process.has_ended:
-                self._replace_process()
+            self._make_ready(f"before it served {name}")
             with closing(self.process.connect()) as inner:
                 settled = _join(client, inner)
-            if self.process.has_ended:
-                self._on_note(f"the process that computes ended while it served {name} ({self.process.last_words()})")
-            if self.process.has_ended or not settled:
-                self._replace_process()
+            if not settled:
+                self.process.kill()
+            self._make_ready(f"while it served {name}" if settled else "because nobody waited for it any more")
         except QwenctlError as error:
             self._on_note(error.message)
         finally:
             self._session.release()
 
-    def _replace_process(self) -> None:
-        self.process.close()
-        self.process = WorkerProcess(self._job)
+    def _make_ready(self, when: str) -> None:
+        """Replace the process that computes unless it answers: ggml aborts on what it cannot compute."""
+        with self._changes:
+            if self._closed or self.process.serves(_SETTLE_LIMIT_S):
+                return
+            self.process.kill()
+            self._on_note(f"the process that computes ended {when} ({self.process.last_words()})")
+            self.process.close()
+            self.process = WorkerProcess(self._job)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -90,15 +90,18 @@ class WorkerProcess:
             return True
         return stat.rpartition(")")[2].split()[0] not in ("T", "t", "Z", "X")
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether the process is no more."""
-        return self._process.poll() is not None
+    def serves(self, limit_s: float) -> bool:
+        """Whether ggml's server answers a new client in time."""
+        try:
+            RpcConnection(f"127.0.0.1:{self.port}", limit_s).close()
+        except OSError:
+            return False
+        return True
 
     def last_words(self) -> str:
-        """Return how it ended and the last line that it printed."""
-        status = self._process.poll()
-        how = f"exit status {status}" if status is None or status >= 0 else signal.Signals(-status).name
+        """Wait for its end; return how it ended and the last line that it printed."""
+        status = self._process.wait()
+        how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
         self._log.seek(max(0, self._log.seek(0, 2) - _LAST_BYTES))
         lines = [line for line in self._log.read().decode("utf-8", "replace").splitlines() if line.strip()]
         return f"{how}: {lines[-1].strip()}" if lines else how
@@ -109,8 +112,12 @@ class WorkerProcess:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
+    def kill(self) -> None:
+        """End it at once; `close` it nevertheless."""
+        self._process.kill()
+
     def close(self) -> None:
-        """End it at once."""
+        """End it at once, and free everything."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
@@ -131,7 +138,6 @@ class WorkerProcess:
     def _first_line(self) -> dict[str, Any]:
         line = cast("Any", self._process.stdout).readline()
         if not line:
-            self._process.wait()
             raise QwenctlError(f"the process that is to compute ended ({self.last_words()})")
         told: dict[str, Any] = json.loads(line)
         if "error" in told:
@@ -145,7 +151,7 @@ class WorkerProcess:
                 with RpcConnection(f"127.0.0.1:{self.port}", _START_LIMIT_S) as connection:
                     return ".".join(map(str, connection.version))
             except OSError as error:
-                if self.has_ended:
+                if self._process.poll() is not None:
                     raise _NotServing(f"ggml's RPC server ended ({self.last_words()})") from error
                 if time.monotonic() > deadline:
                     raise QwenctlError(f"ggml's RPC server does not answer: {error}") from error

@@ -33,7 +33,8 @@ class Worker:
         words = ["worker", "--listen", self.address, "--memory", self._memory, "--threads", "1", "--json", "-q"]
         self.process = subprocess.Popen([*QWENCTL, *words], stdout=subprocess.PIPE)
         assert self.process.stdout is not None
-        self.address = json.loads(self.process.stdout.readline())["address"]
+        with self.process.stdout as told:
+            self.address = json.loads(told.readline())["address"]
 
     def kill(self) -> None:
         """SIGKILL, and no more."""
