@@ -6,6 +6,7 @@
     QWENCTL_DEBUG     1: every error shows its traceback
     XDG_DATA_HOME, XDG_CACHE_HOME   parents of the data and the cache folder
     NO_COLOR, TERM=dumb             plain text, no escape sequences
+    CUDA_…, GGML_…, OMP_… and more  read by native libraries; `qwenctl doctor` shows them
 
 Knows nothing of options: a command combines these values with its flags, and the flag wins.
 """
@@ -30,6 +31,21 @@ _VARIABLES = (
     "NO_COLOR",
     "TERM",
 )
+# What native libraries read: which devices they see, how many threads they start.
+_NATIVE = (
+    "CUDA_",
+    "NVIDIA_VISIBLE",
+    "HIP_",
+    "ROCR_",
+    "ZE_",
+    "ONEAPI_",
+    "VK_",
+    "GGML_",
+    "LLAMA_",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +59,7 @@ class Settings:
     n_threads: int | None = None  # None: chosen per command
     debug: bool = False
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
-    variables: Mapping[str, str] = field(default_factory=dict, compare=False)  # those of the table above that are set
+    variables: Mapping[str, str] = field(default_factory=dict, compare=False)  # those that matter and are set
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -63,8 +79,12 @@ class Settings:
             n_threads=_n_threads(environ),
             debug=_switch(environ, "QWENCTL_DEBUG", default=False),
             plain=bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb",
-            variables={name: environ[name] for name in _VARIABLES if environ.get(name)},
+            variables={name: value for name, value in environ.items() if value and _is_shown(name)},
         )
+
+
+def _is_shown(name: str) -> bool:
+    return name in _VARIABLES or name.startswith(_NATIVE)
 
 
 def _xdg_folder(environ: Mapping[str, str], name: str, default: str) -> Path:
