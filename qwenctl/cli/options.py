@@ -138,13 +138,3 @@ def context_option(function: F) -> F:
         metavar="N",
         help="Tokens that prompt and answer may take together; 32k is 32768.  [default: what the model can, up to 8k]",
     )(function)
-
-
-def rpc_option(function: F) -> F:
-    """Add `--rpc`, which may be repeated: `rpc` is a tuple of endpoints."""
-    return click.option(
-        "--rpc",
-        multiple=True,
-        metavar="HOST:PORT",
-        help="Also use the devices of llama.cpp's rpc-server there, over an unencrypted connection; may be repeated.",
-    )(function)

@@ -214,7 +214,8 @@ def _planned(model: ModelSize, machine: MachineMemory, request: OffloadRequest) 
 def _devices(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> DevicePlan:
     n_ubatch, flash = request.n_ubatch or N_UBATCHES[0], request.flash_attention is not False
     compute = compute_bytes(model.shape, n_ubatch, request.n_cells, n_outputs=request.n_outputs, flash=flash)
-    wanted = DeviceRequest(_kv_bytes(model, request), compute, request.vram_bytes, request.n_gpu_layers)
+    kv = _kv_bytes(model, request)
+    wanted = DeviceRequest(kv, compute, request.vram_bytes, request.n_gpu_layers, request.split)
     return plan_devices(model, machine.devices, wanted)
 
 

@@ -22,7 +22,6 @@ from qwenctl.errors import DoesNotFit, InvalidRequest, ModelLoadFailed
 from qwenctl.moe.abi_check import UnknownBuild, check_abi
 from qwenctl.moe.backend import ExpertDevice
 from qwenctl.moe.device_tier import places_of
-from qwenctl.moe.devices import DeviceCalls, device_memory, find_devices
 from qwenctl.moe.expert_map import ExpertMap, read_expert_map, why_not
 from qwenctl.moe.expert_session import ExpertSession, SessionPlan
 from qwenctl.moe.ggml_calls import Ggml
@@ -32,6 +31,7 @@ from qwenctl.moe.model_stream import ModelStream, can_stream
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
 from qwenctl.moe.sizing import size_offload
 from qwenctl.moe.split_stream import stream_pieces
+from qwenctl.services.engine_devices import EngineDevices
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.memory_limits import machine_memory
 from qwenctl.services.offload_layout import OffloadLayout, offload_layouts
@@ -110,14 +110,20 @@ class ExpertOffload:
         self.session.close()
 
 
-def open_offload(
-    gguf: GgufFile, options: EngineOptions, context: ContextSize, abort: tuple[int, int], warnings: list[str]
+def open_offload(  # noqa: PLR0917 - what was decided so far
+    gguf: GgufFile,
+    options: EngineOptions,
+    devices: EngineDevices,
+    context: ContextSize,
+    abort: tuple[int, int],
+    warnings: list[str],
 ) -> ExpertOffload | None:
     """Return an opened session, or None: the model is for stock llama.cpp.
 
     Args:
         gguf: the model's header.
         options: of the engine.
+        devices: that may be used.
         context: what the context will hold.
         abort: addresses of a C function and its data that say whether to break off.
         warnings: gets a line where `auto` could not do what it should.
@@ -144,7 +150,7 @@ def open_offload(
         if experts is not None:
             warnings.append(f"experts are not offloaded: {obstacle}")
         return None
-    return _open(gguf, experts, ggml, options, context, abort)
+    return _open(gguf, experts, ggml, options, devices, context, abort)
 
 
 def open_ggml() -> Ggml:
@@ -174,13 +180,12 @@ def _open(  # noqa: PLR0917 - what was decided so far
     experts: ExpertMap,
     ggml: Ggml,
     options: EngineOptions,
+    devices: EngineDevices,
     context: ContextSize,
     abort: tuple[int, int],
 ) -> ExpertOffload | None:
     wanted = options.offload
-    calls = DeviceCalls(ggml)
-    devices = find_devices(calls)
-    machine = machine_memory(tuple(device_memory(calls, one) for one in devices))
+    machine = machine_memory(devices.memory)
     # Which layout is best depends on whether all experts fit, and what fits on the layout.
     for chosen in offload_layouts(ggml, experts, options, context.n_threads):
         model = size_of_model(gguf, experts, chosen.slot_bytes)
@@ -203,7 +208,7 @@ def _open(  # noqa: PLR0917 - what was decided so far
             wave_rows=max(plan.n_ubatch, _LEAST_WAVE_ROWS),
         ),
         abort=abort,
-        devices=places_of(devices, experts.layers, plan.devices),
+        devices=places_of(devices.devices, experts.layers, plan.devices),
     )
     memory = RoutingMemory(gguf, session, wanted.calibration_dir) if wanted.calibration_dir else None
     try:
@@ -250,6 +255,7 @@ def _request(options: EngineOptions, context: ContextSize, chosen: OffloadLayout
         ram_bytes=wanted.ram_bytes,
         vram_bytes=wanted.vram_bytes,
         n_gpu_layers=options.n_gpu_layers,
+        split=options.split,
         n_slots=wanted.n_slots,
         n_io_threads=n_io_threads,
         reserved_bytes=wanted.reserved_bytes,
