@@ -52,7 +52,7 @@ def size_offload(model: ModelSize, machine: MachineMemory, request: OffloadReque
         InvalidRequest: `n_slots` is below the experts that one token uses.
     """
     _check(model, machine, request)
-    plan = _planned(model, machine, request)
+    plan = try_size(model, machine, request)
     if plan is None:
         raise _does_not_fit(model, machine, request)
     return plan
@@ -61,11 +61,11 @@ def size_offload(model: ModelSize, machine: MachineMemory, request: OffloadReque
 def smallest_ram_bytes(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> int:
     """Return the smallest `ram_bytes` that `size_offload` can plan with, a multiple of 1 MiB."""
     low, high = 0, 1
-    while _planned(model, machine, replace(request, ram_bytes=high * MIB)) is None:
+    while try_size(model, machine, replace(request, ram_bytes=high * MIB)) is None:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        if _planned(model, machine, replace(request, ram_bytes=middle * MIB)) is None:
+        if try_size(model, machine, replace(request, ram_bytes=middle * MIB)) is None:
             low = middle
         else:
             high = middle
@@ -74,12 +74,12 @@ def smallest_ram_bytes(model: ModelSize, machine: MachineMemory, request: Offloa
 
 def largest_context(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> int | None:
     """Return the longest context that fits, at most the one asked for, in steps of 256; None if none does."""
-    if _planned(model, machine, request) is not None:
+    if try_size(model, machine, request) is not None:
         return request.n_cells
     low, high = 0, request.n_cells // _CELLS_STEP
     while low < high:
         middle = (low + high + 1) // 2
-        if _planned(model, machine, replace(request, n_cells=_CELLS_STEP * middle)) is None:
+        if try_size(model, machine, replace(request, n_cells=_CELLS_STEP * middle)) is None:
             high = middle - 1
         else:
             low = middle
@@ -152,9 +152,8 @@ class _Room:
         model, request, devices = self.model, self.request, self.devices
         shared = self.machine.shared and request.ram_bytes is None
         return MemoryParts(
-            margin=_margin_bytes(self.budget, shared=shared),
-            base=max(_BASE_BYTES + _BASE_VOCAB_BYTES * model.shape.n_vocab, self.machine.used_bytes)
-            + request.reserved_bytes,
+            margin=margin_bytes(self.budget, shared=shared),
+            base=base_bytes(model.shape.n_vocab, self.machine.used_bytes) + request.reserved_bytes,
             dense=max(0, model.dense_bytes - devices.dense_bytes),
             kv=max(0, _kv_bytes(model, request) - devices.kv_bytes),
             compute=compute_bytes(model.shape, n_ubatch, request.n_cells, n_outputs=request.n_outputs, flash=flash),
@@ -183,8 +182,8 @@ def _budget_of(machine: MachineMemory, request: OffloadRequest) -> int:
     return machine.budget_bytes if request.ram_bytes is None else request.ram_bytes
 
 
-def _planned(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> OffloadPlan | None:
-    """Return the best plan for the request's budget, None if there is none."""
+def try_size(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> OffloadPlan | None:
+    """Return the best plan for the request's budget, None if there is none; nothing else is checked."""
     budget, devices = _budget_of(machine, request), _devices(model, machine, request)
     attempts = _Room(model, machine, request, budget, devices).attempts()
     if not attempts:
@@ -223,7 +222,12 @@ def _padded(n_bytes: int, step: int) -> int:
     return -(-n_bytes // step) * step
 
 
-def _margin_bytes(budget: int, *, shared: bool) -> int:
+def base_bytes(n_vocab: int, used_bytes: int) -> int:
+    """Return what Python, libraries and the vocabulary take, at least what this process holds already."""
+    return max(_BASE_BYTES + _BASE_VOCAB_BYTES * n_vocab, used_bytes)
+
+
+def margin_bytes(budget: int, *, shared: bool) -> int:
     """Return what stays unplanned: less where a control group or --ram is the bound, and nobody else lives there."""
     return 256 * MIB + budget // 20 if shared else 64 * MIB + budget // 50
 

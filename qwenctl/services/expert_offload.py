@@ -22,6 +22,7 @@ from qwenctl.errors import DoesNotFit, InvalidRequest, ModelLoadFailed
 from qwenctl.moe.abi_check import UnknownBuild, check_abi
 from qwenctl.moe.backend import ExpertDevice
 from qwenctl.moe.device_tier import places_of
+from qwenctl.moe.engine_choice import is_for_stock
 from qwenctl.moe.expert_map import ExpertMap, read_expert_map, why_not
 from qwenctl.moe.expert_session import ExpertSession, SessionPlan
 from qwenctl.moe.ggml_calls import Ggml
@@ -39,8 +40,6 @@ from qwenctl.services.routing_memory import RoutingMemory
 
 _N_IO_THREADS, _MOST_IO_THREADS = 4, 8
 _LEAST_WAVE_ROWS = 1024
-_WORTH = 1.05  # times as quick as stock llama.cpp, by this machine's rates
-_SMALL_BYTES = 512 << 20  # of experts that fit: their products are too short to gain from another arrangement
 _LOAD_MODE_NONE = 0  # enum llama_load_mode
 
 
@@ -192,7 +191,7 @@ def _open(  # noqa: PLR0917 - what was decided so far
         plan, n_io_threads = _sized(model, machine, options, context, chosen)
         if plan.resident:
             break
-    if wanted.mode == "auto" and (_is_all_on_devices(plan, model) or _is_for_stock(plan, experts, chosen)):
+    if wanted.mode == "auto" and is_for_stock(plan, model, chosen.choice):
         return None
     session = ExpertSession(
         ggml,
@@ -262,17 +261,3 @@ def _request(options: EngineOptions, context: ContextSize, chosen: OffloadLayout
         layout=chosen.choice.layout,
         rates=chosen.rates,
     )
-
-
-def _is_for_stock(plan: OffloadPlan, experts: ExpertMap, chosen: OffloadLayout) -> bool:
-    """Return whether all fits and llama.cpp by itself is as quick, be it with prompts or with answers."""
-    choice = chosen.choice
-    return plan.resident and (experts.expert_bytes < _SMALL_BYTES or choice.gain < _WORTH or not choice.never_slower)
-
-
-def _is_all_on_devices(plan: OffloadPlan, model: ModelSize) -> bool:
-    """Return whether the devices hold the whole model: stock llama.cpp is quickest then."""
-    budgets = plan.devices.budgets
-    n_held = sum(len(budget.layers) for budget in budgets)
-    every = all(budget.n_slots == model.n_experts for budget in budgets if budget.layers)
-    return n_held == model.shape.n_layers and every
