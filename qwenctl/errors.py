@@ -4,6 +4,7 @@
     ├── InvalidRequest          exit 2   options or input that contradict each other or make no sense
     ├── DoesNotFit              exit 3   this machine (memory, disk) is too small for what was asked
     ├── ModelNotFound           exit 1   no file or converted model of that name
+    ├── HubFailed               exit 1   the hub cannot be reached, lacks what was asked for, or refuses it
     ├── ModelLoadFailed         exit 1   llama.cpp refused the file, or would have crashed on it
     ├── PromptTooLong           exit 1   more prompt tokens than the context holds
     ├── TemplateFailed          exit 1   the model's chat template raised, looped or grew too large
@@ -60,6 +61,10 @@ class DoesNotFit(QwenctlError):
 
 class ModelNotFound(QwenctlError):
     """No file and no converted model of that name."""
+
+
+class HubFailed(QwenctlError):
+    """The hub cannot be reached, lacks what was asked for, or refuses it."""
 
 
 class ModelLoadFailed(QwenctlError):
