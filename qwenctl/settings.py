@@ -10,6 +10,8 @@
     HF_HOME, HF_HUB_CACHE    huggingface_hub's folder, and its cache of files in there
     HF_TOKEN          the user's token for the hub; HF_HUB_DISABLE_IMPLICIT_TOKEN=1: none is sent
     HF_HUB_OFFLINE    1: nothing is asked of the hub; what its cache holds can still be used
+    HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY   in capitals or not: how a hub is reached
+    SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE   who vouches for a hub or a proxy
 
 What huggingface_hub reads by itself has the meaning that it has there (huggingface_hub/constants.py).
 Knows nothing of options: a command combines these values with its flags, and the flag wins.
@@ -56,6 +58,27 @@ class HubSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """How other machines are reached. Not shown in messages: the URL of a proxy may hold a password."""
+
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)  # "http", "https" or "all" → URL of a proxy
+    no_proxy: str = ""  # hosts that are reached without one, separated by commas; "*": all
+    ca_file: Path | None = None  # certificates to trust instead of those that come with the program
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> NetworkSettings:
+        """Read the variables that curl, pip and the hub's own client know. Small letters win, as they do there."""
+        found = {scheme: _either_case(environ, f"{scheme}_proxy") for scheme in ("http", "https", "all")}
+        files = (environ.get(name) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
+        ca_file = next((name for name in files if name), None)
+        return cls(
+            proxies={scheme: url for scheme, url in found.items() if url},
+            no_proxy=_either_case(environ, "no_proxy"),
+            ca_file=Path(ca_file) if ca_file else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What holds for the whole process. Folders need not exist; whoever writes creates them."""
 
@@ -67,6 +90,7 @@ class Settings:
     debug: bool = False
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
     hub: HubSettings = field(default_factory=lambda: _hub_settings({}))
+    network: NetworkSettings = field(default_factory=NetworkSettings)
     variables: Mapping[str, str] = field(default_factory=dict, compare=False)  # those of the table above that are set
 
     @classmethod
@@ -88,8 +112,13 @@ class Settings:
             debug=_switch(environ, "QWENCTL_DEBUG", default=False),
             plain=bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb",
             hub=_hub_settings(environ),
+            network=NetworkSettings.from_environment(environ),
             variables={name: environ[name] for name in _VARIABLES if environ.get(name)},
         )
+
+
+def _either_case(environ: Mapping[str, str], name: str) -> str:
+    return (environ.get(name) or environ.get(name.upper()) or "").strip()
 
 
 def _xdg_folder(environ: Mapping[str, str], name: str, default: str) -> Path:

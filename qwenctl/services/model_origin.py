@@ -98,9 +98,7 @@ def read_origin(path: Path) -> Origin | None:
     if any(document.get(key) != value for key, value in _FORMAT.items()):
         raise JsonFileError(source, f"not a record of version {_FORMAT['version']}")
     record = JsonFields(source, document)
-    values: dict[str, Any] = {
-        field.name: record.text(field.name) for field in fields(Origin) if field.type == "str"
-    }
+    values: dict[str, Any] = {field.name: record.text(field.name) for field in fields(Origin) if field.type == "str"}
     for name in ("license", "license_link"):
         values[name] = record.text(name, "") or None
     base_models = record.raw("base_models") or []

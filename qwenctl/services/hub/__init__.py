@@ -1,1 +1,1 @@
-"""Models from a hub: what a name means, what lies there, and how its bytes get here."""
+"""Models from a hub: what a name means, what lies there, and how its bytes get here whole."""

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from quant.shown import named, some
 from qwenctl.errors import ModelNotFound, QwenctlError
-from qwenctl.services.hub.listing import HubFile
+from qwenctl.services.hub.listing import is_gguf, last_part
+from qwenctl.services.hub.remote_file import RemoteFile
 
 _SPLIT = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.ASCII)
 _NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
@@ -39,7 +40,7 @@ class GgufModel:
 
     name: str  # without suffix and number: Q4_K_M/Qwen3-235B-A22B-Q4_K_M
     quant: str | None
-    files: tuple[HubFile, ...]
+    files: tuple[RemoteFile, ...]
     n_files: int  # that there should be
 
     @property
@@ -48,11 +49,11 @@ class GgufModel:
         return sum(file.n_bytes for file in self.files)
 
 
-def find_models(files: Sequence[HubFile]) -> tuple[GgufModel, ...]:
+def find_models(files: Sequence[RemoteFile]) -> tuple[GgufModel, ...]:
     """Return the models among `files`, by name; a split set may be incomplete."""
-    groups: dict[tuple[str, int], list[HubFile]] = {}
+    groups: dict[tuple[str, int], list[RemoteFile]] = {}
     for file in files:
-        if not file.is_gguf or _NO_MODEL.search(file.name):
+        if not is_gguf(file.path) or _NO_MODEL.search(last_part(file.path)):
             continue
         stem = file.path[: -len(".gguf")]
         match = _SPLIT.fullmatch(stem)
@@ -69,18 +70,18 @@ def quant_of(stem: str) -> str | None:
     return found[-1].upper().replace("FP16", "F16").replace("FP32", "F32") if found else None
 
 
-def offered(files: Sequence[HubFile]) -> tuple[str, ...]:
+def offered(files: Sequence[RemoteFile]) -> tuple[str, ...]:
     """Return the types that are there, in our order of preference, then by name."""
     quants = {model.quant for model in find_models(files) if model.quant}
     return tuple(sorted(quants, key=lambda quant: (_rank(quant), quant)))
 
 
-def has_quant(files: Sequence[HubFile], quant: str | None) -> bool:
+def has_quant(files: Sequence[RemoteFile], quant: str | None) -> bool:
     """Tell whether there is a model of that type; of any, where it is None."""
     return bool(_matching(find_models(files), quant))
 
 
-def choose_model(repo_id: str, files: Sequence[HubFile], quant: str | None) -> GgufModel:
+def choose_model(repo_id: str, files: Sequence[RemoteFile], quant: str | None) -> GgufModel:
     """Return the model that `quant` means.
 
     Args:

@@ -14,9 +14,10 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from qwenctl import __version__
-from qwenctl.errors import HubFailed
-from qwenctl.services.hub.hub_errors import hub_error, is_worth_another_try, seconds_to_wait
-from qwenctl.services.hub.listing import HubFile, Repository
+from qwenctl.errors import HubUnreachable
+from qwenctl.services.hub.hub_errors import disabled, gated, hub_error, is_worth_another_try, seconds_to_wait
+from qwenctl.services.hub.listing import Repository, listed_file
+from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.settings import HubSettings
 
 _BEFORE_IMPORT = {
@@ -39,12 +40,14 @@ class HubClient:
         sleep: waits between tries; takes seconds.
 
     Raises:
-        HubFailed: `HF_HUB_OFFLINE` is set.
+        HubUnreachable: `HF_HUB_OFFLINE` is set.
     """
 
     def __init__(self, settings: HubSettings, sleep: Callable[[float], None] = time.sleep) -> None:
         if settings.offline:
-            raise HubFailed("HF_HUB_OFFLINE is set, so nothing is asked of the hub", "unset it, or name a file here")
+            raise HubUnreachable(
+                "HF_HUB_OFFLINE is set, so nothing is asked of the hub", "unset it, or name a file here"
+            )
         for name, value in _BEFORE_IMPORT.items():
             os.environ[name] = value
         self._hub: Any = import_module("huggingface_hub")
@@ -62,16 +65,13 @@ class HubClient:
             library_version=__version__,
         )
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """What to send along when files are fetched from the hub itself, but to no other host."""
-        return {"authorization": f"Bearer {self.token}"} if self.token else {}
-
     def repository(self, repo_id: str, revision: str | None = None) -> Repository:
         """Return what is in a repository at a revision, pinned to the commit that it means now.
 
         Raises:
-            HubFailed: no such repository or revision, no access, a hub that does not answer or lists nonsense.
+            ModelNotFound: no such repository or revision.
+            HubAccessRefused: gated, disabled, or not for this token; says what to do.
+            HubUnreachable: the hub does not answer, or lists nonsense.
         """
         info = self._ask(
             repo_id, revision, lambda: self._api.model_info(repo_id, revision=revision, timeout=_TIMEOUT_S)
@@ -86,7 +86,7 @@ class HubClient:
                 endpoint=self.endpoint,
                 repo_id=repo_id,
                 commit=commit,
-                files=_files(entries),
+                files=self._files(repo_id, commit, entries),
                 revision=revision or "main",
                 license_name=_first(card.get("license_name"), card.get("license")),
                 license_link=_first(card.get("license_link")),
@@ -95,20 +95,34 @@ class HubClient:
                 base_models=_texts(card.get("base_model")),
             )
         except ValueError as error:
-            raise HubFailed(f"{repo_id}: {error}", f"is {self.endpoint} a hub?") from error
+            raise HubUnreachable(f"{repo_id}: {error}", f"is {self.endpoint} a hub?") from error
         self._check_access(repository, is_disabled=bool(info.disabled))
         return repository
 
+    def _files(self, repo_id: str, commit: str, entries: Iterable[Any]) -> tuple[RemoteFile, ...]:
+        return tuple(
+            listed_file(
+                self.endpoint,
+                repo_id,
+                commit,
+                entry.path,
+                n_bytes=int(entry.size),
+                sha256=entry.lfs.sha256 if entry.lfs else None,
+                git_oid=entry.blob_id,
+            )
+            for entry in entries
+            if hasattr(entry, "blob_id")  # folders have none
+        )
+
     def _check_access(self, repository: Repository, *, is_disabled: bool) -> None:
         """Refuse before the first byte what the hub would refuse with the first file."""
-        name = repository.repo_id
+        name, page = repository.repo_id, repository.page
         if is_disabled:
-            raise HubFailed(f"{name} has been disabled by the hub", f"see {repository.page}")
+            raise disabled(name, page)
         if repository.gated is None:
             return
         if self.token is None:
-            hint = f"accept the licence at {repository.page}, then set HF_TOKEN, or log in: hf auth login"
-            raise HubFailed(f"{name} is gated: its files are for those who accept its licence", hint)
+            raise gated(name, page, has_token=False)
         self._ask(name, repository.revision, lambda: self._api.auth_check(name))
 
     def _ask(self, repo_id: str, revision: str | None, question: Callable[[], _Answer]) -> _Answer:
@@ -124,7 +138,9 @@ class HubClient:
                     ) from error
                 self._sleep(seconds_to_wait(error, n_tried))
             except (self._errors.HFValidationError, ValueError, KeyError, TypeError) as error:
-                raise HubFailed(f"{self.endpoint} did not answer as a hub does", "is HF_ENDPOINT right?") from error
+                raise HubUnreachable(
+                    f"{self.endpoint} did not answer as a hub does", "is HF_ENDPOINT right?"
+                ) from error
         raise AssertionError("unreachable")
 
     def _branches(self, repo_id: str) -> tuple[str, ...]:
@@ -134,14 +150,6 @@ class HubClient:
             return tuple(ref.name for ref in (*refs.branches, *refs.tags))
         except (self._errors.HfHubHTTPError, self._http_error, ConnectionError, ValueError, KeyError):
             return ()
-
-
-def _files(entries: Iterable[Any]) -> tuple[HubFile, ...]:
-    return tuple(
-        HubFile(entry.path, int(entry.size), entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
-        for entry in entries
-        if hasattr(entry, "blob_id")  # folders have none
-    )
 
 
 def _first(*values: Any) -> str | None:

@@ -5,11 +5,12 @@ Errors are told apart by the names of their classes (huggingface_hub/errors.py),
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from quant.shown import named, some
-from qwenctl.errors import HubFailed, QwenctlError
+from qwenctl.errors import HubAccessRefused, HubUnreachable, ModelNotFound, QwenctlError
 from qwenctl.services.hub.short_names import SHORT_NAMES
 
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
@@ -36,30 +37,74 @@ def hub_error(
         has_token: whether one was sent.
         branches: revisions that there are, where they are known.
     """
-    page = f"{endpoint}/{repo_id}"
-    kind, status = type(error).__name__, _status(error)
-    if kind == "GatedRepoError":
-        hint = f"ask for access at {page}" if has_token else f"accept the licence at {page}, then {_LOG_IN}"
-        whose = "this token has no access" if has_token else "its files are for those who accept its licence"
-        return HubFailed(f"{repo_id} is gated: {whose}", hint)
-    if kind == "RevisionNotFoundError":
-        hint = f"it has {some(branches, 8)}" if branches else f"see {page}/tree/main"
-        return HubFailed(f"{repo_id} has no revision {named(revision or '')}", hint)
-    if kind == "DisabledRepoError":
-        return HubFailed(f"{repo_id} has been disabled by the hub", f"see {page}")
-    if kind == "RepositoryNotFoundError":
-        return HubFailed(f"no repository {repo_id} at {endpoint}", _likely(repo_id, has_token=has_token))
-    if status == 401:
-        return HubFailed(f"{endpoint} does not accept the token", "make a new one, or log in: hf auth login")
-    if status == 403:
-        return HubFailed(f"{endpoint} refuses {repo_id} to this token", f"see what it may read, and {page}")
-    if status == 429:
-        hint = "wait a few minutes" if has_token else f"wait a few minutes; with a token more is allowed: {_LOG_IN}"
-        return HubFailed(f"{endpoint} says: too many requests", hint)
-    if status is not None:
-        return HubFailed(f"{endpoint} answers {status} for {repo_id}", "try again later")
+    asked = _Asked(repo_id, revision, endpoint, has_token, tuple(branches))
+    describe = _KINDS.get(type(error).__name__) or _STATUSES.get(_status(error) or 0)
+    if describe is not None:
+        return describe(asked)
+    if (status := _status(error)) is not None:
+        return HubUnreachable(f"{endpoint} answers {status} for {repo_id}", "try again later")
     hint = "check the connection and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what is here already"
-    return HubFailed(f"cannot reach {endpoint}: {_reason(error)}", hint)
+    return HubUnreachable(f"cannot reach {endpoint}: {_reason(error)}", hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What was asked of whom."""
+
+    repo_id: str
+    revision: str | None
+    endpoint: str
+    has_token: bool
+    branches: tuple[str, ...]
+
+    @property
+    def page(self) -> str:
+        return f"{self.endpoint}/{self.repo_id}"
+
+
+def gated(repo_id: str, page: str, *, has_token: bool) -> HubAccessRefused:
+    """Return the error for a repository whose licence has to be accepted first."""
+    hint = f"ask for access at {page}" if has_token else f"accept the licence at {page}, then {_LOG_IN}"
+    whose = "this token has no access" if has_token else "its files are for those who accept its licence"
+    return HubAccessRefused(f"{repo_id} is gated: {whose}", hint)
+
+
+def disabled(repo_id: str, page: str) -> HubAccessRefused:
+    """Return the error for a repository that the hub has closed."""
+    return HubAccessRefused(f"{repo_id} has been disabled by the hub", f"see {page}")
+
+
+def _no_revision(asked: _Asked) -> QwenctlError:
+    hint = f"it has {some(asked.branches, 8)}" if asked.branches else f"see {asked.page}/tree/main"
+    return ModelNotFound(f"{asked.repo_id} has no revision {named(asked.revision or '')}", hint)
+
+
+def _no_repository(asked: _Asked) -> QwenctlError:
+    hint = _likely(asked.repo_id, has_token=asked.has_token)
+    return ModelNotFound(f"no repository {asked.repo_id} at {asked.endpoint}", hint)
+
+
+def _bad_token(asked: _Asked) -> QwenctlError:
+    return HubAccessRefused(f"{asked.endpoint} does not accept the token", "make a new one, or log in: hf auth login")
+
+
+def _forbidden(asked: _Asked) -> QwenctlError:
+    message = f"{asked.endpoint} refuses {asked.repo_id} to this token"
+    return HubAccessRefused(message, f"see what the token may read, and {asked.page}")
+
+
+def _too_many(asked: _Asked) -> QwenctlError:
+    hint = "wait a few minutes" + ("" if asked.has_token else f"; with a token more is allowed: {_LOG_IN}")
+    return HubUnreachable(f"{asked.endpoint} says: too many requests", hint)
+
+
+_KINDS: Mapping[str, Callable[[_Asked], QwenctlError]] = {
+    "GatedRepoError": lambda asked: gated(asked.repo_id, asked.page, has_token=asked.has_token),
+    "DisabledRepoError": lambda asked: disabled(asked.repo_id, asked.page),
+    "RevisionNotFoundError": _no_revision,
+    "RepositoryNotFoundError": _no_repository,
+}
+_STATUSES: Mapping[int, Callable[[_Asked], QwenctlError]] = {401: _bad_token, 403: _forbidden, 429: _too_many}
 
 
 def is_worth_another_try(error: Exception) -> bool:

@@ -6,68 +6,14 @@ whatever code they carry, and no other kind of weights is read by anything of ou
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from quant.shown import shown
+from qwenctl.services.hub.remote_file import RemoteFile
 
 MAX_TEXT_BYTES = 256 << 20  # of one small file: the largest tokenizer.json known has 33 MB
 _TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".md")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """One file. `path` is relative to the repository, with slashes.
-
-    `sha256` is of the contents, and known of files in LFS: all weights. `git_oid` is git's object name, which is
-    SHA-1 of a header and the contents; of a file in LFS it names the pointer.
-
-    Raises:
-        ValueError: a path that leaves the folder, or something that is not a hash.
-    """
-
-    path: str
-    n_bytes: int
-    sha256: str | None = None
-    git_oid: str | None = None
-
-    def __post_init__(self) -> None:
-        parts = self.path.split("/")
-        if self.path.startswith("/") or "\\" in self.path or any(part in ("", ".", "..") for part in parts):
-            raise ValueError(f"the hub lists a file {shown(self.path)}, which is no relative path")
-        if self.n_bytes < 0 or (self.sha256 is not None and not _SHA256.fullmatch(self.sha256)):
-            raise ValueError(f"the hub lists {shown(self.path)} without a sound length or hash")
-
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return self.path.rsplit("/", 1)[-1]
-
-    @property
-    def is_gguf(self) -> bool:
-        """Whether it is a GGUF file by its name."""
-        return self.path.lower().endswith(".gguf")
-
-    @property
-    def is_shard(self) -> bool:
-        """Whether it is a safetensors file at the top of the repository, where a checkpoint's weights lie."""
-        return self.path.endswith(".safetensors") and "/" not in self.path
-
-    @property
-    def is_pickle(self) -> bool:
-        """Whether it holds weights in a form that runs code when it is read."""
-        return self.path.lower().endswith(_PICKLES)
-
-    @property
-    def is_text(self) -> bool:
-        """Whether it is one of the small files that a checkpoint needs beside its weights."""
-        named = self.path.endswith(_TEXT_SUFFIXES) or self.name.upper().startswith("LICENSE")
-        placed = "/" not in self.path or self.path.startswith("additional_chat_templates/")
-        return named and placed and self.n_bytes <= MAX_TEXT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +21,12 @@ class Repository:
     """A model repository at one commit.
 
     `gated` is "auto", "manual" or None; `license_name` and `base_models` are what its card says.
-
-    Raises:
-        ValueError: not a commit.
     """
 
     endpoint: str
     repo_id: str
     commit: str
-    files: tuple[HubFile, ...]
+    files: tuple[RemoteFile, ...]
     revision: str = "main"  # as asked for
     license_name: str | None = None
     license_link: str | None = None
@@ -91,30 +34,59 @@ class Repository:
     is_private: bool = False
     base_models: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if not _COMMIT.fullmatch(self.commit):
-            raise ValueError(f"the hub calls the commit of {self.repo_id} {shown(self.commit)}")
-
     @property
     def page(self) -> str:
         """The address of its page, for people."""
         return f"{self.endpoint}/{self.repo_id}"
 
-    def url(self, file: HubFile) -> str:
-        """Return where the bytes of `file` are, at this very commit."""
-        return f"{self.endpoint}/{self.repo_id}/resolve/{self.commit}/{quote(file.path)}"
-
     @property
-    def ggufs(self) -> tuple[HubFile, ...]:
-        """All GGUF files, at any depth."""
-        return tuple(file for file in self.files if file.is_gguf)
-
-    @property
-    def shards(self) -> tuple[HubFile, ...]:
+    def shards(self) -> tuple[RemoteFile, ...]:
         """The weights of a checkpoint."""
-        return tuple(file for file in self.files if file.is_shard)
+        return tuple(file for file in self.files if is_shard(file.path))
 
     @property
-    def texts(self) -> tuple[HubFile, ...]:
+    def texts(self) -> tuple[RemoteFile, ...]:
         """The small files of a checkpoint."""
-        return tuple(file for file in self.files if file.is_text)
+        return tuple(file for file in self.files if is_text(file.path) and file.n_bytes <= MAX_TEXT_BYTES)
+
+
+def listed_file(
+    endpoint: str, repo_id: str, commit: str, path: str, *, n_bytes: int, sha256: str | None, git_oid: str | None
+) -> RemoteFile:
+    """Return a file as a hub lists it.
+
+    Args:
+        sha256: of the contents; known of files in LFS, as all weights are.
+        git_oid: git's name of the object: of a file in LFS that is its pointer, and of no use.
+
+    Raises:
+        ValueError: a path or a hash that is none.
+    """
+    url = f"{endpoint}/{repo_id}/resolve/{commit}/{quote(path)}"
+    return RemoteFile(repo_id, commit, path, url, n_bytes, sha256, None if sha256 else git_oid)
+
+
+def is_gguf(path: str) -> bool:
+    """Tell whether a path names a GGUF file."""
+    return path.lower().endswith(".gguf")
+
+
+def is_shard(path: str) -> bool:
+    """Tell whether a path names safetensors at the top of a repository, where a checkpoint's weights lie."""
+    return path.endswith(".safetensors") and "/" not in path
+
+
+def is_pickle(path: str) -> bool:
+    """Tell whether a path names weights in a form that runs code when it is read."""
+    return path.lower().endswith(_PICKLES)
+
+
+def is_text(path: str) -> bool:
+    """Tell whether a path names one of the small files that a checkpoint needs beside its weights."""
+    is_placed = "/" not in path or path.startswith("additional_chat_templates/")
+    return is_placed and (path.endswith(_TEXT_SUFFIXES) or path.upper().startswith("LICENSE"))
+
+
+def last_part(path: str) -> str:
+    """Return the file's own name."""
+    return path.rsplit("/", 1)[-1]

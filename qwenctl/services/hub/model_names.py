@@ -1,10 +1,10 @@
 """What a user types to name a model on a hub, taken apart. Pure: no network, no files.
 
-    Qwen/Qwen3-8B-GGUF:q4_k_m@main              repository, type, revision
-    unsloth/Qwen3-8B-GGUF/Qwen3-8B-Q6_K.gguf    a loose file, or a folder, of a repository
-    hf://Qwen/Qwen3-8B@refs/pr/1                as huggingface_hub writes it
-    https://huggingface.co/Qwen/Qwen3-8B-GGUF/resolve/main/Qwen3-8B-Q8_0.gguf     also /blob/, /tree/; any hub's host
-    qwen3:8b, qwen3:8b:q6_k                     a short name (short_names.py), and a type
+Qwen/Qwen3-8B-GGUF:q4_k_m@main              repository, type, revision
+unsloth/Qwen3-8B-GGUF/Qwen3-8B-Q6_K.gguf    a loose file, or a folder, of a repository
+hf://Qwen/Qwen3-8B@refs/pr/1                as huggingface_hub writes it
+https://huggingface.co/Qwen/Qwen3-8B-GGUF/resolve/main/Qwen3-8B-Q8_0.gguf     also /blob/, /tree/; any hub's host
+qwen3:8b, qwen3:8b:q6_k                     a short name (short_names.py), and a type
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _split_revision(parts: list[str]) -> tuple[str, str | None]:
 
 
 def _refuse_other_kinds(typed: str, rest: str) -> None:
-    kind = rest.split("/")[0]
+    kind = rest.split("/", maxsplit=1)[0]
     if kind in _OTHER_KINDS:
         raise InvalidRequest(f"{named(typed)} is one of the hub's {kind}, not a model", f"write {_EXAMPLES}")
 

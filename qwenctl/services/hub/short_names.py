@@ -63,9 +63,7 @@ def _qwen3_5() -> Iterator[ShortName]:
 
 
 SHORT_NAMES: Mapping[str, ShortName] = {
-    entry.name: entry
-    for family in (_qwen3, _qwen3_2507, _qwen3_coder, _qwen3_next, _qwen3_5)
-    for entry in family()
+    entry.name: entry for family in (_qwen3, _qwen3_2507, _qwen3_coder, _qwen3_next, _qwen3_5) for entry in family()
 }
 
 FAMILIES = tuple(dict.fromkeys(name.split(":")[0] for name in SHORT_NAMES))

@@ -7,16 +7,20 @@ import importlib
 
 import pytest
 
-from qwenctl.errors import HubFailed
+from qwenctl.errors import HubUnreachable
 from qwenctl.services.hub.hashing import git_oid_of, sha256_of
 from qwenctl.services.hub.hf_cache import cached_file, cached_repository
-from qwenctl.services.hub.listing import HubFile
+from qwenctl.services.hub.listing import listed_file
 from qwenctl.settings import HubSettings
 from tests.services.hub.hf_cache_folder import write_cached
 
 COMMIT = "c" * 40
 WEIGHTS = b"weights" * 100
 CONTENTS = {"config.json": b"{}", "sub/model.gguf": WEIGHTS}
+
+
+def remote(path, n_bytes, sha256=None, *, repo_id="u/r", commit=COMMIT):
+    return listed_file("https://hub", repo_id, commit, path, n_bytes=n_bytes, sha256=sha256, git_oid=None)
 
 
 @pytest.fixture
@@ -26,23 +30,23 @@ def cache(tmp_path):
 
 
 def test_a_file_is_found_by_its_hash_whatever_the_commit(cache):
-    file = HubFile("elsewhere.gguf", len(WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest())
-    found = cached_file(cache, "u/r", "d" * 40, file)
+    sha256 = hashlib.sha256(WEIGHTS).hexdigest()
+    found = cached_file(cache, remote("elsewhere.gguf", len(WEIGHTS), sha256, commit="d" * 40))
     assert found.read_bytes() == WEIGHTS
     assert not found.is_symlink()
-    assert sha256_of(found) == file.sha256
-    assert cached_file(cache, "u/other", "d" * 40, file) is None
+    assert sha256_of(found) == sha256
+    assert cached_file(cache, remote("elsewhere.gguf", len(WEIGHTS), sha256, repo_id="u/other")) is None
 
 
 def test_a_small_file_is_found_by_its_commit(cache):
-    config = HubFile("config.json", 2, None, git_oid_of(next((cache / "models--u--r").rglob("config.json"))))
-    assert cached_file(cache, "u/r", COMMIT, config).name == config.git_oid
-    assert cached_file(cache, "u/r", "d" * 40, config) is None
+    found = cached_file(cache, remote("config.json", 2))
+    assert found.name == git_oid_of(found)
+    assert cached_file(cache, remote("config.json", 2, commit="d" * 40)) is None
 
 
 def test_a_file_of_another_length_is_none(cache):
-    file = HubFile("sub/model.gguf", len(WEIGHTS) + 1, hashlib.sha256(WEIGHTS).hexdigest())
-    assert cached_file(cache, "u/r", COMMIT, file) is None
+    file = remote("sub/model.gguf", len(WEIGHTS) + 1, hashlib.sha256(WEIGHTS).hexdigest())
+    assert cached_file(cache, file) is None
 
 
 @pytest.mark.parametrize("with_tree", [False, True])
@@ -57,7 +61,7 @@ def test_the_repository_without_a_network(tmp_path, with_tree):
     }
     assert cached_repository(settings, "u/r", COMMIT).files == repository.files
     for repo_id, revision in (("u/other", None), ("u/r", "v2"), ("u/r", "../refs/main"), ("u/r", "d" * 40)):
-        with pytest.raises(HubFailed, match="HF_HUB_OFFLINE is set"):
+        with pytest.raises(HubUnreachable, match="HF_HUB_OFFLINE is set"):
             cached_repository(settings, repo_id, revision)
 
 
