@@ -142,4 +142,3 @@ def test_a_stored_token_is_used_and_nothing_is_told_of_the_machine(hub, tmp_path
     assert explicit["authorization"] == "Bearer hf_member"
     assert "agent" not in explicit["user-agent"]
     assert explicit["user-agent"].startswith("qwenctl/")
-    assert all("agent-harnesses" not in exchange.url for exchange in hub.exchanges)
