@@ -187,6 +187,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(401, "", "Invalid credentials in Authorization header")
         return self._json({"type": "user", "name": "tester", "fullname": "Tester", "orgs": [], "auth": {}})
 
+    def _about(self, repo_id: str, what: str) -> None:
+        repository = self._repository(repo_id, for_contents=what == "auth-check")
+        if repository is not None:
+            refs = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": sha} for n, sha in repository.refs.items()]
+            self._json({"branches": refs, "tags": [], "converts": []} if what == "refs" else {})
+
     def _api(self, repo_id: str, what: str | None, revision: str | None, path: str | None) -> None:
         exchange = Exchange(0, "hub", self.command, "", self.path, has_token=self._token() is not None)
         fault = self.hub.begin(exchange)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
 
@@ -72,8 +72,10 @@ class RangeClient:
         self._storage_etags: dict[str, str] = {}  # place in storage → ETag of its first answer
         self._not_before_s: dict[str, float] = {}  # server → when it may be asked again
 
-    def read(self, remote: RemoteFile, offset_bytes: int, n_bytes: int) -> Iterator[bytes]:
+    def read(self, remote: RemoteFile, offset_bytes: int, n_bytes: int) -> Generator[bytes]:
         """Yield exactly `n_bytes` of the file from `offset_bytes` on, in pieces of at most `CHUNK_BYTES`, in order.
+
+        Close the generator if you do not read it to its end: its connection is closed with it.
 
         Raises:
             ValueError: the file is not so long.
