@@ -32,8 +32,9 @@ class GrowingDownload(PartialOutput):
         self, remote: RemoteFile, final: Path, files: DurableFiles, *, force: bool = False, restart: bool = False
     ) -> None:
         self._partial = partial_path(final)
-        journal = final.with_name(f"{final.name}.journal")
-        super().__init__(final, journal, identity(remote), remote.n_bytes, files, force=force, restart=restart)
+        super().__init__(
+            final, journal_path(final), identity(remote), remote.n_bytes, files, force=force, restart=restart
+        )
 
     @property
     def fd(self) -> int:
@@ -82,6 +83,11 @@ class GrowingDownload(PartialOutput):
 def partial_path(final: Path) -> Path:
     """Return where a file grows."""
     return final.with_name(f"{final.name}.partial")
+
+
+def journal_path(final: Path) -> Path:
+    """Return where what is done of it is recorded."""
+    return final.with_name(f"{final.name}.journal")
 
 
 def identity(remote: RemoteFile) -> dict[str, str]:

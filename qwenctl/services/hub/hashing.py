@@ -1,10 +1,13 @@
-"""The hash of a whole file on this disk, read once and in order. Knows nothing of hubs."""
+"""Hashes of whole files on this disk, read once and in order. Knows nothing of where they came from."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from qwenctl.services.hub.content_hash import ContentHash
+from qwenctl.services.hub.remote_file import RemoteFile
 
 _BLOCK_BYTES = 4 << 20
 
@@ -18,19 +21,29 @@ def sha256_of(path: Path, on_bytes: OnBytes = lambda _: None) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    return _digest(path, "sha256", b"", on_bytes)
+    digest = hashlib.sha256()
+    for block in _blocks(path, on_bytes):
+        digest.update(block)
+    return digest.hexdigest()
 
 
-def git_oid_of(path: Path) -> str:
-    """Return git's object name of the file: SHA-1 of "blob", its length and its bytes (git's gitformat-pack)."""
-    return _digest(path, "sha1", b"blob %d\0" % path.stat().st_size, lambda _: None)
+def holds(path: Path, remote: RemoteFile, on_bytes: OnBytes = lambda _: None) -> bool:
+    """Tell whether the file is `remote`, by length and by the hash that the hub names.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.stat().st_size != remote.n_bytes:
+        return False
+    found = ContentHash(remote)
+    for block in _blocks(path, on_bytes):
+        found.update(block)
+    return found.fits
 
 
-def _digest(path: Path, algorithm: str, prefix: bytes, on_bytes: OnBytes) -> str:
-    digest = hashlib.new(algorithm, prefix, usedforsecurity=False)
+def _blocks(path: Path, on_bytes: OnBytes) -> Iterator[memoryview]:
     block = memoryview(bytearray(_BLOCK_BYTES))
     with path.open("rb", buffering=0) as file:
         while n_read := file.readinto(block):
-            digest.update(block[:n_read])
+            yield block[:n_read]
             on_bytes(n_read)
-    return digest.hexdigest()

@@ -1,26 +1,31 @@
 """What a pull will do, before the first byte: which files, from where, and whether the disk has room. Looks, no more.
 
-A file is `here` under its final name, or in huggingface_hub's cache (`cached`), or an earlier run has begun with it
-(`begun`), or it is `missing`. The same plan is printed by --dry-run and executed by pull.py.
+A file is `here` under its final name and known to be the one, or something of its length is (`unchecked`), or it is in
+huggingface_hub's cache (`cached`), or an earlier run has begun with it (`begun`), or it is `missing`. The same plan is
+printed by --dry-run and executed by pull.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from quant.durable_files import DurableFiles
+from quant.errors import JsonFileError
+from quant.journal import read_state
 from quant.partial_output import DISK_RESERVE_BYTES, held_bytes
 from qwenctl.errors import DoesNotFit, InvalidRequest
-from qwenctl.services.hub.growing_download import partial_path
+from qwenctl.services.hub.growing_download import identity, journal_path, partial_path
 from qwenctl.services.hub.hf_cache import cached_file
 from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.services.hub.resolution import Wanted
+from qwenctl.services.hub.slices import SLICE_BYTES
+from qwenctl.services.model_origin import Origin, read_origin
 from qwenctl.units import format_bytes
 
-State = Literal["here", "cached", "begun", "missing"]
+State = Literal["here", "unchecked", "cached", "begun", "missing"]
 SUFFIX = ".gguf"
 
 
@@ -31,15 +36,19 @@ class PlannedFile:
     remote: RemoteFile
     path: Path
     state: State
-    n_held_bytes: int = 0  # what an earlier run has of it on the disk
+    n_done_bytes: int = 0  # fetched by an earlier run
+    n_held_bytes: int = 0  # of the disk that its unfinished file takes up
     cached: Path | None = None
 
     @property
     def n_bytes_to_fetch(self) -> int:
         """Bytes that have to come from the hub, as far as can be told without reading what is here."""
-        if self.state in ("here", "cached"):
-            return 0
-        return max(0, self.remote.n_bytes - self.n_held_bytes)
+        return self.remote.n_bytes - self.n_done_bytes if self.state in ("begun", "missing") else 0
+
+    @property
+    def n_disk_bytes(self) -> int:
+        """Room on the disk that it still needs."""
+        return max(0, self.remote.n_bytes - self.n_held_bytes) if self.state in ("begun", "missing") else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,11 @@ class PullPlan:
         return sum(file.n_bytes_to_fetch for file in self.files)
 
     @property
+    def n_disk_bytes(self) -> int:
+        """Room on the disk that is still needed."""
+        return sum(file.n_disk_bytes for file in self.files)
+
+    @property
     def is_done(self) -> bool:
         """Whether everything is here."""
         return all(file.state == "here" for file in self.files)
@@ -67,7 +81,7 @@ class PullPlan:
         Raises:
             DoesNotFit: with what is needed and what there is.
         """
-        needed = self.n_bytes_to_fetch
+        needed = self.n_disk_bytes
         if needed and self.free_bytes < needed + DISK_RESERVE_BYTES:
             raise DoesNotFit(
                 f"{self.target.parent} has {format_bytes(self.free_bytes)} free; this pull needs "
@@ -91,7 +105,9 @@ def plan_files(wanted: Wanted, target: Path, cache_dir: Path, files: DurableFile
     else:
         remotes = wanted.files
         paths = [target.parent / name for name in split_names(target.name, len(remotes))]
-    planned = tuple(_look(remote, path, cache_dir) for remote, path in zip(remotes, paths, strict=True))
+    origin = _origin(paths[0])
+    known = {file.name: file.sha256 for file in origin.files} if origin else {}
+    planned = tuple(_look(remote, path, cache_dir, known) for remote, path in zip(remotes, paths, strict=True))
     free_bytes = (files or DurableFiles()).free_bytes(target.parent)
     return PullPlan(wanted, paths[0] if wanted.kind == "gguf" else target, planned, free_bytes)
 
@@ -138,11 +154,32 @@ def target_folder(out: str | None, wanted: Wanted) -> Path:
     return folder
 
 
-def _look(remote: RemoteFile, path: Path, cache_dir: Path) -> PlannedFile:
+def _origin(path: Path) -> Origin | None:
+    try:
+        return read_origin(path)
+    except JsonFileError:
+        return None  # then everything is looked at again
+
+
+def _look(remote: RemoteFile, path: Path, cache_dir: Path, known: Mapping[str, str]) -> PlannedFile:
     if path.is_file() and path.stat().st_size == remote.n_bytes:
-        return PlannedFile(remote, path, "here")
+        is_known = remote.sha256 is not None and known.get(path.name) == remote.sha256
+        return PlannedFile(remote, path, "here" if is_known else "unchecked")
     cached = cached_file(cache_dir, remote)
     if cached is not None:
         return PlannedFile(remote, path, "cached", cached=cached)
     n_held_bytes = held_bytes(partial_path(path))
-    return PlannedFile(remote, path, "begun" if n_held_bytes else "missing", n_held_bytes)
+    if not n_held_bytes:
+        return PlannedFile(remote, path, "missing")
+    return PlannedFile(remote, path, "begun", _n_done_bytes(path, remote), n_held_bytes)
+
+
+def _n_done_bytes(path: Path, remote: RemoteFile) -> int:
+    """Return how many bytes an unfinished download's journal counts as done."""
+    try:
+        state = read_state(journal_path(path).read_bytes())
+    except OSError:
+        return 0
+    if state.identity != identity(remote):
+        return 0
+    return min(remote.n_bytes, len(state.done) * SLICE_BYTES)

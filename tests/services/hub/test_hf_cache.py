@@ -8,7 +8,7 @@ import importlib
 import pytest
 
 from qwenctl.errors import HubUnreachable
-from qwenctl.services.hub.hashing import git_oid_of, sha256_of
+from qwenctl.services.hub.hashing import holds, sha256_of
 from qwenctl.services.hub.hf_cache import cached_file, cached_repository
 from qwenctl.services.hub.listing import listed_file
 from qwenctl.settings import HubSettings
@@ -19,8 +19,8 @@ WEIGHTS = b"weights" * 100
 CONTENTS = {"config.json": b"{}", "sub/model.gguf": WEIGHTS}
 
 
-def remote(path, n_bytes, sha256=None, *, repo_id="u/r", commit=COMMIT):
-    return listed_file("https://hub", repo_id, commit, path, n_bytes=n_bytes, sha256=sha256, git_oid=None)
+def remote(path, n_bytes, sha256=None, *, repo_id="u/r", commit=COMMIT, git_oid=None):
+    return listed_file("https://hub", repo_id, commit, path, n_bytes=n_bytes, sha256=sha256, git_oid=git_oid)
 
 
 @pytest.fixture
@@ -40,7 +40,9 @@ def test_a_file_is_found_by_its_hash_whatever_the_commit(cache):
 
 def test_a_small_file_is_found_by_its_commit(cache):
     found = cached_file(cache, remote("config.json", 2))
-    assert found.name == git_oid_of(found)
+    assert holds(found, remote("config.json", 2, git_oid=found.name))
+    assert not holds(found, remote("config.json", 2, git_oid="0" * 40))
+    assert not holds(found, remote("config.json", 3, git_oid=found.name))
     assert cached_file(cache, remote("config.json", 2, commit="d" * 40)) is None
 
 
