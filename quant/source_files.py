@@ -32,7 +32,15 @@ class PositionedReads(Protocol):
         ...
 
 
-class SourceFiles(Protocol):
+class Openable(Protocol):
+    """What can be opened for positioned reads."""
+
+    def open(self) -> PositionedReads:
+        """Return the files, open; each is opened when it is first read."""
+        ...
+
+
+class SourceFiles(Openable, Protocol):
     """The files of one checkpoint, each named by a path, whether or not the disk has it."""
 
     def names(self, folder: Path) -> set[str]:
@@ -57,10 +65,6 @@ class SourceFiles(Protocol):
 
     def describe(self, path: Path) -> str:
         """Return what identifies a file of safetensors, its header validated, as text that can be shown."""
-        ...
-
-    def open(self) -> PositionedReads:
-        """Return the files, open; each is opened when it is first read."""
         ...
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from quant.column_read import ColumnReader
 from quant.errors import FileFormatError, UnsupportedTensor
-from quant.source_files import DISK, SourceFiles
+from quant.source_files import DISK, Openable
 from quant.source_tensor import SourceTensor
 from quant.tensor_info import TensorInfo
 
@@ -35,7 +35,7 @@ class TensorReader:
         source: where the files are.
     """
 
-    def __init__(self, source: SourceFiles = DISK) -> None:
+    def __init__(self, source: Openable = DISK) -> None:
         self._files = source.open()
         self._columns = ColumnReader(self.read_bytes)
 
