@@ -6,6 +6,8 @@
     QWENCTL_DEBUG     1: every error shows its traceback
     XDG_DATA_HOME, XDG_CACHE_HOME   parents of the data and the cache folder
     NO_COLOR, TERM=dumb             plain text, no escape sequences
+    HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY   in capitals or not: how a hub is reached
+    SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE   who vouches for a hub or a proxy
 
 Knows nothing of options: a command combines these values with its flags, and the flag wins.
 """
@@ -33,6 +35,27 @@ _VARIABLES = (
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """How other machines are reached. Not shown in messages: the URL of a proxy may hold a password."""
+
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)  # "http", "https" or "all" → URL of a proxy
+    no_proxy: str = ""  # hosts that are reached without one, separated by commas; "*": all
+    ca_file: Path | None = None  # certificates to trust instead of those that come with the program
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> NetworkSettings:
+        """Read the variables that curl, pip and the hub's own client know. Small letters win, as they do there."""
+        found = {scheme: _either_case(environ, f"{scheme}_proxy") for scheme in ("http", "https", "all")}
+        files = (environ.get(name) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
+        ca_file = next((name for name in files if name), None)
+        return cls(
+            proxies={scheme: url for scheme, url in found.items() if url},
+            no_proxy=_either_case(environ, "no_proxy"),
+            ca_file=Path(ca_file) if ca_file else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What holds for the whole process. Folders need not exist; whoever writes creates them."""
 
@@ -43,6 +66,7 @@ class Settings:
     n_threads: int | None = None  # None: chosen per command
     debug: bool = False
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
+    network: NetworkSettings = field(default_factory=NetworkSettings)
     variables: Mapping[str, str] = field(default_factory=dict, compare=False)  # those of the table above that are set
 
     @classmethod
@@ -63,8 +87,13 @@ class Settings:
             n_threads=_n_threads(environ),
             debug=_switch(environ, "QWENCTL_DEBUG", default=False),
             plain=bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb",
+            network=NetworkSettings.from_environment(environ),
             variables={name: environ[name] for name in _VARIABLES if environ.get(name)},
         )
+
+
+def _either_case(environ: Mapping[str, str], name: str) -> str:
+    return (environ.get(name) or environ.get(name.upper()) or "").strip()
 
 
 def _xdg_folder(environ: Mapping[str, str], name: str, default: str) -> Path:
