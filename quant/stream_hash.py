@@ -21,7 +21,11 @@ class StreamedFiles(SourceFiles, Protocol):
     """Files that come from elsewhere, each with a hash that its publisher gives."""
 
     def sha256(self, path: Path) -> str:
-        """Return that hash, in hexadecimal."""
+        """Return that hash, in hexadecimal.
+
+        Raises:
+            CheckpointError: it is not known.
+        """
         ...
 
     def header_sha256(self, path: Path) -> str:

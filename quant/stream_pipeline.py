@@ -76,9 +76,12 @@ def plan_spans(plan: ConversionPlan, source: StreamedFiles) -> tuple[Span, ...]:
     """Return what `run_streamed` will read.
 
     Raises:
+        CheckpointError: a file whose hash is not known.
         UnsupportedTensor: weights that cannot be encoded in the order in which they lie there.
     """
     paths = {path for work in plan.slices for path in work.source.info.paths}
+    for path in paths:
+        source.sha256(path)
     sizes = {path: source.size_bytes(path) for path in paths}
     headers = {path: 8 + int.from_bytes(source.read(path, 0, 8), "little") for path in paths}
     return cut_spans(plan.slices, sizes, headers)
@@ -107,7 +110,7 @@ def run_streamed(
 
     Raises:
         DamagedSource: a file had another hash than it should, twice.
-        UnsupportedTensor: see `plan_spans`.
+        CheckpointError, UnsupportedTensor: see `plan_spans`.
         BadWeights, OutputExists, OutputBusy, ResumeRefused, NotEnoughDisk, WriteFailed: see `quant.pipeline.run_plan`.
         KeyboardInterrupt, and what `source` raises: after the journal was brought up to date.
     """
