@@ -174,9 +174,7 @@ def _dense_width(fields: JsonFields) -> int:
 
 
 def _gated_attention(fields: JsonFields, n_embd: int) -> Shapes:
-    n_head, n_kv, head_dim = (
-        _count(fields, key) for key in ("num_attention_heads", "num_key_value_heads", "head_dim")
-    )
+    n_head, n_kv, head_dim = (_count(fields, key) for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     return {
         "attn_q.weight": (2 * n_head * head_dim, n_embd),  # queries and their gates
         "attn_k.weight": (n_kv * head_dim, n_embd),

@@ -17,10 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from quant.recipe import OUTPUT_TYPES
 from scripts.plan_check.memory_cases import CASES, Compared, compare, read_outline
 from scripts.plan_check.no_alloc import measure
-
-from quant.recipe import OUTPUT_TYPES
 
 MOST = 0.02
 OUTPUT = OUTPUT_TYPES["q4_k_m"]
@@ -51,7 +50,9 @@ def cells_error(one: Compared) -> float:
 
 def show(found: list[Compared]) -> None:
     """Print one line a case."""
-    print(f"{'model':32} {'cells':>9} {'seq':>3} {'batch':>5} {'kv':>5} fa  {'cache MiB':>17} {'compute MiB':>15}  error")
+    print(
+        f"{'model':32} {'cells':>9} {'seq':>3} {'batch':>5} {'kv':>5} fa  {'cache MiB':>17} {'compute MiB':>15}  error"
+    )
     for one in found:
         context = one.context
         print(

@@ -44,6 +44,9 @@ COMMANDS: dict[str, Entry] = {
     ),
     "eval": Entry("Look at models", "qwenctl.cli.commands.eval", "Measure how good models are on a text."),
     "models": Entry("Look at models", "qwenctl.cli.commands.models", "List the converted models."),
+    "plan": Entry(
+        "Look at the machine", "qwenctl.cli.commands.plan", "Say what fits a machine, how fast, and how to run it."
+    ),
     "doctor": Entry(
         "Look at the machine", "qwenctl.cli.commands.doctor", "Say what this machine has for models, and what is wrong."
     ),

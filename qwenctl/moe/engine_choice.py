@@ -1,4 +1,4 @@
-"""Whether a Mixture-of-Experts model that was sized is quicker with llama.cpp by itself. Pure; `run` and `plan` ask it."""
+"""Whether a Mixture-of-Experts model that was sized is quicker with llama.cpp by itself. Pure; `run`, `plan` ask it."""
 
 from __future__ import annotations
 

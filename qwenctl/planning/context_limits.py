@@ -1,10 +1,10 @@
 """What a context longer than the trained one means, said plainly. Pure.
 
-YaRN (Peng et al. 2023, arXiv 2309.00071) stretches rotary positions by a factor: llama.cpp has it, and reads it from the
-file's metadata (rope.scaling.*); `qwenctl convert` writes what config.json says. Qwen's cards state it for 4 times the
-original context of Qwen3 (32,768 tokens) and for Qwen3-Next and Qwen3.5 from 262,144 up to about a million. For Qwen3's
-2507 models they describe another way to a million tokens, dual chunk attention with sparse attention, which vLLM and
-SGLang have and llama.cpp has not.
+YaRN (Peng et al. 2023, arXiv 2309.00071) stretches rotary positions by a factor: llama.cpp has it, and reads it from
+the file's metadata (rope.scaling.*); `qwenctl convert` writes what config.json says. Qwen's cards state it for 4 times
+the original context of Qwen3 (32,768 tokens) and for Qwen3-Next and Qwen3.5 from 262,144 up to about a million. For
+Qwen3's 2507 models they describe another way to a million tokens, dual chunk attention with sparse attention, which
+vLLM and SGLang have and llama.cpp has not.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def advise_context(outline: ModelOutline, n_ctx: int) -> ContextAdvice:
     notes = [f"the model was trained for {trained:,} tokens; {n_ctx:,} are {needed:.3g} times that"]
     if needed <= _MOST_FACTOR:
         notes += [
-            f"YaRN with a factor of {ceil(needed * 2) / 2:g} reaches it: set rope_scaling in config.json (rope_type yarn, "
-            f"original_max_position_embeddings {trained}) before converting, and llama.cpp follows the file",
-            "its factor holds for short texts, too, which get a little worse; far retrieval degrades first, so test yours",
+            f"YaRN with a factor of {ceil(needed * 2) / 2:g} reaches it: set rope_scaling in config.json (rope_type "
+            f"yarn, original_max_position_embeddings {trained}) before converting, and llama.cpp follows the file",
+            "its factor holds for short texts, too, which get a little worse; far retrieval degrades first: test yours",
         ]
         if outline.architecture in ("qwen3", "qwen3moe") and trained >= 1 << 18:
             notes.append(

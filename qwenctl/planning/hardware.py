@@ -2,8 +2,8 @@
 
 Cards: memory, its bandwidth and the dense f16 tensor rate (f16 accumulation for GeForce) as NVIDIA's data sheets and
 architecture white papers have them (GA102, AD102, Blackwell; A100, H100, H200, L40S, A6000); PCIe as its specification,
-one direction, 16 lanes unless the card has 8. Main memory: channels × transfer rate × 8 bytes (JEDEC). NVMe: what drives
-of the generation read in large pieces.
+one direction, 16 lanes unless the card has 8. Main memory: channels × transfer rate × 8 bytes (JEDEC). NVMe: what
+drives of the generation read in large pieces.
 
 Shares, from published runs of llama.cpp: an RTX 4090 with an 8B model in Q4_0 and 32k tokens in the cache makes 102.8
 tokens/s, 0.91 of its bandwidth, an RTX 3090 0.81 (pull request 17505), and prompts of 47 and 29-35 × 10¹² products a
@@ -58,10 +58,6 @@ class Card:
         )
 
 
-def _hbm(name: str, gib: float, bandwidth_gb_s: float, tflops: float, pcie_gb_s: float, share: float) -> Card:
-    return Card(name, gib, bandwidth_gb_s, tflops, pcie_gb_s, 0.7, share, 70.0)
-
-
 CARDS: Mapping[str, Card] = {
     card.name.lower().replace(" ", ""): card
     for card in (
@@ -76,10 +72,10 @@ CARDS: Mapping[str, Card] = {
         Card("RTX 5090", 32, 1792, 419, 63.0),
         Card("RTX A6000", 48, 768, 155, 31.5),
         Card("L40S", 48, 864, 362, 31.5, arithmetic_share=0.4),
-        _hbm("A100", 80, 2039, 312, 31.5, 0.3),
-        _hbm("A100-40", 40, 1555, 312, 31.5, 0.3),
-        _hbm("H100", 80, 3350, 989, 63.0, 0.2),
-        _hbm("H200", 141, 4800, 989, 63.0, 0.2),
+        Card("A100", 80, 2039, 312, 31.5, read_share=0.7, arithmetic_share=0.3, layer_us=70),
+        Card("A100-40", 40, 1555, 312, 31.5, read_share=0.7, arithmetic_share=0.3, layer_us=70),
+        Card("H100", 80, 3350, 989, 63.0, read_share=0.7, arithmetic_share=0.2, layer_us=70),
+        Card("H200", 141, 4800, 989, 63.0, read_share=0.7, arithmetic_share=0.2, layer_us=70),
     )
 }
 _ALIASES = {
@@ -120,6 +116,13 @@ def find_card(name: str) -> Card | None:
     """Return the card that `name` means, in any case, with or without blanks and RTX; None: not in the table."""
     key = name.lower().replace(" ", "").removeprefix("nvidia").removeprefix("geforce")
     return CARDS.get(key) or CARDS.get(_ALIASES.get(key, ""))
+
+
+def described_card(description: str) -> Card | None:
+    """Return the card that a driver calls so: "NVIDIA H100 80GB HBM3"; None: not in the table."""
+    key = description.lower().replace(" ", "").removeprefix("nvidia").removeprefix("geforce")
+    names = sorted({**CARDS, **_ALIASES}, key=len, reverse=True)
+    return next((find_card(name) for name in names if key.startswith(name)), None)
 
 
 def card_of_memory(n_bytes: int) -> Card:

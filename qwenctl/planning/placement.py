@@ -17,6 +17,8 @@ from qwenctl.moe.context_memory import compute_bytes, kv_cache_bytes
 from qwenctl.moe.device_budget import DeviceRequest
 from qwenctl.moe.engine_choice import is_for_stock
 from qwenctl.moe.layout_choice import LayoutChoice
+from qwenctl.moe.microbatch import PrefillRates
+from qwenctl.moe.model_size import ModelSize
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
 from qwenctl.moe.sizing import base_bytes, margin_bytes, size_offload, try_size
 from qwenctl.moe.stock_placement import StockPart, StockPlacement, place_stock
@@ -50,11 +52,13 @@ class ExpertLayout:
     Attributes:
         choice: layout and operations.
         slot_bytes: of an expert of each layer with experts.
+        rates: of the CPU and the disk with experts in this layout.
         n_io_threads: that read.
     """
 
     choice: LayoutChoice
     slot_bytes: tuple[int, ...]
+    rates: PrefillRates
     n_io_threads: int
 
 
@@ -96,6 +100,7 @@ class Placement:
         output_device: that has the output matrix; None: main memory.
         memories: devices, then main memory.
         n_ubatch: tokens of a prompt computed at once.
+        rates: of the CPU with experts as they lie there, and of the disk.
         tier: the slowest memory that holds weights: "devices", "memory", "disk".
         offload: the scheduler's plan; None: llama.cpp by itself.
         stock: llama.cpp's placement; None: the scheduler's.
@@ -105,6 +110,7 @@ class Placement:
     output_device: int | None
     memories: tuple[MemoryUse, ...]
     n_ubatch: int
+    rates: PrefillRates
     tier: str
     offload: OffloadPlan | None = None
     stock: StockPlacement | None = None
@@ -136,16 +142,17 @@ def try_place(
     """Return where the model goes, as `place`; None: it does not fit."""
     if model.experts is None:
         return _stock(model, machine, request)
+    sized: OffloadPlan | None = None
     for layout in layouts or (None,):
         size = model.size(layout.slot_bytes if layout else None)
-        plan = try_size(size, machine.memory, _offload_request(machine, request, layout))
-        if plan is None:
-            return None
-        if plan.resident:
+        sized = try_size(size, machine.memory, _offload_request(machine, request, layout))
+        if sized is None or sized.resident:
             break
-    if is_for_stock(plan, size, layout.choice if layout else None):
+    if sized is None:
+        return None
+    if is_for_stock(sized, size, layout.choice if layout else None):
         return _stock(model, machine, request)
-    return _offloaded(model, machine, plan)
+    return _offloaded(size, machine, sized, layout.rates if layout else machine.cpu.batch)
 
 
 def _does_not_fit(
@@ -171,29 +178,28 @@ def _offload_request(machine: Machine, request: ContextRequest, layout: ExpertLa
         type_v=request.kv_type,
         n_io_threads=layout.n_io_threads if layout else usual.n_io_threads,
         layout=layout.choice.layout if layout else usual.layout,
-        rates=machine.cpu.batch,
+        rates=layout.rates if layout else machine.cpu.batch,
     )
 
 
-def _offloaded(model: PlannedModel, machine: Machine, plan: OffloadPlan) -> Placement:
-    experts = model.experts
-    assert experts is not None
+def _offloaded(size: ModelSize, machine: Machine, plan: OffloadPlan, rates: PrefillRates) -> Placement:
     held = {layer: index for index, one in enumerate(plan.devices.budgets) for layer in one.layers}
-    ram = dict(zip((layer.index for layer in experts.layers), plan.n_slots, strict=True))
+    ram = dict(zip(size.layers, plan.n_slots, strict=True))
     layers = tuple(
         LayerPlace(
             held.get(layer),
             plan.devices.budgets[held[layer]].n_slots if layer in held and layer in ram else 0,
             ram.get(layer, 0),
         )
-        for layer in range(model.shape.n_layers)
+        for layer in range(size.shape.n_layers)
     )
-    all_there = all(one.device_slots + one.ram_slots >= model.shape.n_experts for i, one in enumerate(layers) if i in ram)
+    all_there = all(one.device_slots + one.ram_slots >= size.n_experts for i, one in enumerate(layers) if i in ram)
     return Placement(
         layers=layers,
         output_device=next((index for index, one in enumerate(plan.devices.budgets) if one.has_output), None),
         memories=(*_device_uses(plan, machine), _ram_use(plan)),
         n_ubatch=plan.n_ubatch,
+        rates=rates,
         tier="memory" if all_there else "disk",
         offload=plan,
     )
@@ -237,14 +243,13 @@ def _stock(model: PlannedModel, machine: Machine, request: ContextRequest) -> Pl
         output_device=next((index for index, part in enumerate(placement.parts) if part.has_output), None),
         memories=(*_stock_uses(model, machine, placement, kv, compute), ram),
         n_ubatch=STOCK_UBATCH,
+        rates=machine.cpu.batch,
         tier="devices" if placement.is_whole and placement.parts else "memory",
         stock=placement,
     )
 
 
-def _stock_ram(
-    model: PlannedModel, machine: Machine, placement: StockPlacement, kv: int, compute: int
-) -> MemoryUse:
+def _stock_ram(model: PlannedModel, machine: Machine, placement: StockPlacement, kv: int, compute: int) -> MemoryUse:
     """Return what stays in main memory; of a model on devices, the embedding."""
     sizes, n_layers = model.sizes, model.shape.n_layers
     held = {layer for part in placement.parts for layer in part.layers}
@@ -266,7 +271,7 @@ def _stock_ram(
     return MemoryUse("RAM", machine.memory.budget_bytes, parts)
 
 
-def _stock_uses(  # noqa: PLR0917 - one step of `_stock`
+def _stock_uses(
     model: PlannedModel, machine: Machine, placement: StockPlacement, kv: int, compute: int
 ) -> list[MemoryUse]:
     uses = []

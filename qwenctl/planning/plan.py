@@ -1,8 +1,8 @@
 """The plan: a quantization, a placement, speeds, the longest context. A pure function of model, machine and request.
 
 "The best quantization that fits" is the best of those that need no slower memory than another would: with all weights
-on devices if any has them there, else in memory, else with some on the disk. Off the devices every byte of a weight
-costs time, so there it is the best that answers at reading speed, else the usual type.
+on devices if any has them there, else in memory, else with some on the disk. In memory every byte of a weight costs
+time, so there it is the best that answers at reading speed, else the usual type; with experts on the disk, the usual.
 """
 
 from __future__ import annotations
@@ -124,11 +124,11 @@ def _best(fitting: Mapping[str, tuple[str, float]]) -> str:
     """Return the best of (tier, tokens/s) by quantization, which are in the order of quality."""
     quickest = min((tier for tier, _ in fitting.values()), key=_TIERS.index)
     rates = {quant: rate for quant, (tier, rate) in fitting.items() if tier == quickest}
-    if quickest == _TIERS[0]:
-        return next(iter(rates))
-    readable = [quant for quant, rate in rates.items() if rate >= READING_TOKENS_S]
     usual = USUAL_QUANT if USUAL_QUANT in rates else next(iter(rates))
-    return readable[0] if readable else usual
+    if quickest == "devices":
+        return next(iter(rates))
+    better = list(rates)[: list(rates).index(usual)] if quickest == "memory" else []
+    return next((quant for quant in better if rates[quant] >= READING_TOKENS_S), usual)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ Every second goes to one resource, so the largest sum is what bounds. Pure.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 
 from qwenctl.moe.microbatch import experts_used, miss_rate
 from qwenctl.planning.layer_work import LayerWork, layer_works, output_work
@@ -30,7 +31,11 @@ _EXPERT_ARITHMETIC = 0.5  # of a device's rate, with the few tokens that each ex
 _ATTENTION_ARITHMETIC = 0.5  # of a device's rate
 _CPU_ATTENTION = 0.2  # of the CPU's rate of dense products: ggml's kernel for flash attention
 _CPU_CACHE_READ = 0.3  # of the CPU's reading rate, likewise
+_FEW_TOKENS = 4.0  # an expert: below, its weights are read rather than multiplied
 _HAND_OVER_S = 30e-6  # of activations between devices, and between a device and the CPU
+
+Spent = defaultdict[str, float]
+"""Seconds by resource."""
 
 _WORDS = {
     "device memory": "reading weights from GPU memory",
@@ -106,7 +111,7 @@ class _Timing:
     def decode(self, n_cells: int) -> Estimate:
         """Return the rate of answers with `n_cells` tokens of each sequence in the cache."""
         n_tokens = self._request.n_parallel
-        spent: Counter[str] = Counter()
+        spent: Spent = defaultdict(float)
         for work, place in zip(self._works, self._placement.layers, strict=True):
             self._decode_layer(spent, work, place, n_tokens, n_cells)
         self._dense(spent, self._output, self._placement.output_device, n_tokens)
@@ -115,7 +120,7 @@ class _Timing:
 
     def prefill(self, n_prompt: int) -> Estimate:
         """Return the rate of one prompt."""
-        spent: Counter[str] = Counter()
+        spent: Spent = defaultdict(float)
         done, step = 0, self._placement.n_ubatch
         while done < n_prompt:
             n_tokens = min(step, n_prompt - done)
@@ -126,9 +131,7 @@ class _Timing:
         self._dense(spent, self._output, self._placement.output_device, 1)
         return _estimate(spent, n_prompt)
 
-    def _decode_layer(
-        self, spent: Counter[str], work: LayerWork, place: LayerPlace, n_tokens: int, n_cells: int
-    ) -> None:
+    def _decode_layer(self, spent: Spent, work: LayerWork, place: LayerPlace, n_tokens: int, n_cells: int) -> None:
         self._dense(spent, work, place.device, n_tokens)
         gpu = self._gpu(place.device)
         cache_rate = gpu.read_bytes_s if gpu else self._machine.cpu.read_bytes_s * _CPU_CACHE_READ
@@ -137,12 +140,10 @@ class _Timing:
         if work.expert_bytes:
             self._experts(spent, work, place, n_tokens, experts_used(self._n_experts, self._n_used, n_tokens))
 
-    def _prefill_layer(
-        self, spent: Counter[str], work: LayerWork, place: LayerPlace, n_tokens: int, n_cells: float
-    ) -> None:
+    def _prefill_layer(self, spent: Spent, work: LayerWork, place: LayerPlace, n_tokens: int, n_cells: float) -> None:
         gpu, cpu = self._gpu(place.device), self._machine.cpu
         if gpu is None and self._machine.gpus and not self._scheduled:
-            self._uploaded(spent, work, place, n_tokens, n_cells)
+            self._uploaded(spent, work, n_tokens, n_cells)
             return
         self._dense(spent, work, place.device, n_tokens)
         products = n_tokens * n_cells * work.attention_macs
@@ -155,7 +156,7 @@ class _Timing:
             else:
                 self._experts(spent, work, place, n_tokens, used, even=n_tokens > self._request.n_parallel)
 
-    def _dense(self, spent: Counter[str], work: LayerWork, device: int | None, n_tokens: int) -> None:
+    def _dense(self, spent: Spent, work: LayerWork, device: int | None, n_tokens: int) -> None:
         gpu, cpu = self._gpu(device), self._machine.cpu
         if gpu:
             _longest(
@@ -170,9 +171,9 @@ class _Timing:
                 ("arithmetic", n_tokens * work.dense_macs / cpu.batch.dense_macs_s),
             )
 
-    def _experts(  # noqa: PLR0917 - one step of a layer
+    def _experts(
         self,
-        spent: Counter[str],
+        spent: Spent,
         work: LayerWork,
         place: LayerPlace,
         n_tokens: int,
@@ -184,12 +185,13 @@ class _Timing:
         n_experts = self._n_experts
         on_device, missing = self._shares(place, even=even)
         tokens = n_tokens * self._n_used
-        rate = self._machine.cpu.batch.expert_rate(tokens / used)
+        rates = self._placement.rates
+        rate = rates.expert_rate(tokens / used)
         compute_s = tokens * (1 - on_device) * work.expert_macs / rate
-        disk_s = used * missing * work.expert_bytes / self._machine.cpu.batch.disk_bytes_s
+        disk_s = used * missing * work.expert_bytes / rates.disk_bytes_s
         hits = max(0.0, 1 - missing / max(1e-9, 1 - on_device)) if n_experts else 1.0
         if even:  # waves: computed as experts arrive
-            cpu_s = max(compute_s, disk_s) + missing * used * work.expert_bytes / self._machine.cpu.batch.arrange_bytes_s
+            cpu_s = max(compute_s + used * missing * work.expert_bytes / rates.arrange_bytes_s, disk_s)
         else:
             cpu_s = max(hits * compute_s, disk_s) + (1 - hits) * compute_s
         name = "disk" if disk_s > compute_s else "memory" if tokens / used < _FEW_TOKENS else "arithmetic"
@@ -212,9 +214,7 @@ class _Timing:
             return min(1.0, place.device_slots / n_experts), 1 - there / n_experts
         return 1 - miss_rate(n_experts, place.device_slots), miss_rate(n_experts, there)
 
-    def _uploaded(
-        self, spent: Counter[str], work: LayerWork, place: LayerPlace, n_tokens: int, n_cells: float
-    ) -> None:
+    def _uploaded(self, spent: Spent, work: LayerWork, n_tokens: int, n_cells: float) -> None:
         """Add a layer in main memory beside a device: the CPU's products, or the upload and the device's."""
         gpu, cpu = self._machine.gpus[0], self._machine.cpu
         dense_s = work.dense_bytes / gpu.upload_bytes_s
@@ -224,38 +224,33 @@ class _Timing:
             used = experts_used(self._n_experts, self._n_used, n_tokens)
             self._uploaded_experts(spent, work, n_tokens, used)
 
-    def _uploaded_experts(self, spent: Counter[str], work: LayerWork, n_tokens: int, used: float) -> None:
-        gpu, cpu = self._machine.gpus[0], self._machine.cpu
+    def _uploaded_experts(self, spent: Spent, work: LayerWork, n_tokens: int, used: float) -> None:
+        gpu = self._machine.gpus[0]
         tokens = n_tokens * self._n_used
-        on_cpu = tokens * work.expert_macs / cpu.batch.expert_rate(tokens / used)
+        on_cpu = tokens * work.expert_macs / self._placement.rates.expert_rate(tokens / used)
         on_gpu = tokens * work.expert_macs / (gpu.macs_s * _EXPERT_ARITHMETIC)
-        _cheapest(
-            spent, ("arithmetic", on_cpu), ("upload", used * work.expert_bytes / gpu.upload_bytes_s + on_gpu)
-        )
+        _cheapest(spent, ("arithmetic", on_cpu), ("upload", used * work.expert_bytes / gpu.upload_bytes_s + on_gpu))
 
-    def _hand_over(self, spent: Counter[str]) -> None:
+    def _hand_over(self, spent: Spent) -> None:
         places = [place.device for place in self._placement.layers]
-        changes = sum(a != b for a, b in zip(places, places[1:], strict=False))
+        changes = sum(a != b for a, b in pairwise(places))
         spent["device launches"] += changes * _HAND_OVER_S
 
     def _gpu(self, device: int | None) -> GpuRates | None:
         return None if device is None else self._machine.gpus[device]
 
 
-_FEW_TOKENS = 4.0  # an expert: below, its weights are read rather than multiplied
-
-
-def _longest(spent: Counter[str], *parts: tuple[str, float]) -> None:
+def _longest(spent: Spent, *parts: tuple[str, float]) -> None:
     name, seconds = max(parts, key=lambda part: part[1])
     spent[name] += seconds
 
 
-def _cheapest(spent: Counter[str], *parts: tuple[str, float]) -> None:
+def _cheapest(spent: Spent, *parts: tuple[str, float]) -> None:
     name, seconds = min(parts, key=lambda part: part[1])
     spent[name] += seconds
 
 
-def _estimate(spent: Counter[str], n_tokens: int) -> Estimate:
+def _estimate(spent: Spent, n_tokens: int) -> Estimate:
     total = sum(spent.values())
     bound = max(spent, key=lambda name: spent[name])
     return Estimate(n_tokens / total, _WORDS[bound], {name: s for name, s in spent.items() if s > 0})

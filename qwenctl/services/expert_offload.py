@@ -230,7 +230,7 @@ def _sized(
         DoesNotFit: see `open_offload`.
     """
     asked = options.offload.n_io_threads
-    measured = min(_MOST_IO_THREADS, max(_N_IO_THREADS, chosen.n_io_threads or 0))
+    measured = io_threads(chosen)
     try:
         n_io_threads = asked or measured
         return size_offload(model, machine, _request(options, context, chosen, n_io_threads)), n_io_threads
@@ -238,6 +238,11 @@ def _sized(
         if asked or measured == _N_IO_THREADS:
             raise
     return size_offload(model, machine, _request(options, context, chosen, _N_IO_THREADS)), _N_IO_THREADS
+
+
+def io_threads(layout: OffloadLayout) -> int:
+    """Return how many threads read, where memory is not short."""
+    return min(_MOST_IO_THREADS, max(_N_IO_THREADS, layout.n_io_threads or 0))
 
 
 def _request(options: EngineOptions, context: ContextSize, chosen: OffloadLayout, n_io_threads: int) -> OffloadRequest:

@@ -44,7 +44,7 @@ class OffloadLayout:
 
 
 def offload_layouts(ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_threads: int) -> Iterator[OffloadLayout]:
-    """Decide, or measure and decide: yield what suits all experts in memory, then what some on the disk.
+    """Decide, measuring first where nothing is known: what suits all experts in memory, then what some on the disk.
 
     Args:
         ggml: the library.
@@ -58,6 +58,17 @@ def offload_layouts(ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_th
     """
     folder, small = options.offload.calibration_dir, experts.expert_bytes < _WORTH_BYTES
     calibration = None if folder is None or small else calibrated(experts, ggml, folder, n_threads)
+    return layouts_with(ggml, experts, options, n_threads, calibration)
+
+
+def layouts_with(
+    ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_threads: int, calibration: Calibration | None
+) -> Iterator[OffloadLayout]:
+    """Decide by rates that are known, or None: yield what suits all experts in memory, then what some on the disk.
+
+    Raises:
+        InvalidRequest: as `offload_layouts`.
+    """
     for resident in (True, False):
         yield _layout(ggml, experts, options, n_threads, calibration, resident=resident)
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.plan_check.no_alloc import Allocated, Context
-
 from quant.json_fields import JsonFields
 from quant.model_outline import ModelOutline, outline_of_config
 from qwenctl.moe.context_memory import ContextShape, compute_buffer_bytes, kv_cache_bytes
+from scripts.plan_check.no_alloc import Allocated, Context
 
 CONFIGS = Path(__file__).resolve().parents[2] / "tests" / "planning" / "configs"
 K = 1024

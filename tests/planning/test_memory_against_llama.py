@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from scripts.plan_check.memory_cases import CASES, compare, read_outline
-from scripts.plan_check.no_alloc import measure
 
 from quant.recipe import OUTPUT_TYPES
+from scripts.plan_check.memory_cases import CASES, compare, read_outline
+from scripts.plan_check.no_alloc import measure
 
 _OUTPUT = OUTPUT_TYPES["q4_k_m"]
 
