@@ -11,7 +11,7 @@ qwenctl/moe computes; knows nothing of slots or graphs.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import llama_cpp
@@ -29,7 +29,7 @@ from qwenctl.moe.machine_memory import MachineMemory
 from qwenctl.moe.model_size import ModelSize, size_of_model
 from qwenctl.moe.model_stream import ModelStream, can_stream
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
-from qwenctl.moe.sizing import size_offload
+from qwenctl.moe.sizing import fits_devices, prompt_space, size_offload
 from qwenctl.moe.split_stream import stream_pieces
 from qwenctl.services.engine_devices import EngineDevices
 from qwenctl.services.engine_options import EngineOptions
@@ -186,14 +186,11 @@ def _open(  # noqa: PLR0917 - what was decided so far
 ) -> ExpertOffload | None:
     wanted = options.offload
     machine = machine_memory(devices.memory)
-    # Which layout is best depends on whether all experts fit, and what fits on the layout.
-    for chosen in offload_layouts(ggml, experts, options, context.n_threads):
-        model = size_of_model(gguf, experts, chosen.slot_bytes)
-        plan, n_io_threads = _sized(model, machine, options, context, chosen)
-        if plan.resident:
-            break
-    if wanted.mode == "auto" and (_is_all_on_devices(plan, model) or _is_for_stock(plan, experts, chosen)):
+    chosen, model, plan, n_io_threads = _chosen(gguf, experts, ggml, options, machine, context)
+    whole = fits_devices(model, machine, _request(options, context, chosen, n_io_threads))
+    if wanted.mode == "auto" and (whole or _is_for_stock(plan, experts, chosen)):
         return None
+    has_slots = any(budget.n_slots for budget in plan.devices.budgets)
     session = ExpertSession(
         ggml,
         experts,
@@ -201,14 +198,16 @@ def _open(  # noqa: PLR0917 - what was decided so far
             n_slots=plan.n_slots,
             ring_slots=plan.ring_slots,
             layout=chosen.choice.layout,
-            decode_per_expert=chosen.choice.decode_per_expert,
+            decode_per_expert=chosen.choice.decode_per_expert or has_slots,  # what devices are quickest beside
             batch_per_expert=chosen.choice.batch_per_expert,
             n_threads=context.n_threads,
             n_io_threads=n_io_threads,
             wave_rows=max(plan.n_ubatch, _LEAST_WAVE_ROWS),
         ),
         abort=abort,
-        devices=places_of(devices.devices, experts.layers, plan.devices),
+        devices=places_of(
+            devices.devices, experts.layers, plan.devices, prompt_space(model, plan.n_ubatch) if has_slots else None
+        ),
     )
     memory = RoutingMemory(gguf, session, wanted.calibration_dir) if wanted.calibration_dir else None
     try:
@@ -220,6 +219,33 @@ def _open(  # noqa: PLR0917 - what was decided so far
         session.close()
         raise
     return ExpertOffload(plan, session, experts, gguf, memory)
+
+
+def _chosen(  # noqa: PLR0917 - what was decided so far
+    gguf: GgufFile,
+    experts: ExpertMap,
+    ggml: Ggml,
+    options: EngineOptions,
+    machine: MachineMemory,
+    context: ContextSize,
+) -> tuple[OffloadLayout, ModelSize, OffloadPlan, int]:
+    """Return layout and sizes, and the number of reading threads.
+
+    Which layout is best depends on whether all experts fit, and what fits on the layout. Where devices of this machine
+    take experts, the file's own layout is best: only from there can they be copied, for prompts all of them.
+    """
+    tried = []
+    if machine.devices and options.offload.layout == "auto":
+        tried.append(replace(options, repack=False))
+    for asked in (*tried, options):
+        for chosen in offload_layouts(ggml, experts, asked, context.n_threads):
+            model = size_of_model(gguf, experts, chosen.slot_bytes)
+            plan, n_io_threads = _sized(model, machine, options, context, chosen)
+            if plan.resident:
+                break
+        if any(budget.n_slots and not budget.name.startswith("RPC") for budget in plan.devices.budgets):
+            break
+    return chosen, model, plan, n_io_threads
 
 
 def _sized(
@@ -267,12 +293,6 @@ def _request(options: EngineOptions, context: ContextSize, chosen: OffloadLayout
 def _is_for_stock(plan: OffloadPlan, experts: ExpertMap, chosen: OffloadLayout) -> bool:
     """Return whether all fits and llama.cpp by itself is as quick, be it with prompts or with answers."""
     choice = chosen.choice
+    if experts.expert_bytes >= _SMALL_BYTES and any(budget.n_slots for budget in plan.devices.budgets):
+        return False
     return plan.resident and (experts.expert_bytes < _SMALL_BYTES or choice.gain < _WORTH or not choice.never_slower)
-
-
-def _is_all_on_devices(plan: OffloadPlan, model: ModelSize) -> bool:
-    """Return whether the devices hold the whole model: stock llama.cpp is quickest then."""
-    budgets = plan.devices.budgets
-    n_held = sum(len(budget.layers) for budget in budgets)
-    every = all(budget.n_slots == model.n_experts for budget in budgets if budget.layers)
-    return n_held == model.shape.n_layers and every
