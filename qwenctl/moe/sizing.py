@@ -26,6 +26,7 @@ from qwenctl.moe.machine_memory import MachineMemory
 from qwenctl.moe.microbatch import N_UBATCHES, Candidate, choose_ubatch
 from qwenctl.moe.model_size import ModelSize
 from qwenctl.moe.offload_plan import MemoryParts, OffloadPlan, OffloadRequest
+from qwenctl.moe.prompt_space import PromptSpace
 from qwenctl.units import GIB, MIB, format_memory
 
 _TIGHT_UBATCHES = (256, 128, 64)  # where not even the smallest of N_UBATCHES fits
@@ -40,6 +41,7 @@ _RING_ROUNDS = 2  # experts of this many tokens in the ring, if that is …
 _RING_SHARE = 16  # … at most this part of what experts have
 _CELLS_STEP = 256
 _HUGE_PAGE_BYTES = 2 * MIB  # staging.py takes whole ones
+_PADDING_BYTES = 4096  # of an expert's matrices on a device
 _TOKEN_ROWS = 64  # workbench.py: of graphs for one token
 
 
@@ -182,8 +184,36 @@ def _budget_of(machine: MachineMemory, request: OffloadRequest) -> int:
     return machine.budget_bytes if request.ram_bytes is None else request.ram_bytes
 
 
+def fits_devices(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> bool:
+    """Return whether the devices hold the whole model as stock llama.cpp places it: that is quickest then."""
+    budgets = _devices(model, machine, request, prompts=False).budgets
+    n_held = sum(len(budget.layers) for budget in budgets)
+    every = all(budget.n_slots == model.n_experts for budget in budgets if budget.layers)
+    return n_held == model.shape.n_layers and every
+
+
+def prompt_space(model: ModelSize, n_ubatch: int) -> PromptSpace:
+    """Return what a micro-batch's experts take of a device beside their slots."""
+    shape = model.shape
+    largest = max(model.expert_bytes) + _PADDING_BYTES
+    return PromptSpace(shape.n_embd, shape.n_ff_expert, model.n_experts_used, n_ubatch, largest)
+
+
 def try_size(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> OffloadPlan | None:
-    """Return the best plan for the request's budget, None if there is none; nothing else is checked."""
+    """Return the best plan for the request's budget, None if there is none; nothing else is checked.
+
+    Devices are planned for the smallest micro-batch first, and then for the chosen one, unless that costs them layers.
+    """
+    plan = _tried(model, machine, request)
+    if plan is None or request.n_ubatch is not None or not plan.devices.budgets:
+        return plan
+    again = _tried(model, machine, replace(request, n_ubatch=plan.n_ubatch))
+    if again is None or again.devices.n_gpu_layers < plan.devices.n_gpu_layers:
+        again = _tried(model, machine, replace(request, n_ubatch=min(N_UBATCHES[0], request.n_batch)))
+    return again or plan
+
+
+def _tried(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> OffloadPlan | None:
     budget, devices = _budget_of(machine, request), _devices(model, machine, request)
     attempts = _Room(model, machine, request, budget, devices).attempts()
     if not attempts:
@@ -210,9 +240,10 @@ def try_size(model: ModelSize, machine: MachineMemory, request: OffloadRequest) 
     )
 
 
-def _devices(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> DevicePlan:
+def _devices(model: ModelSize, machine: MachineMemory, request: OffloadRequest, *, prompts: bool = True) -> DevicePlan:
     n_ubatch, flash = request.n_ubatch or N_UBATCHES[0], request.flash_attention is not False
     compute = compute_bytes(model.shape, n_ubatch, request.n_cells, n_outputs=request.n_outputs, flash=flash)
+    compute += prompt_space(model, n_ubatch).n_bytes if prompts else 0
     kv = _kv_bytes(model, request)
     wanted = DeviceRequest(kv, compute, request.vram_bytes, request.n_gpu_layers, request.split)
     return plan_devices(model, machine.devices, wanted)

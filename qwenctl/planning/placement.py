@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from qwenctl.errors import DoesNotFit
 from qwenctl.moe.context_memory import compute_bytes, kv_cache_bytes
 from qwenctl.moe.device_budget import DeviceRequest
-from qwenctl.moe.engine_choice import is_for_stock
+from qwenctl.moe.engine_choice import first_suitable, is_for_stock
 from qwenctl.moe.layout_choice import LayoutChoice
 from qwenctl.moe.microbatch import PrefillRates
 from qwenctl.moe.model_size import ModelSize
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
-from qwenctl.moe.sizing import base_bytes, margin_bytes, size_offload, try_size
+from qwenctl.moe.sizing import base_bytes, fits_devices, margin_bytes, size_offload, try_size
 from qwenctl.moe.stock_placement import StockPart, StockPlacement, place_stock
 from qwenctl.planning.machine import Machine
 from qwenctl.planning.model import PlannedModel
@@ -60,6 +60,9 @@ class ExpertLayout:
     slot_bytes: tuple[int, ...]
     rates: PrefillRates
     n_io_threads: int
+
+
+LayoutGroups = tuple[tuple[ExpertLayout, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +119,14 @@ class Placement:
     stock: StockPlacement | None = None
 
 
-def place(
-    model: PlannedModel, machine: Machine, request: ContextRequest, layouts: tuple[ExpertLayout, ...] = ()
-) -> Placement:
+def place(model: PlannedModel, machine: Machine, request: ContextRequest, layouts: LayoutGroups = ()) -> Placement:
     """Return where the model goes.
 
     Args:
         model: in its types.
         machine: that it is for.
         request: the context.
-        layouts: what suits all experts in memory, then what some on the disk; empty: as in the file.
+        layouts: that `engine_choice.first_suitable` chooses from; empty: experts lie as in the file.
 
     Raises:
         DoesNotFit: it does not; the message says what is missing.
@@ -137,29 +138,40 @@ def place(
 
 
 def try_place(
-    model: PlannedModel, machine: Machine, request: ContextRequest, layouts: tuple[ExpertLayout, ...] = ()
+    model: PlannedModel, machine: Machine, request: ContextRequest, layouts: LayoutGroups = ()
 ) -> Placement | None:
     """Return where the model goes, as `place`; None: it does not fit."""
     if model.experts is None:
         return _stock(model, machine, request)
-    sized: OffloadPlan | None = None
-    for layout in layouts or (None,):
-        size = model.size(layout.slot_bytes if layout else None)
-        sized = try_size(size, machine.memory, _offload_request(machine, request, layout))
-        if sized is None or sized.resident:
-            break
-    if sized is None:
+    try:
+        layout, (size, plan) = first_suitable(
+            layouts or ((None,),), lambda one: _sized(model, machine, request, one), lambda found: found[1]
+        )
+    except _TooLarge:
         return None
-    if is_for_stock(sized, size, layout.choice if layout else None):
+    asked = _offload_request(machine, request, layout)
+    if fits_devices(size, machine.memory, asked) or is_for_stock(plan, size, layout.choice if layout else None):
         return _stock(model, machine, request)
-    return _offloaded(size, machine, sized, layout.rates if layout else machine.cpu.batch)
+    return _offloaded(size, machine, plan, asked.rates)
 
 
-def _does_not_fit(
-    model: PlannedModel, machine: Machine, request: ContextRequest, layouts: tuple[ExpertLayout, ...]
-) -> DoesNotFit:
+class _TooLarge(Exception):
+    """Not even the smallest number of experts fits."""
+
+
+def _sized(
+    model: PlannedModel, machine: Machine, request: ContextRequest, layout: ExpertLayout | None
+) -> tuple[ModelSize, OffloadPlan]:
+    size = model.size(layout.slot_bytes if layout else None)
+    plan = try_size(size, machine.memory, _offload_request(machine, request, layout))
+    if plan is None:
+        raise _TooLarge
+    return size, plan
+
+
+def _does_not_fit(model: PlannedModel, machine: Machine, request: ContextRequest, layouts: LayoutGroups) -> DoesNotFit:
     if model.experts is not None:
-        layout = layouts[-1] if layouts else None
+        layout = layouts[-1][-1] if layouts else None
         try:
             size_offload(model.size(), machine.memory, _offload_request(machine, request, layout))
         except DoesNotFit as error:

@@ -15,7 +15,7 @@ from quant.recipe import OUTPUT_TYPES
 from qwenctl.planning.context_limits import ContextAdvice, advise_context
 from qwenctl.planning.machine import Machine
 from qwenctl.planning.model import PlannedModel
-from qwenctl.planning.placement import ContextRequest, ExpertLayout, Placement, place, try_place
+from qwenctl.planning.placement import ContextRequest, LayoutGroups, Placement, place, try_place
 from qwenctl.planning.speed import Speed, estimate_speed
 
 QUALITY_ORDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs")
@@ -27,7 +27,7 @@ _TIERS = ("devices", "memory", "disk")
 _CELLS_STEP = 256
 _YARN_FACTOR = 4  # the most that Qwen's cards state for YaRN
 
-Layouts = Callable[[PlannedModel], tuple[ExpertLayout, ...]]
+Layouts = Callable[[PlannedModel], LayoutGroups]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class RunPlan:
     context: ContextAdvice
 
 
-def no_layouts(_model: PlannedModel) -> tuple[ExpertLayout, ...]:
+def no_layouts(_model: PlannedModel) -> LayoutGroups:
     """Return what is known of experts' layouts on a machine that is not this one: nothing."""
     return ()
 
@@ -138,7 +138,7 @@ class _ContextSearch:
     model: PlannedModel
     machine: Machine
     request: ContextRequest
-    layouts: tuple[ExpertLayout, ...]
+    layouts: LayoutGroups
 
     def longest(self, tiers: Sequence[str]) -> int:
         """Return the longest context with a placement in one of `tiers`, up to what YaRN makes of the trained one."""

@@ -8,8 +8,8 @@ A token of an answer, layer by layer, one after the other:
                max(device, max(RAM hits, disk) + misses)
 
 A prompt in micro-batches of u tokens: the same with products / arithmetic rate, never less than reading the weights
-once; attention u × cells × n_head × d × 2; experts that are nowhere are read once a micro-batch. Where llama.cpp by
-itself keeps weights in RAM beside a device, the smaller of the CPU's products and the upload over PCIe counts.
+once; attention u × cells × n_head × d × 2; experts that are nowhere are read once a micro-batch. Beside a device the
+smaller of the CPU's products and the upload of its weights over PCIe counts.
 
 Every second goes to one resource, so the largest sum is what bounds. Pure.
 """
@@ -205,7 +205,18 @@ class _Timing:
             if on_device < 1:
                 spent["device launches"] += _HAND_OVER_S
         few = tokens / used < _FEW_TOKENS
-        _longest(spent, ("device memory" if few else "device arithmetic", device_s), (name, cpu_s))
+        beside = max(("device memory" if few else "device arithmetic", device_s), (name, cpu_s), key=_seconds)
+        if even and gpu and on_device:
+            beside = min(beside, self._passed_through(work, gpu, tokens, used, on_device, disk_s), key=_seconds)
+        spent[beside[0]] += beside[1]
+
+    def _passed_through(  # noqa: PLR0917 - one way to compute a layer
+        self, work: LayerWork, gpu: GpuRates, tokens: int, used: float, on_device: float, disk_s: float
+    ) -> tuple[str, float]:
+        """Return what a prompt's experts take if the device computes all, those in RAM passing through it."""
+        upload_s = used * (1 - on_device) * work.expert_bytes / gpu.upload_bytes_s
+        compute_s = tokens * work.expert_macs / (gpu.macs_s * _EXPERT_ARITHMETIC)
+        return max(("upload", upload_s), ("device arithmetic", compute_s), ("disk", disk_s), key=_seconds)
 
     def _shares(self, place: LayerPlace, *, even: bool) -> tuple[float, float]:
         """Return which parts of a layer's uses meet an expert on the device, and on the disk."""
@@ -240,13 +251,17 @@ class _Timing:
         return None if device is None else self._machine.gpus[device]
 
 
+def _seconds(part: tuple[str, float]) -> float:
+    return part[1]
+
+
 def _longest(spent: Spent, *parts: tuple[str, float]) -> None:
-    name, seconds = max(parts, key=lambda part: part[1])
+    name, seconds = max(parts, key=_seconds)
     spent[name] += seconds
 
 
 def _cheapest(spent: Spent, *parts: tuple[str, float]) -> None:
-    name, seconds = min(parts, key=lambda part: part[1])
+    name, seconds = min(parts, key=_seconds)
     spent[name] += seconds
 
 

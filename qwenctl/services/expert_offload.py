@@ -22,7 +22,7 @@ from qwenctl.errors import DoesNotFit, InvalidRequest, ModelLoadFailed
 from qwenctl.moe.abi_check import UnknownBuild, check_abi
 from qwenctl.moe.backend import ExpertDevice
 from qwenctl.moe.device_tier import places_of
-from qwenctl.moe.engine_choice import is_for_stock
+from qwenctl.moe.engine_choice import first_suitable, is_for_stock
 from qwenctl.moe.expert_map import ExpertMap, read_expert_map, why_not
 from qwenctl.moe.expert_session import ExpertSession, SessionPlan
 from qwenctl.moe.ggml_calls import Ggml
@@ -30,12 +30,12 @@ from qwenctl.moe.machine_memory import MachineMemory
 from qwenctl.moe.model_size import ModelSize, size_of_model
 from qwenctl.moe.model_stream import ModelStream, can_stream
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
-from qwenctl.moe.sizing import size_offload
+from qwenctl.moe.sizing import fits_devices, prompt_space, size_offload
 from qwenctl.moe.split_stream import stream_pieces
 from qwenctl.services.engine_devices import EngineDevices
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.memory_limits import machine_memory
-from qwenctl.services.offload_layout import OffloadLayout, offload_layouts
+from qwenctl.services.offload_layout import OffloadLayout, layout_groups
 from qwenctl.services.routing_memory import RoutingMemory
 
 _N_IO_THREADS, _MOST_IO_THREADS = 4, 8
@@ -185,14 +185,11 @@ def _open(  # noqa: PLR0917 - what was decided so far
 ) -> ExpertOffload | None:
     wanted = options.offload
     machine = machine_memory(devices.memory)
-    # Which layout is best depends on whether all experts fit, and what fits on the layout.
-    for chosen in offload_layouts(ggml, experts, options, context.n_threads):
-        model = size_of_model(gguf, experts, chosen.slot_bytes)
-        plan, n_io_threads = _sized(model, machine, options, context, chosen)
-        if plan.resident:
-            break
-    if wanted.mode == "auto" and is_for_stock(plan, model, chosen.choice):
+    chosen, model, plan, n_io_threads = _chosen(gguf, experts, ggml, options, machine, context)
+    whole = fits_devices(model, machine, _request(options, context, chosen, n_io_threads))
+    if wanted.mode == "auto" and (whole or is_for_stock(plan, model, chosen.choice)):
         return None
+    has_slots = any(budget.n_slots for budget in plan.devices.budgets)
     session = ExpertSession(
         ggml,
         experts,
@@ -200,14 +197,16 @@ def _open(  # noqa: PLR0917 - what was decided so far
             n_slots=plan.n_slots,
             ring_slots=plan.ring_slots,
             layout=chosen.choice.layout,
-            decode_per_expert=chosen.choice.decode_per_expert,
+            decode_per_expert=chosen.choice.decode_per_expert or has_slots,  # what devices are quickest beside
             batch_per_expert=chosen.choice.batch_per_expert,
             n_threads=context.n_threads,
             n_io_threads=n_io_threads,
             wave_rows=max(plan.n_ubatch, _LEAST_WAVE_ROWS),
         ),
         abort=abort,
-        devices=places_of(devices.devices, experts.layers, plan.devices),
+        devices=places_of(
+            devices.devices, experts.layers, plan.devices, prompt_space(model, plan.n_ubatch) if has_slots else None
+        ),
     )
     memory = RoutingMemory(gguf, session, wanted.calibration_dir) if wanted.calibration_dir else None
     try:
@@ -219,6 +218,29 @@ def _open(  # noqa: PLR0917 - what was decided so far
         session.close()
         raise
     return ExpertOffload(plan, session, experts, gguf, memory)
+
+
+def _chosen(  # noqa: PLR0917 - what was decided so far
+    gguf: GgufFile,
+    experts: ExpertMap,
+    ggml: Ggml,
+    options: EngineOptions,
+    machine: MachineMemory,
+    context: ContextSize,
+) -> tuple[OffloadLayout, ModelSize, OffloadPlan, int]:
+    """Return layout and sizes, and the number of reading threads.
+
+    Raises:
+        DoesNotFit: see `open_offload`.
+    """
+
+    def sized(chosen: OffloadLayout) -> tuple[ModelSize, OffloadPlan, int]:
+        model = size_of_model(gguf, experts, chosen.slot_bytes)
+        return model, *_sized(model, machine, options, context, chosen)
+
+    groups = layout_groups(ggml, experts, options, context.n_threads, has_devices=bool(machine.devices))
+    chosen, (model, plan, n_io_threads) = first_suitable(groups, sized, lambda found: found[1])
+    return chosen, model, plan, n_io_threads
 
 
 def _sized(

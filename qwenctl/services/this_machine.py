@@ -28,7 +28,7 @@ from qwenctl.planning.hardware import (
 from qwenctl.planning.machine import CpuRates, GpuRates, Machine
 from qwenctl.planning.machine_text import PUBLISHED_BAND
 from qwenctl.planning.model import PlannedModel
-from qwenctl.planning.placement import ExpertLayout
+from qwenctl.planning.placement import ExpertLayout, LayoutGroups
 from qwenctl.planning.plan import Layouts
 from qwenctl.services.calibrate import key_of
 from qwenctl.services.calibration_key import cpu_name
@@ -38,7 +38,7 @@ from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.expert_offload import io_threads, open_ggml
 from qwenctl.services.memory_limits import machine_memory
 from qwenctl.services.native_log import native_log
-from qwenctl.services.offload_layout import layouts_with
+from qwenctl.services.offload_layout import OffloadLayout, groups_with
 from qwenctl.settings import Settings
 
 MEASURED_BAND = 0.3
@@ -76,16 +76,21 @@ def look_at_this_machine(settings: Settings, path: Path | None) -> ThisMachine:
     )
     place = path or settings.models_dir / "model.gguf"
 
-    def layouts(model: PlannedModel) -> tuple[ExpertLayout, ...]:
+    def layouts(model: PlannedModel) -> LayoutGroups:
         if ggml is None or model.experts is None:
             return ()
         experts = replace(model.experts, paths=(place,))
         own = load_calibration(key_of(experts, n_threads), settings.cache_dir)
         known = own if own is not None and own.experts else near
-        found = layouts_with(ggml, experts, EngineOptions(), n_threads, known)
-        return tuple(ExpertLayout(one.choice, one.slot_bytes, one.rates, io_threads(one)) for one in found)
+        has_devices = bool(devices.devices)
+        groups = groups_with(ggml, experts, EngineOptions(), n_threads, known, has_devices=has_devices)
+        return tuple(tuple(_layout(one) for one in group) for group in groups)
 
     return ThisMachine(machine, layouts)
+
+
+def _layout(one: OffloadLayout) -> ExpertLayout:
+    return ExpertLayout(one.choice, one.slot_bytes, one.rates, io_threads(one))
 
 
 def cpu_rates(calibration: Calibration | None, n_threads: int) -> CpuRates:
@@ -103,7 +108,7 @@ def cpu_rates(calibration: Calibration | None, n_threads: int) -> CpuRates:
 
 
 def _bytes_a_weight(kind: str) -> float:
-    """Return the mean bytes of a weight of experts of a kind, "Q4_K/Q6_K": two matrices of the first, one of the last."""
+    """Return the mean bytes of a weight of a kind, "Q4_K/Q6_K": two matrices of the first, one of the last."""
     first, _, last = kind.partition("/")
     names = [*(first.split(",") * 2)[:2], last or first.split(",")[-1]]
     bits = [GGML_TYPES[name].bits_per_weight if name in GGML_TYPES else _UNKNOWN_TYPE_BITS for name in names]
