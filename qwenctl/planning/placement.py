@@ -10,7 +10,7 @@ Pure. Knows nothing of speed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwenctl.errors import DoesNotFit
 from qwenctl.moe.context_memory import compute_bytes, kv_cache_bytes
@@ -163,7 +163,9 @@ def _sized(
     model: PlannedModel, machine: Machine, request: ContextRequest, layout: ExpertLayout | None
 ) -> tuple[ModelSize, OffloadPlan]:
     size = model.size(layout.slot_bytes if layout else None)
-    plan = try_size(size, machine.memory, _offload_request(machine, request, layout))
+    asked = _offload_request(machine, request, layout)
+    usual = OffloadRequest(request.n_ctx).n_io_threads  # fewer threads where memory is short
+    plan = try_size(size, machine.memory, asked) or try_size(size, machine.memory, replace(asked, n_io_threads=usual))
     if plan is None:
         raise _TooLarge
     return size, plan

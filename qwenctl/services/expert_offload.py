@@ -184,11 +184,10 @@ def _open(  # noqa: PLR0917 - what was decided so far
     abort: tuple[int, int],
 ) -> ExpertOffload | None:
     wanted = options.offload
-    machine = machine_memory(devices.memory)
-    chosen, model, plan, n_io_threads = _chosen(gguf, experts, ggml, options, machine, context)
-    whole = fits_devices(model, machine, _request(options, context, chosen, n_io_threads))
-    if wanted.mode == "auto" and (whole or is_for_stock(plan, model, chosen.choice)):
+    decided = decide(gguf, experts, ggml, options, machine_memory(devices.memory), context)
+    if decided is None:
         return None
+    plan, chosen = decided.plan, decided.layout
     has_slots = any(budget.n_slots for budget in plan.devices.budgets)
     session = ExpertSession(
         ggml,
@@ -200,12 +199,15 @@ def _open(  # noqa: PLR0917 - what was decided so far
             decode_per_expert=chosen.choice.decode_per_expert or has_slots,  # what devices are quickest beside
             batch_per_expert=chosen.choice.batch_per_expert,
             n_threads=context.n_threads,
-            n_io_threads=n_io_threads,
+            n_io_threads=decided.n_io_threads,
             wave_rows=max(plan.n_ubatch, _LEAST_WAVE_ROWS),
         ),
         abort=abort,
         devices=places_of(
-            devices.devices, experts.layers, plan.devices, prompt_space(model, plan.n_ubatch) if has_slots else None
+            devices.devices,
+            experts.layers,
+            plan.devices,
+            prompt_space(decided.model, plan.n_ubatch) if has_slots else None,
         ),
     )
     memory = RoutingMemory(gguf, session, wanted.calibration_dir) if wanted.calibration_dir else None
@@ -220,27 +222,41 @@ def _open(  # noqa: PLR0917 - what was decided so far
     return ExpertOffload(plan, session, experts, gguf, memory)
 
 
-def _chosen(  # noqa: PLR0917 - what was decided so far
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a model's experts are to be offloaded."""
+
+    layout: OffloadLayout
+    model: ModelSize
+    plan: OffloadPlan
+    n_io_threads: int
+
+
+def decide(  # noqa: PLR0917 - all that it depends on
     gguf: GgufFile,
     experts: ExpertMap,
     ggml: Ggml,
     options: EngineOptions,
     machine: MachineMemory,
     context: ContextSize,
-) -> tuple[OffloadLayout, ModelSize, OffloadPlan, int]:
-    """Return layout and sizes, and the number of reading threads.
+) -> Decision | None:
+    """Return layout and sizes; None: the model is for stock llama.cpp.
 
     Raises:
         DoesNotFit: see `open_offload`.
     """
 
-    def sized(chosen: OffloadLayout) -> tuple[ModelSize, OffloadPlan, int]:
+    def sized(chosen: OffloadLayout) -> Decision:
         model = size_of_model(gguf, experts, chosen.slot_bytes)
-        return model, *_sized(model, machine, options, context, chosen)
+        return Decision(chosen, model, *_sized(model, machine, options, context, chosen))
 
     groups = layout_groups(ggml, experts, options, context.n_threads, has_devices=bool(machine.devices))
-    chosen, (model, plan, n_io_threads) = first_suitable(groups, sized, lambda found: found[1])
-    return chosen, model, plan, n_io_threads
+    chosen, found = first_suitable(groups, sized, lambda one: one.plan)
+    if options.offload.mode == "auto":
+        request = _request(options, context, chosen, found.n_io_threads)
+        if fits_devices(found.model, machine, request) or is_for_stock(found.plan, found.model, chosen.choice):
+            return None
+    return found
 
 
 def _sized(
