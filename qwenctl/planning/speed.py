@@ -85,9 +85,15 @@ class Speed:
     band: float
 
 
-def estimate_speed(model: PlannedModel, machine: Machine, placement: Placement, request: ContextRequest) -> Speed:
-    """Return the expected rates of a placed model."""
-    n_prompt = max(1, min(PROMPT_TOKENS, request.n_ctx - 1))
+def estimate_speed(
+    model: PlannedModel,
+    machine: Machine,
+    placement: Placement,
+    request: ContextRequest,
+    n_prompt: int = PROMPT_TOKENS,
+) -> Speed:
+    """Return the expected rates of a placed model, with prompts of `n_prompt` tokens if the context has room for them."""
+    n_prompt = max(1, min(n_prompt, request.n_ctx - 1))
     timing = _Timing(model, machine, placement, request)
     return Speed(
         prefill=timing.prefill(n_prompt),
