@@ -142,7 +142,7 @@ def try_place(
 ) -> Placement | None:
     """Return where the model goes, as `place`; None: it does not fit."""
     if model.experts is None:
-        return _stock(model, machine, request)
+        return place_by_layers(model, machine, request)
     try:
         layout, (size, plan) = first_suitable(
             layouts or ((None,),), lambda one: _sized(model, machine, request, one), lambda found: found[1]
@@ -151,7 +151,7 @@ def try_place(
         return None
     asked = _offload_request(machine, request, layout)
     if fits_devices(size, machine.memory, asked) or is_for_stock(plan, size, layout.choice if layout else None):
-        return _stock(model, machine, request)
+        return place_by_layers(model, machine, request)
     return _offloaded(size, machine, plan, asked.rates)
 
 
@@ -235,7 +235,8 @@ def _ram_use(plan: OffloadPlan) -> MemoryUse:
     return MemoryUse("RAM", plan.budget_bytes, named)
 
 
-def _stock(model: PlannedModel, machine: Machine, request: ContextRequest) -> Placement | None:
+def place_by_layers(model: PlannedModel, machine: Machine, request: ContextRequest) -> Placement | None:
+    """Return where llama.cpp by itself puts the model, with `--offload off` or without experts; None: it does not fit."""
     kv = kv_cache_bytes(model.shape, request.n_ctx, request.n_parallel, request.kv_type, request.kv_type)
     compute = compute_bytes(model.shape, STOCK_UBATCH, request.n_ctx, n_outputs=request.n_parallel, flash=True)
     placement = place_stock(model.sizes, machine.memory.devices, DeviceRequest(kv, compute))

@@ -27,12 +27,16 @@ from qwenctl.planning.model import PlannedModel
 from qwenctl.planning.placement import ContextRequest, LayerPlace, Placement
 
 PROMPT_TOKENS = 2048  # that prompt and cache are taken to hold, if the context has room
-_EXPERT_ARITHMETIC = 0.5  # of a device's rate, with the few tokens that each expert gets
+# Of a device's rate, with t tokens an expert: share × t / (t + half). Fits an H200 with 30B-A3B in Q4_K_M, 32 tokens an
+# expert: 6,900 tokens/s of prompts.
+_EXPERT_ARITHMETIC, _EXPERT_HALF_TOKENS = 0.5, 75.0
+_UNPINNED_BYTES_S = 10e9  # of uploads from the mapped file, as llama.cpp by itself makes them; measured 7 to 12
 _ATTENTION_ARITHMETIC = 0.5  # of a device's rate
 _CPU_ATTENTION = 0.2  # of the CPU's rate of dense products: ggml's kernel for flash attention
 _CPU_CACHE_READ = 0.3  # of the CPU's reading rate, likewise
 _FEW_TOKENS = 4.0  # an expert: below, its weights are read rather than multiplied
-_HAND_OVER_S = 30e-6  # of activations between devices, and between a device and the CPU
+_HAND_OVER_S = 30e-6  # of activations between devices
+_BESIDE_S = 80e-6  # that a layer takes more if the CPU has some of its experts: there, back, and waiting
 
 Spent = defaultdict[str, float]
 """Seconds by resource."""
@@ -92,7 +96,7 @@ def estimate_speed(
     request: ContextRequest,
     n_prompt: int = PROMPT_TOKENS,
 ) -> Speed:
-    """Return the expected rates of a placed model, with prompts of `n_prompt` tokens if the context has room for them."""
+    """Return the expected rates of a placed model, with prompts of `n_prompt` tokens if there is room for them."""
     n_prompt = max(1, min(n_prompt, request.n_ctx - 1))
     timing = _Timing(model, machine, placement, request)
     return Speed(
@@ -152,6 +156,8 @@ class _Timing:
             self._uploaded(spent, work, n_tokens, n_cells)
             return
         self._dense(spent, work, place.device, n_tokens)
+        if gpu:
+            spent["device launches"] += gpu.layer_s
         products = n_tokens * n_cells * work.attention_macs
         rate = gpu.macs_s * _ATTENTION_ARITHMETIC if gpu else cpu.batch.dense_macs_s * _CPU_ATTENTION
         spent["attention"] += products / rate
@@ -188,7 +194,7 @@ class _Timing:
         even: bool = False,
     ) -> None:
         """Add a layer's experts: `used` of them; `even`: as many of a prompt's as that all are as likely."""
-        n_experts = self._n_experts
+        n_experts, few = self._n_experts, n_tokens * self._n_used / used < _FEW_TOKENS
         on_device, missing = self._shares(place, even=even)
         tokens = n_tokens * self._n_used
         rates = self._placement.rates
@@ -200,17 +206,15 @@ class _Timing:
             cpu_s = max(compute_s + used * missing * work.expert_bytes / rates.arrange_bytes_s, disk_s)
         else:
             cpu_s = max(hits * compute_s, disk_s) + (1 - hits) * compute_s
-        name = "disk" if disk_s > compute_s else "memory" if tokens / used < _FEW_TOKENS else "arithmetic"
+        name = "disk" if disk_s > compute_s else "memory" if few else "arithmetic"
         gpu = self._gpu(place.device)
         device_s = 0.0
+        if gpu and on_device < 1:
+            spent["device launches"] += _BESIDE_S
         if gpu and on_device:
-            device_s = max(
-                used * on_device * work.expert_bytes / gpu.read_bytes_s,
-                tokens * on_device * work.expert_macs / (gpu.macs_s * _EXPERT_ARITHMETIC),
-            )
-            if on_device < 1:
-                spent["device launches"] += _HAND_OVER_S
-        few = tokens / used < _FEW_TOKENS
+            device_s = used * on_device * work.expert_bytes / gpu.read_bytes_s
+            if not few:
+                device_s = max(device_s, tokens * on_device * work.expert_macs / _expert_macs_s(gpu, tokens / used))
         beside = max(("device memory" if few else "device arithmetic", device_s), (name, cpu_s), key=_seconds)
         if even and gpu and on_device:
             beside = min(beside, self._passed_through(work, gpu, tokens, used, on_device, disk_s), key=_seconds)
@@ -221,7 +225,7 @@ class _Timing:
     ) -> tuple[str, float]:
         """Return what a prompt's experts take if the device computes all, those in RAM passing through it."""
         upload_s = used * (1 - on_device) * work.expert_bytes / gpu.upload_bytes_s
-        compute_s = tokens * work.expert_macs / (gpu.macs_s * _EXPERT_ARITHMETIC)
+        compute_s = tokens * work.expert_macs / _expert_macs_s(gpu, tokens / used)
         return max(("upload", upload_s), ("device arithmetic", compute_s), ("disk", disk_s), key=_seconds)
 
     def _shares(self, place: LayerPlace, *, even: bool) -> tuple[float, float]:
@@ -234,7 +238,7 @@ class _Timing:
     def _uploaded(self, spent: Spent, work: LayerWork, n_tokens: int, n_cells: float) -> None:
         """Add a layer in main memory beside a device: the CPU's products, or the upload and the device's."""
         gpu, cpu = self._machine.gpus[0], self._machine.cpu
-        dense_s = work.dense_bytes / gpu.upload_bytes_s
+        dense_s = work.dense_bytes / min(gpu.upload_bytes_s, _UNPINNED_BYTES_S)
         _cheapest(spent, ("arithmetic", n_tokens * work.dense_macs / cpu.batch.dense_macs_s), ("upload", dense_s))
         spent["attention"] += n_tokens * n_cells * work.attention_macs / (cpu.batch.dense_macs_s * _CPU_ATTENTION)
         if work.expert_bytes:
@@ -245,8 +249,12 @@ class _Timing:
         gpu = self._machine.gpus[0]
         tokens = n_tokens * self._n_used
         on_cpu = tokens * work.expert_macs / self._placement.rates.expert_rate(tokens / used)
-        on_gpu = tokens * work.expert_macs / (gpu.macs_s * _EXPERT_ARITHMETIC)
-        _cheapest(spent, ("arithmetic", on_cpu), ("upload", used * work.expert_bytes / gpu.upload_bytes_s + on_gpu))
+        on_gpu = tokens * work.expert_macs / _expert_macs_s(gpu, tokens / used)
+        _cheapest(
+            spent,
+            ("arithmetic", on_cpu),
+            ("upload", used * work.expert_bytes / min(gpu.upload_bytes_s, _UNPINNED_BYTES_S) + on_gpu),
+        )
 
     def _hand_over(self, spent: Spent) -> None:
         places = [place.device for place in self._placement.layers]
@@ -255,6 +263,10 @@ class _Timing:
 
     def _gpu(self, device: int | None) -> GpuRates | None:
         return None if device is None else self._machine.gpus[device]
+
+
+def _expert_macs_s(gpu: GpuRates, tokens_an_expert: float) -> float:
+    return gpu.macs_s * _EXPERT_ARITHMETIC * tokens_an_expert / (tokens_an_expert + _EXPERT_HALF_TOKENS)
 
 
 def _seconds(part: tuple[str, float]) -> float:
