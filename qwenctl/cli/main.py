@@ -46,9 +46,11 @@ COMMANDS: dict[str, Entry] = {
     "models": Entry("Look at models", "qwenctl.cli.commands.models", "List the converted models."),
     "plan": Entry(
         "Look at the machine", "qwenctl.cli.commands.plan", "Say what fits a machine, how fast, and how to run it."
+    "worker": Entry(
+        "Machines", "qwenctl.cli.commands.worker", "Lend this machine's devices to models that run on another."
     ),
     "doctor": Entry(
-        "Look at the machine", "qwenctl.cli.commands.doctor", "Say what this machine has for models, and what is wrong."
+        "Machines", "qwenctl.cli.commands.doctor", "Say what this machine has for models, and what is wrong."
     ),
 }
 

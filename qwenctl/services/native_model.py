@@ -4,7 +4,8 @@ Flash attention, unless asked for or against: as llama.cpp likes it with a GPU o
 off as long as the matrix of attention scores stays below a GiB: ggml's CPU kernel takes ten times as long for each cell
 that a generated token looks at as two matrix products do, and what it computes depends on how many tokens are computed
 together (cells are split among threads for a single token, from 512 cells on; tiles are used from 64 tokens on:
-ggml-cpu/ops.cpp). It is the better one for prompts, by a quarter or so. With offloaded experts moe/sizing.py decides.
+ggml-cpu/ops.cpp). It is the better one for prompts, by a quarter or so. A remote device does not say what it is, and is
+treated as a CPU, so that a model says the same there. With offloaded experts moe/sizing.py decides.
 """
 
 from __future__ import annotations
@@ -270,9 +271,7 @@ class NativeModel:
         n_heads = int(llama_cpp.llama_model_n_head(self._model))
         n_seen = self.n_cells if self.shares_cells else self.n_ctx
         small = 4 * n_heads * min(self._n_ubatch(options), options.n_batch) * n_seen <= _MOST_SCORES_BYTES
-        cpu_only = not self._devices.devices and (
-            self._devices.calls is not None or not llama_cpp.llama_supports_gpu_offload()
-        )
+        cpu_only = not self._devices.has_gpu
         return off if small and cpu_only and options.cache_type_v in ("f16", "f32", "bf16") else auto
 
 
