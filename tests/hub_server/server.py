@@ -217,7 +217,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer whether the caller may have the files, or which branches there are."""
         repository = self._repository(repo_id, for_contents=what == "auth-check")
         if repository is not None:
-            refs = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": c} for name, c in repository.refs.items()]
+            refs = [
+                {"name": name, "ref": f"refs/heads/{name}", "targetCommit": c} for name, c in repository.refs.items()
+            ]
             self._json({"branches": refs, "tags": [], "converts": []} if what == "refs" else {})
 
     def _tree(self, files: Mapping[str, Blob], folder: str) -> None:

@@ -16,11 +16,10 @@ from pathlib import Path
 from quant.digests import digest_path
 from quant.durable_files import DurableFiles
 from quant.errors import OutputExists
-from quant.shown import some
-from qwenctl.errors import HubUnreachable
 from qwenctl.services.hub.download import DownloadOptions, download
 from qwenctl.services.hub.download_progress import DownloadProgress
 from qwenctl.services.hub.hashing import OnBytes, holds
+from qwenctl.services.hub.hf_cache import not_cached
 from qwenctl.services.hub.listing import Repository
 from qwenctl.services.hub.pull_plan import PlannedFile, PullPlan
 from qwenctl.services.hub.range_client import RangeClient
@@ -91,6 +90,8 @@ def make_origin(
     *,
     files: tuple[OriginFile, ...] = (),
     sources: tuple[OriginFile, ...] = (),
+    converted_to: str | None = None,
+    imatrix: str | None = None,
 ) -> Origin:
     """Return the record of what was pulled now."""
     return Origin(
@@ -103,6 +104,8 @@ def make_origin(
         license=repository.license_name,
         license_link=repository.license_link,
         base_models=repository.base_models,
+        converted_to=converted_to,
+        imatrix=imatrix,
         files=files,
         sources=sources,
     )
@@ -151,9 +154,7 @@ def _fetch(
     if not files:
         return 0
     if client is None:
-        names = [file.remote.name for file in files]
-        message = f"HF_HUB_OFFLINE is set, and not in the cache: {some(names, 3)}"
-        raise HubUnreachable(message, "unset HF_HUB_OFFLINE to fetch what is missing")
+        raise not_cached([file.remote for file in files])
     folder = plan.target if plan.wanted.kind == "checkpoint" else plan.target.parent
     remotes = [replace(file.remote, path=file.path.relative_to(folder).as_posix()) for file in files]
     done = download(client, remotes, folder, options, watch.on_progress)

@@ -120,26 +120,6 @@ def split_names(name: str, n_files: int) -> Sequence[str]:
     return [f"{stem}-{number:05}-of-{n_files:05}{SUFFIX}" for number in range(1, n_files + 1)]
 
 
-def target_file(out: str | None, wanted: Wanted, models_dir: Path) -> Path:
-    """Return the GGUF file that OUT means: a path that ends in .gguf, a name among the models, or a good name there.
-
-    Raises:
-        InvalidRequest: a folder, a path without the suffix, or in a folder that does not exist.
-    """
-    if out is None:
-        return models_dir / f"{wanted.label}{SUFFIX}"
-    given = Path(out).expanduser()
-    if given.is_dir():
-        raise InvalidRequest(f"{out} is a folder", f"name a file in it: {given / f'{wanted.label}{SUFFIX}'}")
-    if given.suffix != SUFFIX:
-        if given.name != out:
-            raise InvalidRequest(f"{out} does not end in {SUFFIX}", f"write {out}{SUFFIX}")
-        return models_dir / f"{out}{SUFFIX}"
-    if not given.parent.is_dir():
-        raise InvalidRequest(f"the folder {given.parent} does not exist", f"mkdir -p {given.parent}")
-    return given
-
-
 def target_folder(out: str | None, wanted: Wanted) -> Path:
     """Return the folder that OUT means for a checkpoint as it is; without OUT, one of the repository's name here.
 
