@@ -157,7 +157,7 @@ def _fetch(wanted: Wanted, asked: _Asked, hub: Hub, settings: Settings, output: 
         else:
             output.line(str(plan.target))
         return
-    if plan.is_done and not asked.download.restart:
+    if plan.is_done and not asked.download.force:
         print_here(plan.target, wanted, output)
         return
     n_cached_bytes = sum(file.remote.n_bytes for file in plan.files if file.state == "cached")

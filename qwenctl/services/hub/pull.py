@@ -68,7 +68,8 @@ def pull_files(
     started_s = time.monotonic()
     plan.refuse_if_too_large()
     linked = {file.path for file in plan.files if file.state == "cached" and _link(file, options, watch)}
-    rest = [file for file in plan.files if file.state != "here" and file.path not in linked]
+    known = () if options.force else {file.path for file in plan.files if file.state == "here"}
+    rest = [file for file in plan.files if file.path not in linked and file.path not in known]
     n_fetched_bytes = _fetch(plan, rest, client, options, watch)
     if plan.wanted.kind == "gguf":
         digest_path(plan.target).unlink(missing_ok=True)  # of a conversion that had the name before

@@ -7,7 +7,7 @@ printed by --dry-run and executed by pull.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,10 +23,10 @@ from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.services.hub.resolution import Wanted
 from qwenctl.services.hub.slices import SLICE_BYTES
 from qwenctl.services.model_origin import Origin, read_origin
+from qwenctl.services.split_files import split_names
 from qwenctl.units import format_bytes
 
 State = Literal["here", "unchecked", "cached", "begun", "missing"]
-SUFFIX = ".gguf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +110,6 @@ def plan_files(wanted: Wanted, target: Path, cache_dir: Path, files: DurableFile
     planned = tuple(_look(remote, path, cache_dir, known) for remote, path in zip(remotes, paths, strict=True))
     free_bytes = (files or DurableFiles()).free_bytes(target.parent)
     return PullPlan(wanted, paths[0] if wanted.kind == "gguf" else target, planned, free_bytes)
-
-
-def split_names(name: str, n_files: int) -> Sequence[str]:
-    """Return the names of a model's files, for a model called `name`: one, or as llama.cpp wants the parts called."""
-    if n_files == 1:
-        return [name]
-    stem = name.removesuffix(SUFFIX)
-    return [f"{stem}-{number:05}-of-{n_files:05}{SUFFIX}" for number in range(1, n_files + 1)]
 
 
 def target_folder(out: str | None, wanted: Wanted) -> Path:
