@@ -1,13 +1,13 @@
 """What a hub says of a repository: asked through huggingface_hub, which knows the API, the tokens and their renewal.
 
-The only file that imports it, and only when something is asked. It reads its variables once, at import; so that what
-must hold is set before (no telemetry, no token unless it is handed over), and all else is passed as arguments. Fetching
-files is not its work here: it does not resume them, and checks their size only.
+The only file that imports it, and only when something is asked. It reads its variables once, at import, into its
+constants: there it is told, before its first request, to send no telemetry and no token but the one that is handed
+over; all else is passed as arguments. Fetching files is not its work here: it does not resume them, and checks their
+size only.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -20,12 +20,7 @@ from qwenctl.services.hub.listing import Repository, listed_file
 from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.settings import HubSettings
 
-_BEFORE_IMPORT = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
-    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
+_CONSTANTS = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_HUB_DISABLE_UPDATE_CHECK")
 _N_TRIES = 4
 _TIMEOUT_S = 30.0
 
@@ -48,8 +43,9 @@ class HubClient:
             raise HubUnreachable(
                 "HF_HUB_OFFLINE is set, so nothing is asked of the hub", "unset it, or name a file here"
             )
-        for name, value in _BEFORE_IMPORT.items():
-            os.environ[name] = value
+        constants: Any = import_module("huggingface_hub.constants")
+        for name in _CONSTANTS:
+            setattr(constants, name, True)
         self._hub: Any = import_module("huggingface_hub")
         self._errors: Any = import_module("huggingface_hub.errors")
         self._http_error: type[Exception] = import_module("httpx2").TransportError
