@@ -86,7 +86,7 @@ class FileDownload:
         self.close()
 
     def close(self) -> None:
-        """Close what is open. No thread may be writing any more."""
+        """Close what is open."""
         if self._output:
             self._output.close()
 

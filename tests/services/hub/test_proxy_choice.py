@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -70,7 +71,7 @@ def test_a_file_of_certificates_that_is_none_is_named(tmp_path: Path) -> None:
 class _Proxy(BaseHTTPRequestHandler):
     """Forwards GET requests for absolute addresses, and remembers them."""
 
-    seen: list[tuple[str, str | None]] = []
+    seen: ClassVar[list[tuple[str, str | None]]] = []
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)

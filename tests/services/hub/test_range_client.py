@@ -115,7 +115,7 @@ def test_a_file_that_is_gone(hub: HubServer) -> None:
     pulling = Pulling(hub)
     remote = pulling.remote()
     hub.repositories["o/m"].commits.clear()
-    with pytest.raises(RemoteFileChanged, match="not on .* any more"):
+    with pytest.raises(RemoteFileChanged, match=r"not on .* any more"):
         pulling.read(remote)
 
 
@@ -233,7 +233,7 @@ def test_nobody_there() -> None:
 
 
 def test_an_endpoint_that_is_none() -> None:
-    with pytest.raises(InvalidRequest, match="HF_ENDPOINT|address"):
+    with pytest.raises(InvalidRequest, match="no address of a hub"):
         ClientOptions("hub.example")
 
 
