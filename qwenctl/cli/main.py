@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "run": Entry("Use a model", "qwenctl.cli.commands.run", "Answer one prompt."),
     "chat": Entry("Use a model", "qwenctl.cli.commands.chat", "Talk with a model in the terminal."),
     "batch": Entry("Use a model", "qwenctl.cli.commands.batch", "Answer a file of prompts."),
+    "pull": Entry("Make models", "qwenctl.cli.commands.pull", "Get a model from a hub."),
     "convert": Entry("Make models", "qwenctl.cli.commands.convert", "Turn a Hugging Face checkpoint into a GGUF file."),
     "quantize": Entry("Make models", "qwenctl.cli.commands.quantize", "Turn a GGUF file into one of another type."),
     "imatrix": Entry(

@@ -36,8 +36,9 @@ class GrowingDownload(PartialOutput):
         self._gate = threading.Condition()
         self._n_writing = 0
         self._is_closed = False
-        journal = final.with_name(f"{final.name}.journal")
-        super().__init__(final, journal, identity(remote), remote.n_bytes, files, force=force, restart=restart)
+        super().__init__(
+            final, journal_path(final), identity(remote), remote.n_bytes, files, force=force, restart=restart
+        )
 
     @property
     def fd(self) -> int:
@@ -105,6 +106,11 @@ class GrowingDownload(PartialOutput):
 def partial_path(final: Path) -> Path:
     """Return where a file grows."""
     return final.with_name(f"{final.name}.partial")
+
+
+def journal_path(final: Path) -> Path:
+    """Return where what is done of it is recorded."""
+    return final.with_name(f"{final.name}.journal")
 
 
 def identity(remote: RemoteFile) -> dict[str, str]:
