@@ -4,7 +4,7 @@
     scripts/bench_pull.py                    200 kills, 1,000 corruptions, 20 full disks, throughput; minutes
     scripts/bench_pull.py --only speed
 
-kills        SIGKILL at random points of a download of four shards; `twice` is what the hub had to send again
+kills        SIGKILL at random points of `qwenctl pull` of four parts; `twice` is what the hub had to send again
 corruptions  damage on the way and on the disk; `again` is what was fetched beyond what was missing
 full disk    the disk becomes full at one operation after another; the same call goes on when there is space
 speed        beside huggingface_hub's snapshot_download, 8 connections each; medians

@@ -1,4 +1,4 @@
-"""A process that downloads, for others to kill and to time. Its task is JSON on standard input.
+"""A process that downloads, for others to time. Its task is JSON on standard input.
 
     {"how": "ours" | "huggingface_hub", "endpoint": …, "folder": …, "n_connections": 8, "files": [RemoteFile as a dict]}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from dataclasses import asdict
 from pathlib import Path
 
 from quant.journal import read_state
@@ -14,8 +13,6 @@ from qwenctl.services.hub.slices import slice_span
 from tests.hub_server.remote_files import remote_files
 from tests.hub_server.repository import HubRepository
 from tests.hub_server.server import HubServer
-
-CHILD = Path(__file__).resolve().parent / "child.py"
 
 
 def add_shards(hub: HubServer, n_shards: int, shard_bytes: int, seed: int = 1) -> HubRepository:
@@ -31,13 +28,6 @@ def add_shards(hub: HubServer, n_shards: int, shard_bytes: int, seed: int = 1) -
 def pinned(hub: HubServer, repository: HubRepository) -> list[RemoteFile]:
     """Return the files of `main`."""
     return remote_files(hub.url, repository)
-
-
-def task_of(hub: HubServer, remotes: list[RemoteFile], folder: Path, how: str = "ours", n_connections: int = 8) -> str:
-    """Return what child.py wants to read."""
-    files = [asdict(remote) for remote in remotes]
-    task = {"how": how, "endpoint": hub.url, "folder": str(folder), "n_connections": n_connections, "files": files}
-    return json.dumps(task)
 
 
 def kept_slices(folder: Path, remote: RemoteFile) -> list[int]:

@@ -20,8 +20,7 @@ from qwenctl.services.hub.remote_file import RemoteFile
 from tests.hub_server.remote_files import remote_files
 from tests.hub_server.repository import HubRepository
 
-from .shards import CHILD
-
+CHILD = Path(__file__).resolve().parent / "child.py"
 ROOT = Path(__file__).resolve().parent.parent.parent
 _REPO = "bench/speed"
 

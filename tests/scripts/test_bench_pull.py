@@ -11,10 +11,10 @@ from scripts.pull_bench.kills import measure_kills
 MIB = 1 << 20
 
 
-def test_killed_downloads_end_with_the_right_bytes(tmp_path: Path) -> None:
-    report = measure_kills(tmp_path, 3, n_shards=3, shard_bytes=12 * MIB)
+def test_killed_pulls_end_with_the_right_bytes(tmp_path: Path) -> None:
+    report = measure_kills(tmp_path, 3, n_parts=3, part_bytes=12 * MIB)
     assert report.n_kills == 3
-    assert report.n_right == report.n_downloads >= 1
+    assert report.n_right == report.n_pulls >= 1
     assert report.most_twice_bytes <= 64 * MIB
 
 
