@@ -138,13 +138,11 @@ def _orphans(folder: Path) -> Iterator[Removable]:
 
 
 def _outdated(settings: Settings) -> Iterator[Removable]:
-    """Yield what the cache folder holds for nothing: older demos, fetched imatrix files, records of lost files."""
+    """Yield what the cache folder holds for nothing: older demos, records of lost files."""
     cache, demo = settings.cache_dir, converted_demo(settings)
     for path in sorted(cache.glob(f"{DEMO_NAME}-{DEMO_TYPE}-*")):
         if demo is None or not path.name.startswith(demo.name):
             yield Removable(path, _freed_bytes(path), "the demo of an older version")
-    for path in sorted((cache / "imatrix").glob("*")):
-        yield Removable(path, _freed_bytes(path), "an importance matrix that can be fetched again")
     for path in sorted((cache / "loadable").glob("*.json")):
         if not _names_files_that_exist(path):
             yield Removable(path, _freed_bytes(path), "about a model that is gone")

@@ -214,6 +214,16 @@ def test_a_published_importance_matrix_is_found(qwenctl, hub, checkpoint, imatri
     assert (ran.code, "GGUF files only" in ran.stderr) == (2, True)
 
 
+def test_what_cannot_be_converted_leaves_nothing(qwenctl, hub, tiny_moe_folder, models):
+    files = {path.name: path for path in tiny_moe_folder.iterdir()}
+    config = json.loads((tiny_moe_folder / "config.json").read_text()) | {"architectures": ["Qwen9ForCausalLM"]}
+    hub.add("o/new", files | {"config.json": json.dumps(config).encode()})
+    ran = qwenctl("pull", "o/new")
+    assert ran.code == 1
+    assert "Qwen9ForCausalLM" in ran.stderr
+    assert list(models.iterdir()) == []
+
+
 # What is here already.
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,16 +28,15 @@ from qwenctl.services.hub.hub_access import Hub
 from qwenctl.services.hub.model_names import parse_name
 from qwenctl.services.hub.pull import make_origin, pull_files, record_sources
 from qwenctl.services.hub.pull_conversion import (
-    forget_source,
     imatrix_file,
     is_converted_already,
     open_checkpoint_on_hub,
-    source_folder,
+    small_files,
 )
 from qwenctl.services.hub.pull_plan import plan_files, target_folder
 from qwenctl.services.hub.resolution import Choice, Wanted, resolve, with_options
 from qwenctl.services.model_origin import write_origin
-from qwenctl.services.remote_conversion import convert_remote, plan_remote
+from qwenctl.services.remote_conversion import RemotePlan, convert_remote, plan_remote
 from qwenctl.services.type_choice import TypeRequest
 from qwenctl.settings import Settings
 from qwenctl.units import format_bytes
@@ -168,27 +166,14 @@ def _fetch(wanted: Wanted, asked: _Asked, hub: Hub, settings: Settings, output: 
 
 def _convert(wanted: Wanted, asked: _Asked, hub: Hub, settings: Settings, output: Output) -> None:
     """Convert a checkpoint while it is fetched."""
-    target = resolve_output(asked.out or wanted.label, settings)
-    options = asked.download
+    target, options = resolve_output(asked.out or wanted.label, settings), asked.download
     if is_converted_already(wanted, target, asked.imatrix) and not options.force:
         print_here(target, wanted, output)
         return
     if target.exists() and not options.force:
         raise OutputExists(f"{target} is there already", "--force replaces it; OUT gives the new one another name")
-    with tempfile.TemporaryDirectory(prefix="qwenctl-pull-") as folder:
-        source = Path(folder) if asked.dry_run else source_folder(target)
-        checkpoint = open_checkpoint_on_hub(wanted, source, hub)
-        imatrix_dir = Path(folder) if asked.dry_run else settings.cache_dir / "imatrix"
-        matrix = imatrix_file(asked.imatrix, hub, imatrix_dir) if asked.imatrix else None
-        request = TypeRequest(str(wanted.quant))
-        planned = plan_remote(
-            checkpoint,
-            target,
-            request,
-            matrix,
-            n_threads=asked.n_threads,
-            n_connections=options.n_connections,
-        )
+    with small_files(target, write=not asked.dry_run) as folder:
+        planned = _plan_conversion(wanted, asked, target, folder, hub)
         show_conversion_plan(wanted, planned, target, output)
         if asked.dry_run:
             if output.json_mode:
@@ -206,10 +191,24 @@ def _convert(wanted: Wanted, asked: _Asked, hub: Hub, settings: Settings, output
                 restart=options.restart,
                 on_progress=show,
             )
-    sources = record_sources(wanted.repository)
-    origin = make_origin(
-        asked.name, wanted.repository, sources=sources, converted_to=wanted.quant, imatrix=asked.imatrix
-    )
-    write_origin(target, origin)
-    forget_source(target)
+        sources = record_sources(wanted.repository)
+        write_origin(
+            target,
+            make_origin(
+                asked.name, wanted.repository, sources=sources, converted_to=wanted.quant, imatrix=asked.imatrix
+            ),
+        )
     print_conversion(result, f"{result.output_type}: {format_bytes(result.n_bytes)}", output)
+
+
+def _plan_conversion(wanted: Wanted, asked: _Asked, target: Path, folder: Path, hub: Hub) -> RemotePlan:
+    """Fetch everything but weights, and plan."""
+    checkpoint = open_checkpoint_on_hub(wanted, folder, hub)
+    return plan_remote(
+        checkpoint,
+        target,
+        TypeRequest(str(wanted.quant)),
+        imatrix_file(asked.imatrix, hub, folder) if asked.imatrix else None,
+        n_threads=asked.n_threads,
+        n_connections=asked.download.n_connections,
+    )

@@ -1,6 +1,7 @@
 """What a conversion needs before its weights are fetched: the small files in a folder, and where each shard is.
 
     .qwen3-8b-q4_k_m.gguf.source/     config.json, tokenizer.json, …; beside the output, until that is complete
+                        imatrix/…     a published importance matrix
 
 Shards that huggingface_hub's cache has whole are read there. The conversion itself is remote_conversion.py's.
 """
@@ -8,6 +9,9 @@ Shards that huggingface_hub's cache has whole are read there. The conversion its
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from quant.errors import JsonFileError
 from quant.shown import some
 from qwenctl.errors import ModelNotFound
 from qwenctl.services.hub.download import DownloadOptions, download
+from qwenctl.services.hub.growing_download import journal_path
 from qwenctl.services.hub.hashing import holds
 from qwenctl.services.hub.hf_cache import cached_file, not_cached
 from qwenctl.services.hub.hub_access import Hub
@@ -27,12 +32,27 @@ from qwenctl.services.hub.resolution import Wanted
 from qwenctl.services.model_origin import read_origin
 from qwenctl.services.remote_checkpoint import HubShard, LocalShard, RemoteCheckpoint, Shard
 
+_IMATRIX_FOLDER = "imatrix"
 _IMATRIX_SUFFIXES = (".gguf", ".gguf_file", ".dat", ".imatrix")
 
 
-def source_folder(target: Path) -> Path:
-    """Return where the small files wait while the output `target` grows."""
-    return target.with_name(f".{target.name}.source")
+@contextmanager
+def small_files(target: Path, *, write: bool) -> Iterator[Path]:
+    """Yield the folder where the small files wait while the output `target` grows.
+
+    It goes when the output is complete, or was not begun; an interrupted one finds it again. Without `write` it is
+    somewhere temporary, so that beside the output nothing appears.
+    """
+    if not write:
+        with tempfile.TemporaryDirectory(prefix="qwenctl-pull-") as name:
+            yield Path(name)
+        return
+    folder = target.with_name(f".{target.name}.source")
+    try:
+        yield folder
+    finally:
+        if not journal_path(target).exists():
+            DurableFiles().remove_folder(folder)
 
 
 def open_checkpoint_on_hub(wanted: Wanted, folder: Path, hub: Hub) -> RemoteCheckpoint:
@@ -46,11 +66,6 @@ def open_checkpoint_on_hub(wanted: Wanted, folder: Path, hub: Hub) -> RemoteChec
     _fetch_small(wanted.texts, folder, hub)
     shards = {remote.path: _shard(remote, hub) for remote in wanted.files}
     return RemoteCheckpoint(wanted.repository.repo_id, wanted.repository.commit, folder, shards)
-
-
-def forget_source(target: Path) -> None:
-    """Remove the small files of a finished output."""
-    DurableFiles().remove_folder(source_folder(target))
 
 
 def is_converted_already(wanted: Wanted, target: Path, imatrix: str | None) -> bool:
@@ -70,7 +85,7 @@ def is_converted_already(wanted: Wanted, target: Path, imatrix: str | None) -> b
 def imatrix_file(text: str, hub: Hub, folder: Path) -> Path:
     """Return the importance matrix that `text` names: a file here, a repository that publishes one, or its file there.
 
-    A published one is fetched into `folder`, under its hash, and used again.
+    A published one is fetched to the small files in `folder`.
 
     Raises:
         ModelNotFound: no such file, and none in such a repository.
@@ -94,9 +109,8 @@ def imatrix_file(text: str, hub: Hub, folder: Path) -> Path:
     cached = cached_file(hub.cache_dir, remote)
     if cached is not None and holds(cached, remote):
         return cached
-    target = folder / f"{(remote.sha256 or remote.commit)[:16]}-{last_part(remote.path)}"
-    _download([replace(remote, path=target.name)], folder, hub)
-    return target
+    _download([replace(remote, path=f"{_IMATRIX_FOLDER}/{last_part(remote.path)}")], folder, hub)
+    return folder / _IMATRIX_FOLDER / last_part(remote.path)
 
 
 def _is_imatrix(path: str) -> bool:
