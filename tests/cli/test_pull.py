@@ -17,6 +17,7 @@ from quant.conversion_plan import read_source
 from quant.digests import read_digests
 from quant.imatrix import Imatrix, ImatrixEntry
 from quant.imatrix_file import write_imatrix
+from tests.cli.terminal import Terminal
 from tests.hub_server.faults import Fault
 from tests.hub_server.server import HubServer
 from tests.services.hub.hf_cache_folder import write_cached
@@ -334,3 +335,44 @@ def test_a_stopped_pull_goes_on(hub, home, models, number):
     assert "are here" in done.stderr
     assert (models / "big-q8_0.gguf").read_bytes() == data
     assert hub.served["o/big-GGUF/big-Q8_0.gguf"] < 2 * len(data)
+
+
+def test_a_stopped_conversion_finds_its_small_files_and_goes_on(hub, checkpoint, tiny_moe_folder, models, tmp_path):
+    command = [sys.executable, "-m", "qwenctl", "pull", "o/Tiny", "--quant", "q8_0"]
+    process = subprocess.Popen([*command, "--limit-rate", "4MB"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    journal = models / "tiny-q8_0.gguf.journal"
+    deadline_s = time.monotonic() + 60
+    while (not journal.exists() or journal.read_bytes().count(b"\n") < 4) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert not (models / "tiny-q8_0.gguf").exists()
+    source = models / ".tiny-q8_0.gguf.source"
+    assert (source / "config.json").is_file()
+    assert not any("safetensors" in path.name and "index" not in path.name for path in source.iterdir())
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "are done" in done.stderr
+    assert not source.exists()
+    local = [sys.executable, "-m", "qwenctl", "convert", tiny_moe_folder, tmp_path / "local.gguf", "--type", "q8_0"]
+    assert subprocess.run(local, capture_output=True, check=False).returncode == 0
+    pulled = read_digests(models / "tiny-q8_0.gguf").parts[1:]
+    assert pulled == read_digests(tmp_path / "local.gguf").parts[1:]
+
+
+def test_a_terminal_shows_all_of_it_and_each_file_under_way(hub, ready, models):
+    """Whole amounts, rate and time left; a line for each part while it is fetched; nothing of it stays."""
+    big = bytes(range(256)) * 20_000  # 5 MB
+    names = [f"big-Q6_K-0000{number}-of-00002.gguf" for number in (1, 2)]
+    hub.add("o/big-GGUF", {name: big + bytes(number) for number, name in enumerate(names)})
+    command = [sys.executable, "-m", "qwenctl", "pull", "o/big-GGUF", "--limit-rate", "4MB"]
+    with Terminal(command, columns=140, env={"TERM": "xterm-256color"}) as terminal:
+        terminal.wait_for("  big-q6_k-00002-of-00002.gguf")
+        text = terminal.wait_for("fetching")
+        assert "of 10.2 MB" in text
+        assert "of 5.1 MB" in text
+        terminal.wait_for("MB/s")
+        terminal.wait_for("0 of 2 files")
+        assert terminal.wait_exit() == 0
+        assert str(models / "big-q6_k-00001-of-00002.gguf") in terminal.text
+        assert "fetching" not in "\n".join(terminal.screen.display)
