@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from math import prod
 
 import numpy as np
@@ -239,6 +240,27 @@ def test_files_in_the_hugging_face_cache_are_linked_not_copied(qwenctl, hub, rea
     assert hub.served["o/Tiny-GGUF/Tiny-Q4_K_M.gguf"] == 0
     assert "linked from the Hugging Face cache" in ran.stderr
     assert qwenctl("models", "verify").code == 0
+
+
+def test_what_huggingface_hub_itself_has_fetched_is_used(qwenctl, hub, ready, models, home, gguf, monkeypatch):
+    """Its own client fills the cache; then the hub is asked for listings only, and offline for nothing at all."""
+    cache = home / "cache" / "huggingface" / "hub"
+    import_module("huggingface_hub").snapshot_download(
+        "o/Tiny-GGUF", allow_patterns=["*Q4_K_M.gguf", "README.md"], cache_dir=cache, endpoint=hub.url, token=False
+    )
+    served = hub.served["o/Tiny-GGUF/Tiny-Q4_K_M.gguf"]
+    assert served == len(gguf)
+    assert qwenctl("pull", "o/Tiny-GGUF").code == 0
+    assert hub.served["o/Tiny-GGUF/Tiny-Q4_K_M.gguf"] == served
+    assert (models / "tiny-q4_k_m.gguf").resolve().is_relative_to(cache.resolve())
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    n_asked = len(hub.exchanges)
+    assert qwenctl("pull", "o/Tiny-GGUF", "again").code == 0
+    assert (models / "again.gguf").read_bytes() == gguf
+    ran = qwenctl("pull", "o/Tiny-GGUF:q8_0")
+    assert (ran.code, ran.stdout) == (1, "")
+    assert "HF_HUB_OFFLINE is set" in ran.stderr or "it has Q4_K_M" in ran.stderr
+    assert len(hub.exchanges) == n_asked
 
 
 def test_a_damaged_file_in_the_cache_is_left_alone_and_fetched(qwenctl, hub, ready, models, home, gguf):
