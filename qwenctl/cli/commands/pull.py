@@ -2,58 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import click
 
-from quant.errors import OutputExists
 from qwenctl.cli.command import Command
-from qwenctl.cli.conversion_output import print_conversion
 from qwenctl.cli.options import ByteCount, output_options, threads_option
 from qwenctl.cli.output import Output
-from qwenctl.cli.pull_progress import pull_bars, streamed_bars
-from qwenctl.cli.pull_report import (
-    conversion_document,
-    plan_document,
-    print_here,
-    print_pull,
-    show_conversion_plan,
-    show_plan,
-)
+from qwenctl.cli.pull_converted import PullAsked, pull_converted
+from qwenctl.cli.pull_progress import pull_bars
+from qwenctl.cli.pull_report import plan_document, print_here, print_pull, show_plan
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.conversion import resolve_output
 from qwenctl.services.hub.download import DownloadOptions
 from qwenctl.services.hub.hub_access import Hub
 from qwenctl.services.hub.model_names import parse_name
-from qwenctl.services.hub.pull import make_origin, pull_files, record_sources
-from qwenctl.services.hub.pull_conversion import (
-    imatrix_file,
-    is_converted_already,
-    open_checkpoint_on_hub,
-    small_files,
-)
+from qwenctl.services.hub.pull import pull_files
 from qwenctl.services.hub.pull_plan import plan_files, target_folder
 from qwenctl.services.hub.resolution import Choice, Wanted, resolve, with_options
-from qwenctl.services.model_origin import write_origin
-from qwenctl.services.remote_conversion import RemotePlan, convert_remote, plan_remote
-from qwenctl.services.type_choice import TypeRequest
 from qwenctl.settings import Settings
-from qwenctl.units import format_bytes
 
 _LEAST_RATE = 1 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What was typed, beyond what is meant."""
-
-    name: str
-    out: str | None
-    imatrix: str | None
-    download: DownloadOptions
-    n_threads: int | None
-    dry_run: bool
 
 
 @click.command(
@@ -128,19 +95,19 @@ def command(
     """
     if raw and (quant or imatrix):
         raise InvalidRequest("--raw is the checkpoint as it is", "leave --quant and --imatrix out")
-    asked = _Asked(
+    asked = PullAsked(
         name, out, imatrix, DownloadOptions(n_connections, force, restart), n_threads or settings.n_threads, dry_run
     )
     with Hub(settings, bytes_per_s, output.note) as hub:
         meant = with_options(parse_name(name, settings.hub.endpoint), quant, revision)
         wanted = resolve(meant, Choice(must_convert=imatrix is not None, as_it_is=raw), hub.repository)
         if wanted.kind == "conversion":
-            _convert(wanted, asked, hub, settings, output)
+            pull_converted(wanted, asked, hub, settings, output)
         else:
             _fetch(wanted, asked, hub, settings, output)
 
 
-def _fetch(wanted: Wanted, asked: _Asked, hub: Hub, settings: Settings, output: Output) -> None:
+def _fetch(wanted: Wanted, asked: PullAsked, hub: Hub, settings: Settings, output: Output) -> None:
     """Get files as they are."""
     if wanted.kind == "gguf":
         target = resolve_output(asked.out or wanted.label, settings)
@@ -162,53 +129,3 @@ def _fetch(wanted: Wanted, asked: _Asked, hub: Hub, settings: Settings, output: 
     with pull_bars(output, n_cached_bytes) as watch:
         result = pull_files(plan, hub.client, asked.name, asked.download, watch)
     print_pull(result, wanted, output)
-
-
-def _convert(wanted: Wanted, asked: _Asked, hub: Hub, settings: Settings, output: Output) -> None:
-    """Convert a checkpoint while it is fetched."""
-    target, options = resolve_output(asked.out or wanted.label, settings), asked.download
-    if is_converted_already(wanted, target, asked.imatrix) and not options.force:
-        print_here(target, wanted, output)
-        return
-    if target.exists() and not options.force:
-        raise OutputExists(f"{target} is there already", "--force replaces it; OUT gives the new one another name")
-    with small_files(target, write=not asked.dry_run) as folder:
-        planned = _plan_conversion(wanted, asked, target, folder, hub)
-        show_conversion_plan(wanted, planned, target, output)
-        if asked.dry_run:
-            if output.json_mode:
-                output.data(conversion_document(wanted, planned, target))
-            else:
-                output.line(str(target))
-            return
-        with streamed_bars(output, str(wanted.quant)) as show:
-            result = convert_remote(
-                planned,
-                target,
-                n_threads=asked.n_threads,
-                n_connections=options.n_connections,
-                force=options.force,
-                restart=options.restart,
-                on_progress=show,
-            )
-        sources = record_sources(wanted.repository)
-        write_origin(
-            target,
-            make_origin(
-                asked.name, wanted.repository, sources=sources, converted_to=wanted.quant, imatrix=asked.imatrix
-            ),
-        )
-    print_conversion(result, f"{result.output_type}: {format_bytes(result.n_bytes)}", output)
-
-
-def _plan_conversion(wanted: Wanted, asked: _Asked, target: Path, folder: Path, hub: Hub) -> RemotePlan:
-    """Fetch everything but weights, and plan."""
-    checkpoint = open_checkpoint_on_hub(wanted, folder, hub)
-    return plan_remote(
-        checkpoint,
-        target,
-        TypeRequest(str(wanted.quant)),
-        imatrix_file(asked.imatrix, hub, folder) if asked.imatrix else None,
-        n_threads=asked.n_threads,
-        n_connections=asked.download.n_connections,
-    )
