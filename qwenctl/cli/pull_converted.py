@@ -9,7 +9,7 @@ from quant.errors import OutputExists
 from qwenctl.cli.conversion_output import print_conversion
 from qwenctl.cli.output import Output
 from qwenctl.cli.pull_progress import streamed_bars
-from qwenctl.cli.pull_report import conversion_document, print_here, show_conversion_plan
+from qwenctl.cli.pull_report import conversion_document, print_here, say_how_to_run, show_conversion_plan
 from qwenctl.services.conversion import resolve_output
 from qwenctl.services.hub.download import DownloadOptions
 from qwenctl.services.hub.hub_access import Hub
@@ -72,6 +72,7 @@ def pull_converted(wanted: Wanted, asked: PullAsked, hub: Hub, settings: Setting
                 on_progress=show,
             )
         record(wanted, asked, target)
+    say_how_to_run(target, settings, output)
     print_conversion(result, f"{result.output_type}: {format_bytes(result.n_bytes)}", output)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from qwenctl.cli.output import Output
@@ -11,6 +12,8 @@ from qwenctl.services.hub.pull import PullResult
 from qwenctl.services.hub.pull_plan import PullPlan
 from qwenctl.services.hub.resolution import Wanted
 from qwenctl.services.remote_conversion import RemotePlan
+from qwenctl.services.split_files import model_name
+from qwenctl.settings import Settings
 from qwenctl.units import format_bytes, format_seconds
 
 _STATES = {
@@ -39,7 +42,7 @@ def show_plan(plan: PullPlan, output: Output) -> None:
     )
 
 
-def show_conversion_plan(wanted: Wanted, planned: RemotePlan, target: object, output: Output) -> None:
+def show_conversion_plan(wanted: Wanted, planned: RemotePlan, target: Path, output: Output) -> None:
     """Say what will be fetched, what it will become, and about how long that takes."""
     before = planned.n_bytes_fetched_before
     rows = [
@@ -75,7 +78,7 @@ def plan_document(plan: PullPlan) -> dict[str, Any]:
     }
 
 
-def conversion_document(wanted: Wanted, planned: RemotePlan, target: object) -> dict[str, Any]:
+def conversion_document(wanted: Wanted, planned: RemotePlan, target: Path) -> dict[str, Any]:
     """Return the plan of a conversion for `--dry-run --json`."""
     return {
         **_source_document(wanted),
@@ -108,7 +111,13 @@ def print_pull(result: PullResult, wanted: Wanted, output: Output) -> None:
     output.line(str(result.path))
 
 
-def print_here(path: object, wanted: Wanted, output: Output) -> None:
+def say_how_to_run(target: Path, settings: Settings, output: Output) -> None:
+    """Say which command uses the model."""
+    is_stored = target.parent.absolute() == settings.models_dir.absolute()
+    output.note(f"run it: qwenctl run {model_name(target) if is_stored else target}")
+
+
+def print_here(path: Path, wanted: Wanted, output: Output) -> None:
     """Say that there was nothing to do."""
     if output.json_mode:
         output.data({**_source_document(wanted), "path": str(path), "n_fetched_bytes": 0})

@@ -74,7 +74,14 @@ def test_a_gguf_file_under_a_good_name_with_its_record(qwenctl, ready, models, g
     path = models / "tiny-q4_k_m.gguf"
     assert (ran.code, ran.stdout) == (0, f"{path}\n")
     assert path.read_bytes() == gguf
-    for words in ("licence   apache-2.0", "access    open to everyone", ready.refs["main"][:12], "to fetch", " free"):
+    for words in (
+        "run it: qwenctl run tiny-q4_k_m\n",
+        "licence   apache-2.0",
+        "access    open to everyone",
+        ready.refs["main"][:12],
+        "to fetch",
+        " free",
+    ):
         assert words in ran.stderr
     record = json.loads((models / "tiny-q4_k_m.gguf.origin.json").read_text())
     assert (record["repo"], record["commit"], record["license"]) == ("o/Tiny-GGUF", ready.refs["main"], "apache-2.0")

@@ -9,7 +9,7 @@ from qwenctl.cli.options import ByteCount, output_options, threads_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.pull_converted import PullAsked, pull_converted
 from qwenctl.cli.pull_progress import pull_bars
-from qwenctl.cli.pull_report import plan_document, print_here, print_pull, show_plan
+from qwenctl.cli.pull_report import plan_document, print_here, print_pull, say_how_to_run, show_plan
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.conversion import resolve_output
 from qwenctl.services.hub.download import DownloadOptions
@@ -128,4 +128,6 @@ def _fetch(wanted: Wanted, asked: PullAsked, hub: Hub, settings: Settings, outpu
     n_cached_bytes = sum(file.remote.n_bytes for file in plan.files if file.state == "cached")
     with pull_bars(output, n_cached_bytes) as watch:
         result = pull_files(plan, hub.client, asked.name, asked.download, watch)
+    if wanted.kind == "gguf":
+        say_how_to_run(plan.target, settings, output)
     print_pull(result, wanted, output)
