@@ -249,6 +249,19 @@ def test_files_in_the_hugging_face_cache_are_linked_not_copied(qwenctl, hub, rea
     assert qwenctl("models", "verify").code == 0
 
 
+def test_of_a_split_set_only_what_the_cache_lacks_is_fetched(qwenctl, hub, ready, models, home):
+    first = "Q6_K/Tiny-Q6_K-00001-of-00002.gguf"
+    write_cached(home / "cache/huggingface/hub", "o/Tiny-GGUF", ready.refs["main"], {first: SMALL}, in_lfs={first})
+    plan = json.loads(qwenctl("pull", "o/Tiny-GGUF:q6_k", "six", "--dry-run", "--json").stdout)
+    assert [file["state"] for file in plan["files"]] == ["cached", "missing"]
+    assert plan["disk_bytes"] == len(SMALL)
+    assert qwenctl("pull", "o/Tiny-GGUF:q6_k", "six").code == 0
+    assert (models / "six-00001-of-00002.gguf").is_symlink()
+    assert (models / "six-00002-of-00002.gguf").read_bytes() == SMALL[::-1]
+    assert hub.served[f"o/Tiny-GGUF/{first}"] == 0
+    assert "here already" in qwenctl("pull", "o/Tiny-GGUF:q6_k", "six").stderr
+
+
 def test_what_huggingface_hub_itself_has_fetched_is_used(qwenctl, hub, ready, models, home, gguf, monkeypatch):
     """Its own client fills the cache; then the hub is asked for listings only, and offline for nothing at all."""
     cache = home / "cache" / "huggingface" / "hub"
