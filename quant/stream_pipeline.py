@@ -220,7 +220,8 @@ class _Turn:
                 while workers.wait(_POLL_S) or not self.window.wait(_POLL_S):
                     workers.raise_error()
                     self._recorder.take(workers)
-                    self._report()
+                    if time.monotonic() - self._last_report >= REPORT_S:
+                        self._report()
                 workers.raise_error()
             except BaseException:
                 self.window.stop()
@@ -230,10 +231,9 @@ class _Turn:
                 raise
             self._recorder.take(workers, now=True)
             self.window.stop()
+            self._report()
 
     def _report(self) -> None:
-        if time.monotonic() - self._last_report < REPORT_S:
-            return
         self._last_report = time.monotonic()
         stream, n_hashed = self._stream, self.window.n_hashed
         n_bytes_left = self.window.bytes_before(len(self._left)) - self.window.bytes_before(n_hashed)

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from qwenctl.errors import InvalidRequest
 
@@ -134,7 +135,7 @@ def _hub_settings(environ: Mapping[str, str]) -> HubSettings:
     home = Path(environ.get("HF_HOME") or Path(parent) / "huggingface")
     cache = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub"
     endpoint = environ.get("HF_ENDPOINT", "").strip().rstrip("/") or _HUB
-    if not endpoint.startswith(("http://", "https://")):
+    if not _is_address(endpoint):
         raise InvalidRequest(f"HF_ENDPOINT is {environ['HF_ENDPOINT']!r}", f"write an address: {_HUB}")
     token = (environ.get("HF_TOKEN") or environ.get("HUGGING_FACE_HUB_TOKEN") or "").strip()
     return HubSettings(
@@ -144,6 +145,14 @@ def _hub_settings(environ: Mapping[str, str]) -> HubSettings:
         may_send_token=environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _HUB_ON,
         offline=(environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or "").lower() in _HUB_ON,
     )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 def _switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:

@@ -3,7 +3,7 @@
     qwen3-8b-q4_k_m.gguf
     qwen3-8b-q4_k_m.gguf.origin.json    {"format": "model-origin", "version": 1, "asked": "qwen3:8b",
                                          "hub": …, "repo": "Qwen/Qwen3-8B-GGUF", "revision": "main", "commit": …,
-                                         "license": …, "pulled_at": "2026-11-26T07:00:00Z",
+                                         "license": …, "pulled_at": "2026-11-26T07:00:00Z", "converted_to": null, …
                                          "files": [{"name": …, "n_bytes": …, "sha256": …, "source": …}, …],
                                          "sources": [… the same of what was converted …]}
 
@@ -52,6 +52,8 @@ class Origin:
     license: str | None = None
     license_link: str | None = None
     base_models: tuple[str, ...] = ()
+    converted_to: str | None = None  # type; None: files as they are on the hub
+    imatrix: str | None = None  # what weighed the errors of the conversion
     files: tuple[OriginFile, ...] = ()
     sources: tuple[OriginFile, ...] = ()
 
@@ -99,7 +101,7 @@ def read_origin(path: Path) -> Origin | None:
         raise JsonFileError(source, f"not a record of version {_FORMAT['version']}")
     record = JsonFields(source, document)
     values: dict[str, Any] = {field.name: record.text(field.name) for field in fields(Origin) if field.type == "str"}
-    for name in ("license", "license_link"):
+    for name in ("license", "license_link", "converted_to", "imatrix"):
         values[name] = record.text(name, "") or None
     base_models = record.raw("base_models") or []
     return Origin(

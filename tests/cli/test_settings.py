@@ -53,6 +53,8 @@ def test_the_hubs_own_variables_mean_what_huggingface_hub_says():
     ("name", "value"),
     [
         ("HF_ENDPOINT", "huggingface.co"),
+        ("HF_ENDPOINT", "http://["),
+        ("HF_ENDPOINT", "https:///models"),
         ("QWENCTL_THREADS", "0"),
         ("QWENCTL_THREADS", "-1"),
         ("QWENCTL_THREADS", "٤"),

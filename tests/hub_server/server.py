@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         ):
             self._api(*match.groups())
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(auth-check|refs)", path):
-            self._ask(*match.groups())
+            self._about(*match.groups())
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._resolve(*match.groups(), is_cache=False)
         else:
@@ -212,13 +212,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._json([blob.tree_entry(path) for path, blob in files.items() if path in wanted])
         else:
             self._json(repository.info(sha, with_blobs="blobs" in self.query))
-
-    def _ask(self, repo_id: str, what: str) -> None:
-        """Answer whether the caller may have the files, or which branches there are."""
-        repository = self._repository(repo_id, for_contents=what == "auth-check")
-        if repository is not None:
-            refs = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": c} for name, c in repository.refs.items()]
-            self._json({"branches": refs, "tags": [], "converts": []} if what == "refs" else {})
 
     def _tree(self, files: Mapping[str, Blob], folder: str) -> None:
         prefix = f"{folder}/" if folder else ""

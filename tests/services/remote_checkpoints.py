@@ -21,8 +21,9 @@ def add_checkpoint(hub: HubServer, folder: Path, repo_id: str = REPO) -> str:
 def snapshot_of(folder: Path, cache: Path, repo_id: str = REPO) -> Path:
     """Return the folder as it lies in the hub's cache, where a conversion finds the repository's name."""
     snapshot = cache / f"models--{repo_id.replace('/', '--')}" / "snapshots" / ("0" * 40)
-    snapshot.parent.mkdir(parents=True)
-    snapshot.symlink_to(folder)
+    snapshot.mkdir(parents=True)
+    for path in folder.iterdir():
+        (snapshot / path.name).symlink_to(path)
     return snapshot
 
 

@@ -12,10 +12,12 @@ Source: "Understand caching" of huggingface_hub's documentation, and its _tree_c
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from quant.errors import JsonFileError
 from quant.json_file import read_json_object
+from quant.shown import some
 from qwenctl.errors import HubUnreachable
 from qwenctl.services.hub.listing import Repository, listed_file
 from qwenctl.services.hub.remote_file import RemoteFile
@@ -64,6 +66,13 @@ def cached_repository(settings: HubSettings, repo_id: str, revision: str | None 
         for path, (n_bytes, sha256, git_oid) in entries.items()
     )
     return Repository(settings.endpoint, repo_id, commit, files, revision or "main")
+
+
+def not_cached(remotes: Sequence[RemoteFile]) -> HubUnreachable:
+    """Return the error for files that would have to be fetched, without a network."""
+    names = some([remote.name for remote in remotes], 3)
+    hint = "unset HF_HUB_OFFLINE to fetch what is missing"
+    return HubUnreachable(f"HF_HUB_OFFLINE is set, and not in the cache: {names}", hint)
 
 
 def _repo_folder(cache_dir: Path, repo_id: str) -> Path:

@@ -1,32 +1,30 @@
 """What a hub says of a repository: asked through huggingface_hub, which knows the API, the tokens and their renewal.
 
-The only file that imports it, and only when something is asked. It reads its variables once, at import; so that what
-must hold is set before (no telemetry, no token unless it is handed over), and all else is passed as arguments. Fetching
-files is not its work here: it does not resume them, and checks their size only.
+The only file that imports it, and only when something is asked. It reads its variables once, at import, into its
+constants: there it is told, before its first request, to send no telemetry and no token but the one that is handed
+over; all else is passed as arguments. Fetching files is not its work here: it does not resume them, and checks their
+size only.
 """
 
 from __future__ import annotations
 
-import os
+import random
 import time
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from itertools import count
 from typing import Any, TypeVar
 
 from qwenctl import __version__
-from qwenctl.errors import HubUnreachable
-from qwenctl.services.hub.hub_errors import disabled, gated, hub_error, is_worth_another_try, seconds_to_wait
+from qwenctl.errors import HubAccessRefused, HubUnreachable, QwenctlError
+from qwenctl.services.hub.backoff import RetryPolicy
+from qwenctl.services.hub.hub_errors import asked_wait_s, disabled, gated, hub_error, is_passing
 from qwenctl.services.hub.listing import Repository, listed_file
 from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.settings import HubSettings
 
-_BEFORE_IMPORT = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
-    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-_N_TRIES = 4
+_CONSTANTS = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_HUB_DISABLE_UPDATE_CHECK")
+_PATIENCE = RetryPolicy(n_attempts=5, first_s=1.0, most_s=15.0, most_asked_s=60.0)
 _TIMEOUT_S = 30.0
 
 _Answer = TypeVar("_Answer")
@@ -48,16 +46,18 @@ class HubClient:
             raise HubUnreachable(
                 "HF_HUB_OFFLINE is set, so nothing is asked of the hub", "unset it, or name a file here"
             )
-        for name, value in _BEFORE_IMPORT.items():
-            os.environ[name] = value
+        constants: Any = import_module("huggingface_hub.constants")
+        for name in _CONSTANTS:
+            setattr(constants, name, True)
         self._hub: Any = import_module("huggingface_hub")
         self._errors: Any = import_module("huggingface_hub.errors")
         self._http_error: type[Exception] = import_module("httpx2").TransportError
         self.endpoint = settings.endpoint
         self.token: str | None = None
         if settings.may_send_token:
-            self.token = settings.token or self._hub.get_token()
+            self.token = settings.token or self._stored_token()
         self._sleep = sleep
+        self._chance = random.Random()  # noqa: S311 (spreads requests, hides nothing)
         self._api: Any = self._hub.HfApi(
             endpoint=settings.endpoint,
             token=self.token or False,
@@ -114,6 +114,16 @@ class HubClient:
             if hasattr(entry, "blob_id")  # folders have none
         )
 
+    def _stored_token(self) -> str | None:
+        """Return the token of `hf auth login`, renewed where it had to be."""
+        try:
+            token: str | None = self._hub.get_token()
+        except (self._errors.OIDCError, self._errors.DeviceCodeError, self._errors.HfHubHTTPError, OSError) as error:
+            raise HubAccessRefused(
+                f"the stored token cannot be used: {error}", "log in again: hf auth login"
+            ) from error
+        return token
+
     def _check_access(self, repository: Repository, *, is_disabled: bool) -> None:
         """Refuse before the first byte what the hub would refuse with the first file."""
         name, page = repository.repo_id, repository.page
@@ -127,21 +137,24 @@ class HubClient:
 
     def _ask(self, repo_id: str, revision: str | None, question: Callable[[], _Answer]) -> _Answer:
         """Ask; again after a while where the hub is busy or the line is bad."""
-        for n_tried in range(1, _N_TRIES + 1):
+        for n_failures in count(1):
             try:
                 return question()
             except (self._errors.HfHubHTTPError, self._http_error, ConnectionError) as error:
-                if n_tried == _N_TRIES or not is_worth_another_try(error):
-                    branches = self._branches(repo_id) if type(error).__name__ == "RevisionNotFoundError" else ()
-                    raise hub_error(
-                        error, repo_id, revision, self.endpoint, has_token=bool(self.token), branches=branches
-                    ) from error
-                self._sleep(seconds_to_wait(error, n_tried))
+                delay_s = _PATIENCE.delay_s(n_failures, asked_wait_s(error), self._chance)
+                if delay_s is None or not is_passing(error):
+                    raise self._explain(error, repo_id, revision) from error
+                self._sleep(delay_s)
             except (self._errors.HFValidationError, ValueError, KeyError, TypeError) as error:
                 raise HubUnreachable(
                     f"{self.endpoint} did not answer as a hub does", "is HF_ENDPOINT right?"
                 ) from error
         raise AssertionError("unreachable")
+
+    def _explain(self, error: Exception, repo_id: str, revision: str | None) -> QwenctlError:
+        branches = self._branches(repo_id) if type(error).__name__ == "RevisionNotFoundError" else ()
+        has_token = self.token is not None
+        return hub_error(error, repo_id, revision, self.endpoint, has_token=has_token, branches=branches)
 
     def _branches(self, repo_id: str) -> tuple[str, ...]:
         """Return the names of branches and tags, as a courtesy: none where the hub does not tell."""

@@ -5,16 +5,17 @@ Errors are told apart by the names of their classes (huggingface_hub/errors.py),
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from quant.shown import named, some
 from qwenctl.errors import HubAccessRefused, HubUnreachable, ModelNotFound, QwenctlError
+from qwenctl.services.hub.backoff import asked_delay_s
 from qwenctl.services.hub.short_names import SHORT_NAMES
 
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
-_MOST_WAIT_S = 60.0
 _LOG_IN = "set HF_TOKEN, or log in: hf auth login"
 
 
@@ -107,19 +108,18 @@ _KINDS: Mapping[str, Callable[[_Asked], QwenctlError]] = {
 _STATUSES: Mapping[int, Callable[[_Asked], QwenctlError]] = {401: _bad_token, 403: _forbidden, 429: _too_many}
 
 
-def is_worth_another_try(error: Exception) -> bool:
-    """Tell whether the same question may well be answered in a while."""
+def is_passing(error: Exception) -> bool:
+    """Tell whether the same question may well be answered in a while: the hub is busy, or the line is bad."""
     status = _status(error)
     if status is None:
         return type(error).__name__ not in ("UnsupportedProtocol", "OfflineModeIsEnabled")
-    return status in _BUSY and seconds_to_wait(error, 1) <= _MOST_WAIT_S
+    return status in _BUSY
 
 
-def seconds_to_wait(error: Exception, n_tried: int) -> float:
-    """Return how long to wait before the next try: what the hub says, else longer each time."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    said = str(headers.get("retry-after", ""))
-    return float(said) if said.isascii() and said.isdigit() else 0.5 * 2**n_tried
+def asked_wait_s(error: Exception) -> float | None:
+    """Return the seconds that the hub asks us to stay away, None if it does not."""
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    return None if headers is None else asked_delay_s(headers, time.time())
 
 
 def _status(error: Exception) -> int | None:

@@ -104,7 +104,10 @@ def _parse_hf(typed: str) -> RepoName:
 
 def _parse_url(typed: str, endpoint: str) -> RepoName:
     """Read an address: HOST/user/repo, followed by nothing, by `:type` as other programs write it, or by a page."""
-    url = urlsplit(typed if "://" in typed else f"https://{typed}")
+    try:
+        url = urlsplit(typed if "://" in typed else f"https://{typed}")
+    except ValueError:
+        raise InvalidRequest(f"{named(typed)} is no address", f"write {_EXAMPLES}") from None
     base = urlsplit(endpoint)
     path = url.path
     if url.scheme not in ("http", "https") or (url.netloc.lower() not in _PUBLIC_HOSTS | {base.netloc.lower()}):

@@ -16,11 +16,10 @@ from pathlib import Path
 from quant.digests import digest_path
 from quant.durable_files import DurableFiles
 from quant.errors import OutputExists
-from quant.shown import some
-from qwenctl.errors import HubUnreachable
 from qwenctl.services.hub.download import DownloadOptions, download
 from qwenctl.services.hub.download_progress import DownloadProgress
 from qwenctl.services.hub.hashing import OnBytes, holds
+from qwenctl.services.hub.hf_cache import not_cached
 from qwenctl.services.hub.listing import Repository
 from qwenctl.services.hub.pull_plan import PlannedFile, PullPlan
 from qwenctl.services.hub.range_client import RangeClient
@@ -69,7 +68,8 @@ def pull_files(
     started_s = time.monotonic()
     plan.refuse_if_too_large()
     linked = {file.path for file in plan.files if file.state == "cached" and _link(file, options, watch)}
-    rest = [file for file in plan.files if file.state != "here" and file.path not in linked]
+    known = () if options.force else {file.path for file in plan.files if file.state == "here"}
+    rest = [file for file in plan.files if file.path not in linked and file.path not in known]
     n_fetched_bytes = _fetch(plan, rest, client, options, watch)
     if plan.wanted.kind == "gguf":
         digest_path(plan.target).unlink(missing_ok=True)  # of a conversion that had the name before
@@ -91,6 +91,8 @@ def make_origin(
     *,
     files: tuple[OriginFile, ...] = (),
     sources: tuple[OriginFile, ...] = (),
+    converted_to: str | None = None,
+    imatrix: str | None = None,
 ) -> Origin:
     """Return the record of what was pulled now."""
     return Origin(
@@ -103,6 +105,8 @@ def make_origin(
         license=repository.license_name,
         license_link=repository.license_link,
         base_models=repository.base_models,
+        converted_to=converted_to,
+        imatrix=imatrix,
         files=files,
         sources=sources,
     )
@@ -151,9 +155,7 @@ def _fetch(
     if not files:
         return 0
     if client is None:
-        names = [file.remote.name for file in files]
-        message = f"HF_HUB_OFFLINE is set, and not in the cache: {some(names, 3)}"
-        raise HubUnreachable(message, "unset HF_HUB_OFFLINE to fetch what is missing")
+        raise not_cached([file.remote for file in files])
     folder = plan.target if plan.wanted.kind == "checkpoint" else plan.target.parent
     remotes = [replace(file.remote, path=file.path.relative_to(folder).as_posix()) for file in files]
     done = download(client, remotes, folder, options, watch.on_progress)

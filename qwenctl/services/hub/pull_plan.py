@@ -7,7 +7,7 @@ printed by --dry-run and executed by pull.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,10 +23,10 @@ from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.services.hub.resolution import Wanted
 from qwenctl.services.hub.slices import SLICE_BYTES
 from qwenctl.services.model_origin import Origin, read_origin
+from qwenctl.services.split_files import split_names
 from qwenctl.units import format_bytes
 
 State = Literal["here", "unchecked", "cached", "begun", "missing"]
-SUFFIX = ".gguf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,34 +110,6 @@ def plan_files(wanted: Wanted, target: Path, cache_dir: Path, files: DurableFile
     planned = tuple(_look(remote, path, cache_dir, known) for remote, path in zip(remotes, paths, strict=True))
     free_bytes = (files or DurableFiles()).free_bytes(target.parent)
     return PullPlan(wanted, paths[0] if wanted.kind == "gguf" else target, planned, free_bytes)
-
-
-def split_names(name: str, n_files: int) -> Sequence[str]:
-    """Return the names of a model's files, for a model called `name`: one, or as llama.cpp wants the parts called."""
-    if n_files == 1:
-        return [name]
-    stem = name.removesuffix(SUFFIX)
-    return [f"{stem}-{number:05}-of-{n_files:05}{SUFFIX}" for number in range(1, n_files + 1)]
-
-
-def target_file(out: str | None, wanted: Wanted, models_dir: Path) -> Path:
-    """Return the GGUF file that OUT means: a path that ends in .gguf, a name among the models, or a good name there.
-
-    Raises:
-        InvalidRequest: a folder, a path without the suffix, or in a folder that does not exist.
-    """
-    if out is None:
-        return models_dir / f"{wanted.label}{SUFFIX}"
-    given = Path(out).expanduser()
-    if given.is_dir():
-        raise InvalidRequest(f"{out} is a folder", f"name a file in it: {given / f'{wanted.label}{SUFFIX}'}")
-    if given.suffix != SUFFIX:
-        if given.name != out:
-            raise InvalidRequest(f"{out} does not end in {SUFFIX}", f"write {out}{SUFFIX}")
-        return models_dir / f"{out}{SUFFIX}"
-    if not given.parent.is_dir():
-        raise InvalidRequest(f"the folder {given.parent} does not exist", f"mkdir -p {given.parent}")
-    return given
 
 
 def target_folder(out: str | None, wanted: Wanted) -> Path:

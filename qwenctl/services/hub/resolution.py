@@ -19,7 +19,7 @@ from qwenctl.services.hub.model_names import FamilyName, RepoName
 from qwenctl.services.hub.remote_file import RemoteFile
 
 DEFAULT_TYPE = "q4_k_m"
-Kind = Literal["gguf", "conversion", "checkpoint"]
+Kind = Literal["gguf", "conversion", "export", "checkpoint"]
 Ask = Callable[[str, str | None], Repository]
 """Returns the listing of a repository at a revision (None: its default branch)."""
 
@@ -28,9 +28,11 @@ _GGUF_ENDING = re.compile(r"[-_.]gguf$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be had, and how: GGUF files as they are, a checkpoint converted on the way, or its files as they are.
+    """What is to be had, and how: GGUF files as they are, a checkpoint converted to GGUF or exported on the way, or its
+    files as they are.
 
-    `files` are the weights; `quant` the type in the end, None for a checkpoint as it is or a file that does not tell.
+    `files` are the weights; `quant` the type or format in the end, None for a checkpoint as it is or a file that does
+    not tell.
     """
 
     kind: Kind
@@ -53,16 +55,17 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the options say: a type, whether only a conversion can give it, or the checkpoint as it is."""
+    """What the options say: a type, whether only a conversion can give it, a format to export to, or neither."""
 
     quant: str | None = None
     must_convert: bool = False
+    export: str | None = None  # awq, gptq
     as_it_is: bool = False
 
     @property
     def may_be_gguf(self) -> bool:
         """Whether a ready-made GGUF file would do."""
-        return not (self.must_convert or self.as_it_is)
+        return not (self.must_convert or self.export or self.as_it_is)
 
 
 def resolve(name: RepoName | FamilyName, choice: Choice, ask: Ask) -> Wanted:
@@ -111,7 +114,7 @@ def _resolve_family(name: FamilyName, choice: Choice, ask: Ask) -> Wanted:
             wanted = _gguf(repository, repository.files, choice.quant)
             other = f"from the original weights: qwenctl pull {entry.checkpoint}"
             return replace(wanted, notes=(other,) if entry.is_convertible else ())
-    if choice.must_convert and not entry.is_convertible:
+    if (choice.must_convert or choice.export) and not entry.is_convertible:
         raise InvalidRequest(
             f"{entry.name} cannot be converted here", f"there is a GGUF file: qwenctl pull {entry.gguf}"
         )
@@ -128,7 +131,7 @@ def _in_repository(repository: Repository, path: str | None, choice: Choice) -> 
     if repository.shards:
         return _checkpoint(repository, choice)
     if ggufs:
-        what = "options that need the original weights" if choice.must_convert else "--raw, which is for checkpoints"
+        what = "--raw, which is for checkpoints" if choice.as_it_is else "options that need the original weights"
         raise InvalidRequest(
             f"{repository.repo_id} holds GGUF files only, which does not go with {what}", _base(repository)
         )
@@ -165,6 +168,10 @@ def _checkpoint(repository: Repository, choice: Choice) -> Wanted:
     label = last_part(repository.repo_id)
     if choice.as_it_is:
         return Wanted("checkpoint", repository, repository.shards, None, label)
+    if choice.export is not None:
+        if choice.quant:
+            raise InvalidRequest(f"{choice.export} has one type, not {named(choice.quant)}", "leave the type out")
+        return Wanted("export", repository, repository.shards, choice.export, f"{label}-{choice.export.upper()}")
     quant = (choice.quant or DEFAULT_TYPE).lower()
     if quant not in OUTPUT_TYPES:
         there = offered(repository.files)

@@ -101,7 +101,8 @@ def test_a_busy_hub_is_asked_again_and_a_busy_one_for_long_is_an_error(hub):
     hub.fault = lambda _: next(answers, None)
     asked = HubClient(HubSettings(Path("none"), hub.url), sleep=waited.append)
     assert asked.repository("o/m").repo_id == "o/m"
-    assert waited == [7.0, 2.0]
+    assert waited[0] == 7.0  # as it asks
+    assert 1.0 <= waited[1] <= 2.0
     hub.fault = lambda _: Fault(status=429, headers={"Retry-After": "3600"})
     with pytest.raises(HubUnreachable, match="too many requests") as caught:
         asked.repository("o/m")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.hub.model_names import FamilyName, RepoName, parse_name
@@ -111,3 +113,23 @@ def test_the_table_is_sound():
     assert SHORT_NAMES["qwen3:8b"].prefers_gguf
     assert not SHORT_NAMES["qwen3:4b-thinking-2507"].prefers_gguf
     assert SHORT_NAMES["qwen3.5:9b"].prefers_gguf
+
+
+@given(
+    st.one_of(
+        st.text(max_size=40),
+        st.text(alphabet="abQ3:/@.-_%2 ~[]?#", max_size=40),
+        st.text(alphabet="ab/[]:%2e.@?#", max_size=30).map("https://huggingface.co/".__add__),
+        st.text(alphabet="ab/[]:%2e.@", max_size=30).map("http://".__add__),
+        st.text(alphabet="ab/:@.%2eF", max_size=30).map("hf://".__add__),
+    )
+)
+def test_whatever_is_typed_is_a_name_or_refused(text):
+    try:
+        found = parse_name(text)
+    except InvalidRequest:
+        return
+    if isinstance(found, RepoName):
+        parts = [*found.repo_id.split("/"), *(found.path or "x").split("/")]
+        assert len(found.repo_id.split("/")) == 2
+        assert not {"", ".", ".."} & set(parts)

@@ -63,6 +63,7 @@ def found(text, quant=None, **choice):
         ("u/both", {}, ("gguf", "u/both", "Q8_0", "both-q8_0", 1)),
         ("u/both:q4_k_m", {}, ("conversion", "u/both", "q4_k_m", "both-q4_k_m", 2)),
         ("u/both", {"must_convert": True}, ("conversion", "u/both", "q4_k_m", "both-q4_k_m", 2)),
+        ("Qwen/Qwen3-8B", {"export": "awq"}, ("export", "Qwen/Qwen3-8B", "awq", "Qwen3-8B-AWQ", 2)),
         # A short name means the makers' GGUF where it has the type, else the checkpoint.
         ("qwen3:8b", {}, ("gguf", "Qwen/Qwen3-8B-GGUF", "Q4_K_M", "qwen3-8b-q4_k_m", 1)),
         ("qwen3:8b:q6_k", {}, ("conversion", "Qwen/Qwen3-8B", "q6_k", "qwen3-8b-q6_k", 2)),
@@ -100,6 +101,9 @@ def test_what_names_mean(text, options, expected):
             "the original: Qwen/Qwen3-8B",
         ),
         ("Qwen/Qwen3-8B-GGUF", {"as_it_is": True}, InvalidRequest, "GGUF files only", "the original: Qwen/Qwen3-8B"),
+        ("Qwen/Qwen3-8B:q6_k", {"export": "awq"}, InvalidRequest, "awq has one type", "leave the type out"),
+        ("qwen3.5:9b", {"export": "gptq"}, InvalidRequest, "cannot be converted", "pull unsloth/Qwen3.5-9B-GGUF"),
+        ("Qwen/Qwen3-8B-GGUF", {"export": "awq"}, InvalidRequest, "need the original weights", "Qwen/Qwen3-8B"),
         ("qwen3.5:9b:q6_k", {}, ModelNotFound, "no GGUF file of the type q6_k", "it has Q4_K_M"),
         ("qwen3.5:9b", {"must_convert": True}, InvalidRequest, "cannot be converted", "pull unsloth/Qwen3.5-9B-GGUF"),
         ("qwen3:8b:q4_k_m", {"quant": "q8_0"}, InvalidRequest, "the name says q4_k_m, --quant q8_0", "leave one"),
