@@ -43,13 +43,14 @@ def model_label(plan: RunPlan) -> str:
     return name if plan.model.quant is None else f"{name}-{plan.model.quant}"
 
 
-def run_commands(plan: RunPlan, asked: str, origin: Origin) -> tuple[str, ...]:
+def run_commands(plan: RunPlan, asked: str, origin: Origin, rpc: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the commands, in order: have the model, run it.
 
     Args:
         plan: what was planned.
         asked: the model as the user named it.
         origin: where it is.
+        rpc: workers whose devices are used.
     """
     name, first = model_label(plan), []
     if origin == "gguf":
@@ -64,6 +65,8 @@ def run_commands(plan: RunPlan, asked: str, origin: Origin) -> tuple[str, ...]:
     options = [f"--ctx {_tokens(request.n_ctx)}"]
     if request.kv_type != "f16":
         options.append(f"--kv-type {request.kv_type}")
+    if rpc:
+        options.append(f"--rpc {','.join(rpc)}")
     if request.n_parallel > 1:
         run = f"qwenctl batch {_quoted(name)} prompts.jsonl -o answers.jsonl --parallel {request.n_parallel}"
     else:

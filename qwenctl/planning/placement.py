@@ -236,7 +236,7 @@ def _ram_use(plan: OffloadPlan) -> MemoryUse:
 
 
 def place_by_layers(model: PlannedModel, machine: Machine, request: ContextRequest) -> Placement | None:
-    """Return where llama.cpp by itself puts the model, with `--offload off` or without experts; None: it does not fit."""
+    """Return where llama.cpp by itself puts a model, as with `--offload off`; None: it does not fit."""
     kv = kv_cache_bytes(model.shape, request.n_ctx, request.n_parallel, request.kv_type, request.kv_type)
     compute = compute_bytes(model.shape, STOCK_UBATCH, request.n_ctx, n_outputs=request.n_parallel, flash=True)
     placement = place_stock(model.sizes, machine.memory.devices, DeviceRequest(kv, compute))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,12 +21,11 @@ from quant.gguf_read import read_gguf
 from quant.json_fields import JsonFields
 from quant.json_file import read_json_object
 from quant.model_outline import ModelOutline, outline_of_config, outline_of_gguf
-from qwenctl.errors import InvalidRequest, ModelNotFound
-from qwenctl.services.hub.connections import ClientOptions
-from qwenctl.services.hub.hub_client import HubClient
+from qwenctl.errors import HubUnreachable, InvalidRequest, ModelNotFound
+from qwenctl.services.hub.hf_cache import cached_file
+from qwenctl.services.hub.hub_access import Hub
 from qwenctl.services.hub.listing import Repository
 from qwenctl.services.hub.model_names import FamilyName, RepoName, parse_name
-from qwenctl.services.hub.range_client import RangeClient
 from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.services.hub.resolution import Choice, resolve, with_options
 from qwenctl.services.model_store import find_model, looks_like_path, model_not_found
@@ -98,12 +96,17 @@ def _local(name: str, settings: Settings) -> PlanSource | None:
 
 def _remote(name: str, quant: str | None, settings: Settings) -> PlanSource:
     parsed = with_options(parse_name(name, settings.hub.endpoint), quant, None)
-    hub = HubClient(settings.hub)
-    options = ClientOptions(hub.endpoint, hub.token, settings.network)
-    with closing(RangeClient(options)) as client:
+    with Hub(settings) as hub:
 
         def read(remote: RemoteFile, offset_bytes: int, n_bytes: int) -> bytes:
-            return b"".join(client.read(remote, offset_bytes, n_bytes))
+            kept = cached_file(hub.cache_dir, remote)
+            if kept is not None:
+                with kept.open("rb") as file:
+                    file.seek(offset_bytes)
+                    return file.read(n_bytes)
+            if hub.client is None:
+                raise HubUnreachable(f"HF_HUB_OFFLINE is set, and the cache has no {remote.name}", "unset it")
+            return b"".join(hub.client.read(remote, offset_bytes, n_bytes))
 
         return remote_source(name, parsed, hub.repository, read)
 

@@ -42,10 +42,11 @@ class Planner:
     Args:
         source: the model.
         settings: of the program.
+        rpc: "host:port" of workers whose devices this machine may use.
     """
 
-    def __init__(self, source: PlanSource, settings: Settings) -> None:
-        self._source, self._settings = source, settings
+    def __init__(self, source: PlanSource, settings: Settings, rpc: tuple[str, ...] = ()) -> None:
+        self._source, self._settings, self._rpc = source, settings, rpc
 
     def advise(self, machine: str | None, quant: str | None, request: ContextRequest) -> Advice:
         """Return the plan for one quantization, or the best one that fits.
@@ -93,8 +94,10 @@ class Planner:
 
     def _machine(self, described: str | None) -> tuple[Machine, Layouts]:
         if described is not None:
+            if self._rpc:
+                raise InvalidRequest("--rpc is of this machine, --machine describes another", "leave one of them out")
             return parse_machine(described), no_layouts
-        this = look_at_this_machine(self._settings, self._source.path)
+        this = look_at_this_machine(self._settings, self._source.path, self._rpc)
         return this.machine, this.layouts
 
     def _advice(self, machine: Machine, layouts: Layouts, quant: str | None, request: ContextRequest) -> Advice:
@@ -103,4 +106,4 @@ class Planner:
             plan = plan_best(outline, machine, request, layouts)
         else:
             plan = plan_quant(outline, quant, machine, request, layouts)
-        return Advice(plan, run_commands(plan, asked, kind), vllm_road(plan, asked, kind))
+        return Advice(plan, run_commands(plan, asked, kind, self._rpc), vllm_road(plan, asked, kind))

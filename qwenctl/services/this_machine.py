@@ -39,10 +39,13 @@ from qwenctl.services.expert_offload import io_threads, open_ggml
 from qwenctl.services.memory_limits import machine_memory
 from qwenctl.services.native_log import native_log
 from qwenctl.services.offload_layout import OffloadLayout, groups_with
+from qwenctl.services.rpc_servers import check_endpoints, remote_devices
 from qwenctl.settings import Settings
 
 MEASURED_BAND = 0.3
 _UNKNOWN_TYPE_BITS = 4.5
+_REMOTE = GpuRates(read_bytes_s=40e9, macs_s=500e9, layer_s=150e-6, upload_bytes_s=1e9)
+_REMOTE_WORDS = "workers as quick as a processor with eight cores, over 10 Gbit/s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +56,32 @@ class ThisMachine:
     layouts: Layouts
 
 
-def look_at_this_machine(settings: Settings, path: Path | None) -> ThisMachine:
+def look_at_this_machine(settings: Settings, path: Path | None, rpc: Sequence[str] = ()) -> ThisMachine:
     """Look at memory, devices and what was measured.
 
     Args:
         settings: of the program.
         path: of the model's file, where it is here: its own rates are looked for.
+        rpc: "host:port" of workers whose devices are used, too.
+
+    Raises:
+        InvalidRequest: an endpoint is none.
+        ModelLoadFailed: a worker does not answer, is busy or of another version.
     """
+    check_endpoints(rpc)
     native_log()
     n_threads = settings.n_threads or default_n_threads()
-    devices = engine_devices(None)
+    devices, remote = engine_devices(None), remote_devices(rpc)
     ggml = _known_ggml()
     stored = [one for one in stored_calibrations(settings.cache_dir) if one.experts]
     near = _nearest(stored, n_threads)
     machine = Machine(
         name="this machine",
-        memory=machine_memory(devices.memory),
-        gpus=_gpu_rates(devices),
+        memory=machine_memory((*remote, *devices.memory)),
+        gpus=(_REMOTE,) * len(remote) + _gpu_rates(devices),
         cpu=cpu_rates(near, n_threads),
-        band=PUBLISHED_BAND if near is None or devices.devices else MEASURED_BAND,
-        assumptions=_assumptions(near),
+        band=PUBLISHED_BAND if near is None or remote or devices.devices else MEASURED_BAND,
+        assumptions=(*_assumptions(near), *((_REMOTE_WORDS,) if remote else ())),
     )
     place = path or settings.models_dir / "model.gguf"
 
@@ -82,7 +91,7 @@ def look_at_this_machine(settings: Settings, path: Path | None) -> ThisMachine:
         experts = replace(model.experts, paths=(place,))
         own = load_calibration(key_of(experts, n_threads), settings.cache_dir)
         known = own if own is not None and own.experts else near
-        has_devices = bool(devices.devices)
+        has_devices = bool(remote or devices.devices)
         groups = groups_with(ggml, experts, EngineOptions(), n_threads, known, has_devices=has_devices)
         return tuple(tuple(_layout(one) for one in group) for group in groups)
 

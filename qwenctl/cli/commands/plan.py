@@ -7,6 +7,7 @@ from typing import get_args
 import click
 
 from qwenctl.cli.command import Command
+from qwenctl.cli.device_options import rpc_option
 from qwenctl.cli.options import TokenCount, output_options
 from qwenctl.cli.output import Output
 from qwenctl.cli.plan_view import comparison_document, document, print_advice, print_comparison
@@ -71,6 +72,7 @@ from qwenctl.settings import Settings
     help="Type of the file; may be repeated with --compare.  [default: the best that fits]",
 )
 @click.option("--compare", is_flag=True, help="One line for each machine and type.")
+@rpc_option
 @output_options
 def command(
     *,
@@ -81,6 +83,7 @@ def command(
     kv_type: str,
     quants: tuple[str, ...],
     compare: bool,
+    rpc: tuple[str, ...],
     output: Output,
     settings: Settings,
 ) -> int:
@@ -93,7 +96,7 @@ def command(
     """
     if not compare and (len(machines) > 1 or len(quants) > 1):
         raise InvalidRequest("several machines or types need --compare", "add --compare")
-    planner = Planner(find_source(model, quants[0] if len(quants) == 1 else None, settings), settings)
+    planner = Planner(find_source(model, quants[0] if len(quants) == 1 else None, settings), settings, rpc)
     request = ContextRequest(n_ctx, n_parallel, kv_type)
     if not compare:
         advice = planner.advise(next(iter(machines), None), next(iter(quants), None), request)
