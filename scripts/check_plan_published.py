@@ -78,20 +78,21 @@ SERVER = "H200,256GiB xeon-ddr5,16 cores,nvme4"
 CARDS = "4x24GiB,256GiB xeon-ddr5,32 cores,nvme4"
 OURS = "this scheduler's bench on a card"
 
+P = Published
 RUNS = (
-    Published("RTX 4090, answer at 32K", "llama.cpp #17505", "8B", "q4_0", "4090-128", 32 * K, full, 102.8),
-    Published("RTX 3090, prompt", "llama.cpp #8416", "8B", "iq4_xs", f"RTX 3090,{DESKTOP}", 4 * K, prefill, 4217),
-    Published("RTX 3090, prompt", "llama.cpp #7860", "8B", "q6_k", f"RTX 3090,{DESKTOP}", 4 * K, prefill, 3525),
-    Published("RTX 4090, prompt (kernels of 2024)", "llama.cpp #7716", "8B", "q5_k_m", "4090-128", 4 * K, prefill, 5569),
-    Published("H200, answer", OURS, SMALL, "q4_k_m", SERVER, 2304, decode, 276),
-    Published("H200, prompt", OURS, SMALL, "q4_k_m", SERVER, 2304, prefill, 6900),
-    Published("H200 of 8 GiB, --n-cpu-moe, answer", OURS, SMALL, "q4_k_m", SERVER, 2304, decode, 64, 8, scheduled=False),
-    Published("H200 of 8 GiB, --n-cpu-moe, prompt", OURS, SMALL, "q4_k_m", SERVER, 2304, prefill, 443, 8, scheduled=False),
-    Published("RTX 4070 Ti, cache", "FATE fork", SMALL, "q4_k_m", f"RTX 4070,{DESKTOP}", 8 * K, decode, 64.5),
-    Published("RTX 4070 Ti, none", "FATE fork", SMALL, "q4_k_m", f"RTX 4070,{DESKTOP}", 8 * K, decode, 33.7, 3, scheduled=False),
-    Published("RTX 5090, BF16", "kt-kernel #1914", SMALL, "bf16", f"RTX 5090,{DESKTOP}", 8 * K, decode, 52),
-    Published("4x RTX 4090, FP8, half the experts", "kt-kernel", NEXT, "q8_0", CARDS, 8 * K, decode, 81, 48),
-    Published("RTX 4090, from SSD", "flash-moe PR 7", LARGEST, "q4_k_m", "4090-128", 8 * K, decode, 5.35),
+    P("RTX 4090, answer at 32K", "llama.cpp #17505", "8B", "q4_0", "4090-128", 32 * K, full, 102.8),
+    P("RTX 3090, prompt", "llama.cpp #8416", "8B", "iq4_xs", f"RTX 3090,{DESKTOP}", 4 * K, prefill, 4217),
+    P("RTX 3090, prompt", "llama.cpp #7860", "8B", "q6_k", f"RTX 3090,{DESKTOP}", 4 * K, prefill, 3525),
+    P("RTX 4090, prompt (kernels of 2024)", "llama.cpp #7716", "8B", "q5_k_m", "4090-128", 4 * K, prefill, 5569),
+    P("H200, answer", OURS, SMALL, "q4_k_m", SERVER, 2304, decode, 276),
+    P("H200, prompt", OURS, SMALL, "q4_k_m", SERVER, 2304, prefill, 6900),
+    P("H200 of 8 GiB, --n-cpu-moe, answer", OURS, SMALL, "q4_k_m", SERVER, 2304, decode, 64, 8, scheduled=False),
+    P("H200 of 8 GiB, --n-cpu-moe, prompt", OURS, SMALL, "q4_k_m", SERVER, 2304, prefill, 443, 8, scheduled=False),
+    P("RTX 4070 Ti, cache", "FATE fork", SMALL, "q4_k_m", f"RTX 4070,{DESKTOP}", 8 * K, decode, 64.5),
+    P("RTX 4070 Ti, none", "the same", SMALL, "q4_k_m", f"RTX 4070,{DESKTOP}", 8 * K, decode, 33.7, 3, scheduled=False),
+    P("RTX 5090, BF16", "kt-kernel #1914", SMALL, "bf16", f"RTX 5090,{DESKTOP}", 8 * K, decode, 52),
+    P("4x RTX 4090, FP8, half the experts", "kt-kernel", NEXT, "q8_0", CARDS, 8 * K, decode, 81, 48),
+    P("RTX 4090, from SSD", "flash-moe PR 7", LARGEST, "q4_k_m", "4090-128", 8 * K, decode, 5.35),
 )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def document(advice: Advice) -> dict[str, Any]:
             "n_weights": plan.model.n_weights,
             "file_bytes": plan.model.file_bytes,
             "n_experts": plan.model.shape.n_experts,
-            "types_are_approximate": not plan.model.outline.converts,
+            "cautions": list(plan.cautions),
         },
         "machine": {"name": plan.machine.name, "assumptions": list(plan.machine.assumptions)},
         "n_ctx": plan.request.n_ctx,
@@ -162,9 +162,8 @@ def _notes(plan: RunPlan, output: Output) -> None:
         output.warning(note)
     for assumption in plan.machine.assumptions:
         output.note(f"assumed: {assumption}")
-    if not plan.model.outline.converts:
-        name = plan.model.outline.architecture
-        output.note(f"{name} is not converted here: sizes are those of llama.cpp's usual types, within some percent")
+    for caution in plan.cautions:
+        output.note(f"approximate: {caution}")
 
 
 def _row(one: Compared) -> tuple[str, ...]:

@@ -95,7 +95,9 @@ class ContextShape:
         )
 
 
-_HYBRID = ("qwen3next", "qwen35", "qwen35moe")
+HYBRID = ("qwen3next", "qwen35", "qwen35moe")
+"""Families with layers of linear attention that are known here, by llama.cpp's names."""
+
 _FULL_ATTENTION_INTERVAL = 4  # of them, where the file does not say
 
 
@@ -109,7 +111,7 @@ class _Recurrent:
 
     @classmethod
     def of(cls, metadata: Mapping[str, object], a: str, n_layers: int) -> _Recurrent:
-        if a not in _HYBRID:
+        if a not in HYBRID:
             return cls()
         interval = max(_numbers(metadata, f"{a}.full_attention_interval", _FULL_ATTENTION_INTERVAL))
         taps, inner, groups, state = (

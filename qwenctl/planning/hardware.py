@@ -105,8 +105,8 @@ MEMORIES: Mapping[str, tuple[float, str]] = {
 DISKS: Mapping[str, float] = {"sata": 0.5, "nvme3": 3.2, "nvme4": 6.5, "nvme5": 12.0}
 """GB/s of reading in large pieces, by name."""
 
-# Of main memory's bandwidth, what products of one token reach; where cores bound, 11 to 15 GB/s on two of a server, 49 on
-# sixteen.
+# Of main memory's bandwidth, what products of one token reach; where cores bound, 11 to 15 GB/s on two of a server, 49
+# on sixteen.
 RAM_READ_SHARE = 0.65
 CORE_READ_BYTES_S = 5e9  # that one core gets through: unpacking four bits bounds it
 CORE_MACS_S = ((1.0, 9e9), (32.0, 30e9), (512.0, 45e9))  # of one core, AVX2, by tokens an expert

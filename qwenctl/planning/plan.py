@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from quant.model_outline import ModelOutline
 from quant.recipe import OUTPUT_TYPES
+from qwenctl.planning.cautions import cautions
 from qwenctl.planning.context_limits import ContextAdvice, advise_context
 from qwenctl.planning.machine import Machine
 from qwenctl.planning.model import PlannedModel
@@ -43,6 +44,7 @@ class RunPlan:
         n_ctx_same: the longest context that needs no slower memory than this plan.
         n_ctx_most: the longest that fits at all.
         context: what is to be known of contexts as long as the one asked for.
+        cautions: what is approximate, a line each.
     """
 
     model: PlannedModel
@@ -53,6 +55,7 @@ class RunPlan:
     n_ctx_same: int
     n_ctx_most: int
     context: ContextAdvice
+    cautions: tuple[str, ...]
 
 
 def no_layouts(_model: PlannedModel) -> LayoutGroups:
@@ -94,6 +97,7 @@ def plan_quant(
         n_ctx_same=same,
         n_ctx_most=most,
         context=advise_context(outline, request.n_ctx),
+        cautions=cautions(outline),
     )
 
 
