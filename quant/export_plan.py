@@ -29,7 +29,8 @@ from quant.hf_config import read_config
 from quant.imatrix import Imatrix
 from quant.safetensors_write import NewTensor, ShardLayout, index_json, plan_shards
 from quant.second_moments import SecondMoments
-from quant.source_fingerprint import describe_shard, fingerprint_checkpoint
+from quant.source_files import DISK
+from quant.source_fingerprint import fingerprint_checkpoint
 from quant.source_tensor import SourceTensor
 from quant.tensor_families import FamilyTotal, total_by_family
 from quant.tensor_names import map_tensors
@@ -176,7 +177,7 @@ def plan_export(
             "format": f"{kind.name}, groups of {kind.group_size}",
             "method": _METHOD,
             "imatrix": "none" if imatrix is None else imatrix.digest,
-            "second moments": "none" if moments is None else describe_shard(moments.path),
+            "second moments": "none" if moments is None else DISK.describe(moments.path),
             **fingerprint,
             "headers of the shards": _digest(*(shard.header for shard in shards)),
             "division of work": _digest(*(f"{u.kind} {u.file} {u.offset_bytes}+{u.n_bytes} ".encode() for u in units)),

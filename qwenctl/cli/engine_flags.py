@@ -9,10 +9,11 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from qwenctl.cli.options import ByteCount, context_option, rpc_option, threads_option
+from qwenctl.cli.device_options import DEVICE_OPTIONS, rpc_option
+from qwenctl.cli.options import ByteCount, context_option, threads_option
 from qwenctl.errors import InvalidRequest
 from qwenctl.moe.offload_options import OffloadMode, OffloadOptions
-from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.engine_options import CacheType, EngineOptions
 from qwenctl.settings import Settings
 from qwenctl.units import MIB
 
@@ -32,13 +33,20 @@ def engine_flags(function: F) -> F:
         ram_bytes: int | None,
         vram_bytes: int | None,
         trace_file: str | None,
+        devices: tuple[str, ...] | None,
+        split: tuple[float, ...] | None,
+        kv_types: tuple[CacheType, CacheType],
         **kwargs: Any,
     ) -> Any:
         settings: Settings = click.get_current_context().obj
         engine = EngineOptions(
             n_ctx=n_ctx,
             n_threads=n_threads or settings.n_threads,
+            cache_type_k=kv_types[0],
+            cache_type_v=kv_types[1],
             rpc=rpc,
+            devices=devices,
+            split=split,
             trace_file=None if trace_file is None else str(Path(trace_file).expanduser()),
             offload=_offload(offload, ram_bytes, vram_bytes),
         )
@@ -84,5 +92,6 @@ def _options() -> list[Callable[[F], F]]:
         click.option(
             "--trace", "trace_file", metavar="FILE", help="Record in FILE which experts each token is sent to."
         ),
+        *DEVICE_OPTIONS,
         rpc_option,
     ]

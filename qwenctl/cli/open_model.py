@@ -39,7 +39,8 @@ def find_model(name: str | None, settings: Settings, output: Output) -> Path:
 def open_model(name: str | None, options: EngineOptions, settings: Settings, output: Output) -> Iterator[ChatModel]:
     """Find MODEL, load it (in a child process first, if it is new here), and close it at the end.
 
-    Says where the experts of a Mixture-of-Experts model are, unless all are in memory without anybody having asked.
+    Says where the experts of a Mixture-of-Experts model are, unless all are in memory without anybody having asked, and
+    what of a model is on which device where it is not all on one.
 
     Raises:
         ModelNotFound: no such model.
@@ -58,7 +59,9 @@ def open_model(name: str | None, options: EngineOptions, settings: Settings, out
 
 
 def _worth_saying(engine: Engine | EngineProcess, options: EngineOptions) -> str | None:
-    """Return where the experts are, None if all of them are in memory and nobody asked."""
+    """Return where the model is, None if all of its experts are in memory and nobody asked."""
     stats = engine.offload_stats()
+    if stats is None:
+        return engine.placement
     asked = options.offload != OffloadOptions()
-    return engine.placement if stats is not None and (asked or not stats["placement"]["resident"]) else None
+    return engine.placement if asked or not stats["placement"]["resident"] else None

@@ -114,7 +114,7 @@ def output_type_option(names: Iterable[str], default: str = "q4_k_m") -> Callabl
 
 
 def model_argument(function: F) -> F:
-    """Add the optional argument MODEL: a GGUF file, a converted model's name, or nothing for the bundled demo."""
+    """Add the optional argument MODEL: a GGUF file, a model's name, or nothing for the default or the demo."""
     return click.argument("model", required=False, metavar="[MODEL]")(function)
 
 
@@ -137,14 +137,4 @@ def context_option(function: F) -> F:
         type=TokenCount(),
         metavar="N",
         help="Tokens that prompt and answer may take together; 32k is 32768.  [default: what the model can, up to 8k]",
-    )(function)
-
-
-def rpc_option(function: F) -> F:
-    """Add `--rpc`, which may be repeated: `rpc` is a tuple of endpoints."""
-    return click.option(
-        "--rpc",
-        multiple=True,
-        metavar="HOST:PORT",
-        help="Also use the devices of llama.cpp's rpc-server there, over an unencrypted connection; may be repeated.",
     )(function)

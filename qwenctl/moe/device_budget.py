@@ -1,23 +1,18 @@
 """Which layers, and how many expert slots of each, go on which device. Pure.
 
 llama.cpp's own way is followed for the dense part (attention, norms, router, KV cache): the last `n_gpu_layers` of a
-model's layers, the output counted as one more, are split over the devices in proportion to their free memory
-(llama_model::load_tensors). What a device has left then takes expert slots of the layers that it holds.
+model's layers, the output counted as one more, are split over the devices in proportion to their free memory, or as
+the user says (device_split.py). What a device has left then takes expert slots of the layers that it holds.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
+from qwenctl.moe.device_split import held_layers, usable_bytes
 from qwenctl.moe.machine_memory import DeviceMemory
 from qwenctl.moe.model_size import ModelSize
-from qwenctl.units import MIB
-
-_MARGIN_BYTES = 128 * MIB  # of a device, for its library's own buffers
-_MARGIN_SHARE = 32  # and this part of its free memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +48,11 @@ class DevicePlan:
     budgets: tuple[DeviceBudget, ...]
 
     @property
+    def layer_counts(self) -> tuple[int, ...]:
+        """Layers of each device, the output counted as one: llama.cpp's `tensor_split` that gives this plan."""
+        return tuple(len(budget.layers) + budget.has_output for budget in self.budgets)
+
+    @property
     def dense_bytes(self) -> int:
         """What main memory need not hold of the dense part."""
         return sum(budget.dense_bytes for budget in self.budgets)
@@ -71,6 +71,12 @@ class DeviceRequest:
     compute_bytes: int  # on each device
     vram_bytes: int | None = None  # of all devices together, shared in proportion to what is free; None: that
     n_gpu_layers: int | None = None  # at most; None or negative: all
+    split: tuple[float, ...] | None = None  # of layers, a number a device; None: by free memory
+
+    def most_layers(self, n_layers: int) -> int:
+        """Return how many layers may be on devices, the output counted as one."""
+        asked = self.n_gpu_layers
+        return n_layers + 1 if asked is None or asked < 0 else min(n_layers + 1, asked)
 
 
 def plan_devices(model: ModelSize, devices: Sequence[DeviceMemory], request: DeviceRequest) -> DevicePlan:
@@ -81,12 +87,10 @@ def plan_devices(model: ModelSize, devices: Sequence[DeviceMemory], request: Dev
         devices: in llama.cpp's order.
         request: what else they hold.
     """
-    free = _usable(devices, request.vram_bytes)
-    most = model.shape.n_layers + 1
-    if request.n_gpu_layers is not None and request.n_gpu_layers >= 0:
-        most = min(most, request.n_gpu_layers)
-    for count in range(most if sum(free) else 0, 0, -1):
-        held = _held_layers(model.shape.n_layers, free, count)
+    free = usable_bytes(devices, request.vram_bytes)
+    n_layers = model.shape.n_layers
+    for count in range(request.most_layers(n_layers) if sum(free) else 0, 0, -1):
+        held = held_layers(n_layers, request.split or free, count)
         budgets = tuple(
             _budget(model, request, device.name, room, layers)
             for device, room, layers in zip(devices, free, held, strict=True)
@@ -96,33 +100,16 @@ def plan_devices(model: ModelSize, devices: Sequence[DeviceMemory], request: Dev
     return DevicePlan(0, ())
 
 
-def _usable(devices: Sequence[DeviceMemory], vram_bytes: int | None) -> list[int]:
-    free = [max(0, one.free_bytes - _MARGIN_BYTES - one.free_bytes // _MARGIN_SHARE) for one in devices]
-    total = sum(free)
-    if vram_bytes is None or total <= vram_bytes:
-        return free
-    return [one * vram_bytes // total for one in free]
-
-
-def _held_layers(n_layers: int, free: Sequence[int], count: int) -> list[list[int]]:
-    """Return each device's layers if the last `count` are on devices; the output is layer `n_layers`."""
-    first = n_layers + 1 - count
-    shares = [part / sum(free) for part in accumulate(free)]
-    held: list[list[int]] = [[] for _ in free]
-    for layer in range(first, n_layers + 1):
-        held[min(bisect_right(shares, (layer - first) / count), len(free) - 1)].append(layer)
-    return held
-
-
 def _budget(
     model: ModelSize, request: DeviceRequest, name: str, free_bytes: int, layers: Sequence[int]
 ) -> DeviceBudget:
     n_layers = model.shape.n_layers
     inner = tuple(layer for layer in layers if layer < n_layers)
+    held = frozenset(inner)
     has_output = n_layers in layers
     dense = len(inner) * model.dense_layer_bytes + (model.output_bytes if has_output else 0)
     kv = -(-request.kv_bytes * len(inner) // n_layers)
     compute = request.compute_bytes if layers else 0
-    row = sum(size for layer, size in zip(model.layers, model.expert_bytes, strict=True) if layer in inner)
+    row = sum(size for layer, size in zip(model.layers, model.expert_bytes, strict=True) if layer in held)
     n_slots = max(0, min(model.n_experts, (free_bytes - dense - kv - compute) // row)) if row else 0
     return DeviceBudget(name, inner, has_output, dense, kv, compute, n_slots, n_slots * row, free_bytes)

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.devices import Device, DeviceCalls
@@ -35,9 +38,21 @@ class DevicePool:
         slot_of: expert → slot, -1: not there, or not yet. Always the same list; not to be written.
         tensors: the ggml tensors, in the order of `layer.tensors`.
         n_bytes: of device memory.
+        n_on_way: experts that have a slot and are not published.
     """
 
-    __slots__ = ("_buffer", "_calls", "_context", "_unit", "layer", "n_bytes", "slot_of", "slots", "tensors")
+    __slots__ = (
+        "_buffer",
+        "_calls",
+        "_context",
+        "_unit",
+        "layer",
+        "n_bytes",
+        "n_on_way",
+        "slot_of",
+        "slots",
+        "tensors",
+    )
 
     def __init__(  # noqa: PLR0917 - what a pool is made of
         self, calls: DeviceCalls, layer: MoeLayer, n_slots: int, context: TensorContext, buffer: int, n_bytes: int
@@ -46,6 +61,7 @@ class DevicePool:
         self.layer, self.n_bytes = layer, n_bytes
         self.slots = LayerPool(layer.n_experts, n_slots, HALF_LIFE_STEPS)
         self._unit = 1.0
+        self.n_on_way = 0
         self.slot_of = [-1] * layer.n_experts
         self.tensors: tuple[Any, ...] = ()
 
@@ -59,6 +75,16 @@ class DevicePool:
     def uses_of(self, expert: int) -> float:
         """Return an expert's heat as a number of uses, each half as much after HALF_LIFE_STEPS."""
         return float(self.slots.heat[expert]) / self._unit
+
+    def is_on_way(self, expert: int) -> bool:
+        """Return whether an expert has a slot and is not published yet."""
+        return self.slot_of[expert] < 0 <= self.slots.slot_of[expert]
+
+    def coldest(self, n_experts: int, keep: Collection[int] = ()) -> list[tuple[int, float]]:
+        """Return the coldest experts that may leave, at most so many, with their uses; those of `keep` must stay."""
+        heat = self.slots.heat
+        there = [expert for expert in np.argsort(heat, kind="stable").tolist() if self.slot_of[expert] >= 0]
+        return [(expert, self.uses_of(expert)) for expert in islice((e for e in there if e not in keep), n_experts)]
 
     def admit(self, expert: int, keep: Collection[int] = ()) -> int:
         """Give an absent expert a slot and pin it there until `publish` or `drop`; the coldest one leaves for it.
@@ -75,6 +101,7 @@ class DevicePool:
         """
         _, evicted = self.slots.admit(expert, keep)
         self.slots.pin(expert)
+        self.n_on_way += 1
         if evicted >= 0:
             self.slot_of[evicted] = -1
         return evicted
@@ -94,10 +121,12 @@ class DevicePool:
     def publish(self, expert: int) -> None:
         """Let an admitted and written expert be computed with."""
         self.slots.unpin(expert)
+        self.n_on_way -= 1
         self.slot_of[expert] = self.slots.slot_of[expert]
 
     def drop(self, expert: int) -> None:
         """Take the slot back from an expert that was admitted but could not be written."""
+        self.n_on_way -= 1
         self.slots.forget(expert)
 
     def remove(self, expert: int) -> None:
@@ -229,6 +258,8 @@ def _opened(calls: DeviceCalls, device: Device, layer: MoeLayer, n_slots: int) -
     if not buffer:
         context.free()
         return None
+    # A kernel may read a little past a row that is no multiple of its step, and multiply that by zero: no NaN there.
+    calls.ggml_backend_buffer_clear(buffer, 0)
     base = calls.ggml_backend_buffer_get_base(buffer)
     for tensor, offset in zip(tensors, offsets, strict=True):
         calls.ggml_backend_tensor_alloc(buffer, address_of(tensor), base + offset)

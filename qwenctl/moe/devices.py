@@ -14,7 +14,7 @@ Signatures: ggml-backend.h and ggml-rpc.h of the pinned release. Knows nothing o
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_char_p, c_int, c_int64, c_size_t, c_void_p
+from ctypes import c_char_p, c_int, c_int64, c_size_t, c_uint8, c_void_p
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +48,12 @@ _WAITS = (
     ("ggml_backend_synchronize", None, (c_void_p,)),
     ("ggml_backend_tensor_set", None, (c_void_p, c_void_p, c_size_t, c_size_t)),
     ("ggml_backend_dev_memory", None, (c_void_p, c_void_p, c_void_p)),
+    ("ggml_backend_dev_get_props", None, (c_void_p, c_void_p)),
     ("ggml_backend_dev_init", c_void_p, (c_void_p, c_char_p)),
     ("ggml_backend_buft_alloc_buffer", c_void_p, (c_void_p, c_size_t)),
     ("ggml_backend_buft_get_alloc_size", c_size_t, (c_void_p, c_void_p)),
     ("ggml_backend_tensor_alloc", c_int, (c_void_p, c_void_p, c_void_p)),
+    ("ggml_backend_buffer_clear", None, (c_void_p, c_uint8)),
     ("ggml_backend_buffer_free", None, (c_void_p,)),
     ("ggml_backend_free", None, (c_void_p,)),
 )
@@ -97,13 +99,18 @@ class Device:
     kind: str
 
     @property
+    def is_remote(self) -> bool:
+        """Whether it is another machine's."""
+        return self.name.startswith("RPC")
+
+    @property
     def label(self) -> str:
         """The name that people see: an RPC device says where it is."""
-        return f"{self.name}[{self.description}]" if self.name.startswith("RPC") else self.name
+        return f"{self.name}[{self.description}]" if self.is_remote else self.name
 
 
 def find_devices(calls: DeviceCalls) -> tuple[Device, ...]:
-    """Return the devices that ggml knows and that can hold experts, in ggml's order, which is llama.cpp's too."""
+    """Return the devices that ggml knows and that can hold experts, in ggml's order."""
     handles = [calls.ggml_backend_dev_get(index) for index in range(calls.ggml_backend_dev_count())]
     return tuple(device for handle in handles if (device := _described(calls, handle)) is not None)
 

@@ -31,6 +31,7 @@ class OffloadRequest:
     ram_bytes: int | None = None  # None: what is available
     vram_bytes: int | None = None
     n_gpu_layers: int | None = None
+    split: tuple[float, ...] | None = None  # of layers over the devices; None: by free memory
     n_slots: int | None = None  # in every layer; None: what fits
     n_io_threads: int = 4
     reserved_bytes: int = 0  # that the caller takes for itself

@@ -11,6 +11,7 @@ from qwenctl.services.rpc_servers import check_endpoints
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
+MAX_SPLIT = 1e9
 MAX_PARALLEL = 192  # of llama.cpp's 256 sequences; the others are for prefixes that are kept
 
 
@@ -43,6 +44,8 @@ class EngineOptions:
     n_gpu_layers: int | None = None  # None: all, if there is a GPU
     repack: bool = True  # let llama.cpp rearrange weights for the CPU's matrix instructions
     rpc: tuple[str, ...] = ()  # "host:port" of RPC servers whose devices are used too; see engine_process.py
+    devices: tuple[str, ...] | None = None  # names of those to use; (): none; None: llama.cpp's choice
+    split: tuple[float, ...] | None = None  # of layers, in proportion, a number a device; None: by free memory
     trace_file: str | None = None  # where the experts of every token are written, see telemetry/routing_trace.py
     offload: OffloadOptions = field(default_factory=OffloadOptions)  # of the experts of a Mixture-of-Experts model
 
@@ -62,3 +65,15 @@ class EngineOptions:
         if self.n_ctx is not None and self.n_cells is not None and self.n_cells < self.n_ctx:
             raise InvalidRequest(f"n_cells ({self.n_cells}) must not be smaller than n_ctx ({self.n_ctx})")
         check_endpoints(self.rpc)
+        self._check_devices()
+
+    def _check_devices(self) -> None:
+        names, split = self.devices, self.split
+        if names is not None and len({name.lower() for name in names}) < len(names):
+            raise InvalidRequest("a device is named twice")
+        if split is not None and not (all(0 <= part <= MAX_SPLIT for part in split) and sum(split) > 0):
+            raise InvalidRequest("the numbers of a split must not be negative, nor all zero", "as in --split 3,1")
+        if names is not None and split is not None and len(split) != len(names):
+            raise InvalidRequest(
+                f"a split into {len(split)} parts for {len(names)} devices", "give each device a number"
+            )

@@ -4,12 +4,12 @@ Flash attention, unless asked for or against: as llama.cpp likes it with a GPU o
 off as long as the matrix of attention scores stays below a GiB: ggml's CPU kernel takes ten times as long for each cell
 that a generated token looks at as two matrix products do, and what it computes depends on how many tokens are computed
 together (cells are split among threads for a single token, from 512 cells on; tiles are used from 64 tokens on:
-ggml-cpu/ops.cpp). It is the better one for prompts, by a quarter or so. With offloaded experts moe/sizing.py decides.
+ggml-cpu/ops.cpp). It is the better one for prompts, by a quarter or so. A remote device does not say what it is, and is
+treated as a CPU, so that a model says the same there. With offloaded experts moe/sizing.py decides.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,16 +21,19 @@ from quant.errors import GgufError
 from quant.gguf_read import GgufFile, read_gguf
 from qwenctl.core import ModelInfo
 from qwenctl.errors import ModelLoadFailed
+from qwenctl.moe.stock_placement import StockPlacement
 from qwenctl.services.abort_flag import AbortFlag
 from qwenctl.services.activation_probe import ActivationProbe
 from qwenctl.services.cpu_threads import default_n_threads
 from qwenctl.services.decode_batch import DecodeBatch
+from qwenctl.services.engine_devices import EngineDevices, engine_devices
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.expert_offload import ContextSize, ExpertOffload, open_offload
 from qwenctl.services.model_facts import model_info
 from qwenctl.services.native_log import native_log
 from qwenctl.services.native_thread import NativeThread
 from qwenctl.services.routing_capture import RoutingCapture, open_trace
+from qwenctl.services.stock_load import StockOverrides, plan_stock
 from qwenctl.services.vocabulary import Vocabulary
 
 _MOST_DEFAULT_N_CTX = 8192
@@ -73,7 +76,7 @@ class NativeModel:
 
     Raises:
         ModelLoadFailed: llama.cpp refuses the file or cannot make the context, with its own reason; or `abort` was set.
-        InvalidRequest: routing is to be traced, and there is none, or not to that file.
+        InvalidRequest: routing is to be traced, and there is none, or not to that file; or a device is not there.
     """
 
     def __init__(
@@ -83,7 +86,9 @@ class NativeModel:
         self._abort_flag = abort or AbortFlag()
         self._handles = ExitStack()
         self.warnings: list[str] = []
+        self._devices = EngineDevices(None, (), ())
         self._offload: ExpertOffload | None = None
+        self._stock: StockPlacement | None = None
         self._callback: RoutingCapture | ActivationProbe | None = probe
         os.environ["GGML_NO_BACKTRACE"] = "1"  # on an abort ggml would start a debugger on this process
         try:
@@ -97,8 +102,8 @@ class NativeModel:
         gguf = self._read_header(options)
         self.n_ctx = options.n_ctx or _default_n_ctx(gguf, options)
         self.shares_cells = options.n_cells is not None
-        self._offload = self._open_offload(gguf, options)
-        self._model = self._load(options)
+        self._place(gguf, options)
+        self._model = self._load(options, _n_unloaded(gguf))
         self._handles.callback(llama_cpp.llama_model_free, self._model)
         handle = llama_cpp.llama_model_get_vocab(self._model)
         self.vocabulary = Vocabulary(handle, gguf.metadata)
@@ -160,8 +165,12 @@ class NativeModel:
 
     @property
     def placement(self) -> str | None:
-        """Where the experts are, in a line; None: stock llama.cpp holds them."""
-        return self._offload.plan.summary() if self._offload else None
+        """Where experts and layers are, in a line; None: all in main memory, or on devices, without the scheduler."""
+        if self._offload:
+            return self._offload.plan.summary()
+        return (
+            self._stock.summary() if self._stock and (len(self._stock.parts) > 1 or not self._stock.is_whole) else None
+        )
 
     def offload_stats(self) -> dict[str, Any] | None:
         """What the expert scheduler did so far; None: there is none."""
@@ -175,7 +184,7 @@ class NativeModel:
         """Free everything."""
         self._handles.close()
 
-    def _load(self, options: EngineOptions) -> Any:
+    def _load(self, options: EngineOptions, n_unloaded: int = 0) -> Any:
         log = native_log()
         n_lines = log.n_lines
         llama_cpp.llama_backend_init()
@@ -186,9 +195,16 @@ class NativeModel:
         if options.n_gpu_layers is not None or llama_cpp.llama_supports_gpu_offload():
             params.n_gpu_layers = -1 if options.n_gpu_layers is None else options.n_gpu_layers
         if self._offload:
-            params.n_gpu_layers = self._offload.plan.devices.n_gpu_layers
+            plan = self._offload.plan.devices
+            _kept = self._devices.tell(params, plan.n_gpu_layers, plan.layer_counts, n_unloaded)
             model = self._offload.load(params, str(self.path))
         else:
+            overrides = StockOverrides(self._devices, self._stock.cpu_experts if self._stock else ())
+            overrides.tell(params)
+            if self._stock:
+                _kept = self._devices.tell(params, self._stock.n_gpu_layers, self._stock.layer_counts, n_unloaded)
+            elif options.devices is not None:
+                _kept = self._devices.tell(params, 0, (), 0)
             model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not model:
             raise ModelLoadFailed(f"{self.path}: {_reason(log.errors_since(n_lines))}", "run `qwenctl verify` on it")
@@ -201,16 +217,20 @@ class NativeModel:
             llama_cpp.llama_model_free(self._load(options))  # llama.cpp has a reason of its own to refuse it, as a rule
             raise
 
-    def _open_offload(self, gguf: GgufFile, options: EngineOptions) -> ExpertOffload | None:
+    def _place(self, gguf: GgufFile, options: EngineOptions) -> None:
+        """Find the devices and decide what goes where: experts by the scheduler, or llama.cpp's own way."""
         llama_cpp.llama_backend_init()
+        self._devices = engine_devices(options.devices)
+        self._devices.check_split(options.split)
         n_streams = 1 if self.shares_cells else options.n_parallel
         n_cells = options.n_cells or _padded(self.n_ctx)
         n_threads = options.n_threads or default_n_threads()
         context = ContextSize(n_cells, n_streams, options.n_outputs or options.n_parallel, n_threads)
-        offload = open_offload(gguf, options, context, self._abort_flag.addresses, self.warnings)
-        if offload:
-            self._handles.callback(offload.close)
-        return offload
+        self._offload = open_offload(gguf, options, self._devices, context, self._abort_flag.addresses, self.warnings)
+        if self._offload:
+            self._handles.callback(self._offload.close)
+        else:
+            self._stock = plan_stock(gguf, options, self._devices, context)
 
     def _make_context(self, options: EngineOptions) -> Any:
         log = native_log()
@@ -251,7 +271,7 @@ class NativeModel:
         n_heads = int(llama_cpp.llama_model_n_head(self._model))
         n_seen = self.n_cells if self.shares_cells else self.n_ctx
         small = 4 * n_heads * min(self._n_ubatch(options), options.n_batch) * n_seen <= _MOST_SCORES_BYTES
-        cpu_only = not _has_gpu()
+        cpu_only = not self._devices.has_gpu
         return off if small and cpu_only and options.cache_type_v in ("f16", "f32", "bf16") else auto
 
 
@@ -261,13 +281,10 @@ def _default_n_ctx(gguf: GgufFile, options: EngineOptions) -> int:
     return min(trained if isinstance(trained, int) else most, most, _MOST_DEFAULT_N_CTX)
 
 
-def _has_gpu() -> bool:
-    """Return whether llama.cpp sees a device of type GPU or IGPU (enum ggml_backend_dev_type); RPC servers count."""
-    by_type = getattr(llama_cpp.llama_cpp._lib, "ggml_backend_dev_by_type", None)
-    if by_type is None:
-        return bool(llama_cpp.llama_supports_gpu_offload())
-    by_type.restype, by_type.argtypes = ctypes.c_void_p, [ctypes.c_int]
-    return any(by_type(kind) for kind in (1, 2))
+def _n_unloaded(gguf: GgufFile) -> int:
+    """Return the layers for multi-token prediction."""
+    count = gguf.metadata.get(f"{gguf.metadata.get('general.architecture')}.nextn_predict_layers", 0)
+    return count if isinstance(count, int) else 0
 
 
 def _padded(n_ctx: int) -> int:

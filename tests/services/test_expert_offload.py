@@ -15,6 +15,7 @@ from qwenctl.moe.offload_options import OffloadOptions
 from qwenctl.moe.slot_layout import LayoutMaker
 from qwenctl.services import expert_offload
 from qwenctl.services.engine import Engine, EngineOptions
+from qwenctl.services.engine_devices import engine_devices
 from qwenctl.services.expert_offload import ContextSize, open_ggml, open_offload
 from tests.tiny_gguf import TinyGguf
 
@@ -40,7 +41,7 @@ def options(mode: str = "on", **offload: object) -> EngineOptions:
 def opened(path: Path, asked: EngineOptions) -> tuple[dict[str, object] | None, list[str]]:
     """Return what `open_offload` planned, None for stock, and its warnings; nothing stays open."""
     warnings: list[str] = []
-    offload = open_offload(read_gguf(path), asked, CONTEXT, ABORT, warnings)
+    offload = open_offload(read_gguf(path), asked, engine_devices(None), CONTEXT, ABORT, warnings)
     if offload is None:
         return None, warnings
     try:
