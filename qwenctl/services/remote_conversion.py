@@ -19,7 +19,8 @@ from quant.imatrix_file import read_imatrix
 from quant.journal import JournalState, read_state
 from quant.libggml import load_libggml
 from quant.partial_output import DISK_RESERVE_BYTES, OutputNames, held_bytes
-from quant.stream_pipeline import StreamOptions, StreamProgress, plan_spans, run_streamed
+from quant.stream_pipeline import plan_spans, run_streamed
+from quant.stream_run import OnStreamProgress, StreamOptions
 from quant.stream_spans import Span, spans_left
 from qwenctl.services.conversion import ConversionResult, conversion_result
 from qwenctl.services.link_speed import measure_encoder, measure_link
@@ -116,7 +117,7 @@ def convert_remote(
     n_connections: int = N_CONNECTIONS,
     force: bool = False,
     restart: bool = False,
-    on_progress: Callable[[StreamProgress], None] = lambda _: None,
+    on_progress: OnStreamProgress = lambda _: None,
 ) -> ConversionResult:
     """Do what was planned, or go on where an earlier run was stopped.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from quant import stream_pipeline, stream_spans
+from quant import stream_run, stream_spans
 from quant.budget import Budget
 from quant.conversion_plan import read_source
 from quant.durable_files import DurableFiles
@@ -129,7 +129,7 @@ def test_a_shard_that_is_here_already_is_not_fetched(
 def test_a_hub_that_stops_answering_is_gone_on_with(
     hub: HubServer, checkpoint: RemoteCheckpoint, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_pipeline, "SYNC_S", 0.0)
+    monkeypatch.setattr(stream_run, "SYNC_S", 0.0)
     out = tmp_path / "m.gguf"
     planned = plan_remote(checkpoint, out, TypeRequest("q8_0"), measure=False)
     hub.fault = lambda exchange: Fault(status=503) if SHARD in exchange.file and exchange.offset_bytes else None
