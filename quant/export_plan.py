@@ -164,7 +164,6 @@ def plan_export(
     units = (*_search_units(searched, tensors, len(shards)), *_tensor_units(tensors, kind, shards))
     carried = carried_files(folder, export_config(folder, config, kind, tool), kind)
     carried |= {INDEX_FILE: index_json(shards)} if len(shards) > 1 else {}
-    fingerprint = fingerprint_checkpoint(folder, [file.path for file in checkpoint.files], files)
     return ExportPlan(
         source=folder,
         kind=kind,
@@ -178,9 +177,8 @@ def plan_export(
         identity={
             "format": f"{kind.name}, groups of {kind.group_size}",
             "method": _METHOD,
-            "imatrix": "none" if imatrix is None else imatrix.digest,
-            "second moments": "none" if moments is None else DISK.describe(moments.path),
-            **fingerprint,
+            **_identity_of_statistics(imatrix, moments),
+            **fingerprint_checkpoint(folder, [file.path for file in checkpoint.files], files),
             "headers of the shards": _digest(*(shard.header for shard in shards)),
             "division of work": _digest(*(f"{u.kind} {u.file} {u.offset_bytes}+{u.n_bytes} ".encode() for u in units)),
         },
@@ -188,6 +186,13 @@ def plan_export(
         notes=checkpoint.notes,
         cautions=export_cautions(config, kind, fitted),
     )
+
+
+def _identity_of_statistics(imatrix: Imatrix | None, moments: SecondMoments | None) -> dict[str, str]:
+    return {
+        "imatrix": "none" if imatrix is None else imatrix.digest,
+        "second moments": "none" if moments is None else DISK.describe(moments.path),
+    }
 
 
 def kept_type(info: SourceTensor) -> str:

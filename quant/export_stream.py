@@ -18,9 +18,11 @@ from quant.durable_files import DurableFiles
 from quant.export_blas import one_blas_thread
 from quant.export_encoder import UnitEncoder, packed_together
 from quant.export_folder import PartialFolder
+from quant.export_inputs import read_to_guess
 from quant.export_pipeline import ExportOutcome, write_export
 from quant.export_plan import ExportPlan
 from quant.export_rows import SourceRowReader
+from quant.export_search import sampled_weights
 from quant.pipeline import ConversionProgress, Recorder, work_through
 from quant.slice_workers import Finished
 from quant.stream_hash import StreamedFiles
@@ -37,6 +39,17 @@ def plan_export_spans(plan: ExportPlan, source: StreamedFiles) -> tuple[Span, ..
         UnsupportedTensor: weights that cannot be packed in the order in which they lie there.
     """
     return spans_of([*_reads(plan)], source)
+
+
+def estimate_sampled_bytes(plan: ExportPlan) -> int:
+    """Return about how much is read beside that, out of order: samples, and what stands in for statistics."""
+    tensors = plan.tensors
+    searched = plan.sites[: plan.n_searches]
+    n_weights = sum(sampled_weights(plan, site) for site in searched)
+    weighed = [number for site in searched for number in site.multiplied if tensors[number].is_packed]
+    weighed += [number for number, tensor in enumerate(tensors) if tensor.is_packed]
+    n_weights += sum(tensors[whole].n_weights for number in weighed for whole in read_to_guess(plan, number))
+    return 2 * n_weights
 
 
 def run_streamed_export(
