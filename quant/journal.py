@@ -156,9 +156,8 @@ class Journal:
         if differences:
             more = f"; and {len(differences) - _N_NAMED} more" if len(differences) > _N_NAMED else ""
             raise ResumeRefused(
-                f"{self.path} belongs to an unfinished conversion that differs: "
-                f"{'; '.join(differences[:_N_NAMED])}{more}",
-                "--restart discards the unfinished conversion and starts over",
+                f"{self.path} belongs to unfinished work that differs: {'; '.join(differences[:_N_NAMED])}{more}",
+                "--restart discards it and starts over",
             )
 
     def resume(self) -> None:

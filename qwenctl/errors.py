@@ -3,7 +3,7 @@
     QwenctlError                exit 1   something failed; the message says what, the hint what to do next
     ├── InvalidRequest          exit 2   options or input that contradict each other or make no sense
     ├── DoesNotFit              exit 3   this machine (memory, disk) is too small for what was asked
-    ├── ModelNotFound           exit 1   no file or converted model of that name
+    ├── ModelNotFound           exit 1   no file, no model here and no repository of that name
     ├── ModelLoadFailed         exit 1   llama.cpp refused the file, or would have crashed on it
     ├── PromptTooLong           exit 1   more prompt tokens than the context holds
     ├── TemplateFailed          exit 1   the model's chat template raised, looped or grew too large

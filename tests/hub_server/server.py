@@ -159,6 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
             r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?", path
         ):
             self._api(*match.groups())
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(auth-check|refs)", path):
+            self._about(*match.groups())
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._resolve(*match.groups(), is_cache=False)
         else:

@@ -1,1 +1,1 @@
-"""The hub of models: what is there, and how it gets here whole."""
+"""Models from a hub: what a name means, what lies there, and how its bytes get here whole."""

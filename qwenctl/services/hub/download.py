@@ -175,8 +175,7 @@ class _Transfer:
     def end(self) -> None:
         """Stop the threads; record what has come; close the files.
 
-        Threads whose connection answers nothing may last until it times out. Their files stay open: they would else
-        write into another file that got the same descriptor.
+        A thread whose connection says nothing may last until that times out; it touches nothing any more.
         """
         self._queue.stop()
         deadline_s = time.monotonic() + _PATIENCE_S
@@ -185,9 +184,10 @@ class _Transfer:
                 thread.join(max(0.0, deadline_s - time.monotonic()))
         if self._keeper.ident:
             self._keeper.join()
-        with suppress(OSError):  # what made us stop may be the disk
-            self._keep()  # what came after the keeper had ended
-        if not any(thread.is_alive() for thread in (*self._workers, *self._file_threads)):
+        try:
+            with suppress(OSError):  # what made us stop may be the disk
+                self._keep()  # what came after the keeper had ended
+        finally:
             for download in self._downloads:
                 download.close()
 

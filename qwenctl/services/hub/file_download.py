@@ -23,7 +23,8 @@ from qwenctl.errors import TransferDamaged
 from qwenctl.services.hub.content_hash import ContentHash
 from qwenctl.services.hub.download_progress import FileProgress
 from qwenctl.services.hub.download_queue import DownloadQueue
-from qwenctl.services.hub.growing_download import GrowingDownload
+from qwenctl.services.hub.growing_download import GrowingDownload, journal_path
+from qwenctl.services.hub.hashing import holds
 from qwenctl.services.hub.range_client import RangeClient
 from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.services.hub.slices import SLICE_BYTES, missing_runs, n_slices, slice_span
@@ -86,7 +87,7 @@ class FileDownload:
         self.close()
 
     def close(self) -> None:
-        """Close what is open. No thread may be writing any more."""
+        """Close what is open."""
         if self._output:
             self._output.close()
 
@@ -139,15 +140,9 @@ class FileDownload:
     def _is_there(self) -> bool:
         """Tell whether the file has its final name already, whole, and no earlier run is still at it."""
         final = self.task.final
-        if self.task.restart or not final.is_file() or final.stat().st_size != self.task.remote.n_bytes:
+        if self.task.restart or journal_path(final).exists() or not final.is_file():
             return False
-        if final.with_name(f"{final.name}.journal").exists():
-            return False
-        fd = os.open(final, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return self._hash_all(fd).fits
-        finally:
-            os.close(fd)
+        return holds(final, self.task.remote, self._raise_if_stopped)
 
     def _fill(self, output: GrowingDownload) -> None:
         """Let all slices come, and check them."""
@@ -183,11 +178,14 @@ class FileDownload:
         self._queue.put(self, [range(number, number + 1)], first=True)
         self._wait_for(number)
 
-    def _wait_for(self, number: int) -> None:
-        if (number not in self._crcs and not self._queue.wait_until(lambda: number in self._crcs)) or (
-            self._queue.is_stopped
-        ):
+    def _raise_if_stopped(self, _: int = 0) -> None:
+        if self._queue.is_stopped:
             raise Stopped
+
+    def _wait_for(self, number: int) -> None:
+        if number not in self._crcs:
+            self._queue.wait_until(lambda: number in self._crcs)
+        self._raise_if_stopped()
 
     def _wait_for_record(self) -> None:
         count = n_slices(self.task.remote.n_bytes)
@@ -226,8 +224,7 @@ class FileDownload:
         pieces = []
         with closing(self._client.read(self.task.remote, span.offset_bytes, span.n_bytes)) as chunks:
             for chunk in chunks:
-                if self._queue.is_stopped:
-                    raise Stopped
+                self._raise_if_stopped()
                 self._queue.count(self, len(chunk))
                 pieces.append(chunk)
         return b"".join(pieces)
@@ -243,8 +240,7 @@ class FileDownload:
     def _hash_all(self, fd: int) -> ContentHash:
         found, buffer = ContentHash(self.task.remote), memoryview(bytearray(SLICE_BYTES))
         for number in range(n_slices(self.task.remote.n_bytes)):
-            if self._queue.is_stopped:
-                raise Stopped
+            self._raise_if_stopped()
             found.update(_read_back(fd, number, self.task.remote, buffer))
         return found
 

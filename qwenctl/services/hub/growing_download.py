@@ -10,6 +10,7 @@ Two files with the same hash are one file: a newer commit that left it alone goe
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 from quant.durable_files import DurableFiles
@@ -32,8 +33,12 @@ class GrowingDownload(PartialOutput):
         self, remote: RemoteFile, final: Path, files: DurableFiles, *, force: bool = False, restart: bool = False
     ) -> None:
         self._partial = partial_path(final)
-        journal = final.with_name(f"{final.name}.journal")
-        super().__init__(final, journal, identity(remote), remote.n_bytes, files, force=force, restart=restart)
+        self._gate = threading.Condition()
+        self._n_writing = 0
+        self._is_closed = False
+        super().__init__(
+            final, journal_path(final), identity(remote), remote.n_bytes, files, force=force, restart=restart
+        )
 
     @property
     def fd(self) -> int:
@@ -41,8 +46,27 @@ class GrowingDownload(PartialOutput):
         return self.fds[0]
 
     def write(self, data: memoryview, offset_bytes: int) -> None:
-        """Write a piece (one byte an element). Safe from several threads at once."""
-        self._files.write_at(self.fd, data, offset_bytes)
+        """Write a piece (one byte an element). Safe from several threads at once; drops it once the file is closed."""
+        with self._gate:
+            if self._is_closed:
+                return
+            self._n_writing += 1
+        try:
+            self._files.write_at(self.fd, data, offset_bytes)
+        finally:
+            with self._gate:
+                self._n_writing -= 1
+                self._gate.notify_all()
+
+    def close(self) -> None:
+        """Close the files, once nobody is writing.
+
+        A thread that comes late from a silent connection would else write into whatever got the same descriptor.
+        """
+        with self._gate:
+            self._is_closed = True
+            self._gate.wait_for(lambda: self._n_writing == 0)
+        super().close()
 
     def record(self, finished: list[tuple[int, int]]) -> None:
         """Make slices, (number, CRC-32), durable, then record them."""
@@ -82,6 +106,11 @@ class GrowingDownload(PartialOutput):
 def partial_path(final: Path) -> Path:
     """Return where a file grows."""
     return final.with_name(f"{final.name}.partial")
+
+
+def journal_path(final: Path) -> Path:
+    """Return where what is done of it is recorded."""
+    return final.with_name(f"{final.name}.journal")
 
 
 def identity(remote: RemoteFile) -> dict[str, str]:

@@ -126,7 +126,7 @@ def check_identity(remote: RemoteFile, headers: Mapping[str, str]) -> None:
         raise _changed(remote, f"its ETag was {min(map(str, known), default='')}, is {shown(etag)}")
 
 
-def check_storage_etag(remote: RemoteFile, first: str, headers: Mapping[str, str]) -> None:
+def check_storage_etag(remote: RemoteFile, first: str | None, headers: Mapping[str, str]) -> None:
     """Raise if storage speaks of other contents than in its first answer, or than the hub does.
 
     Storage has its own kind of ETag, which need not be a hash; but the same contents have the same one.
@@ -135,7 +135,9 @@ def check_storage_etag(remote: RemoteFile, first: str, headers: Mapping[str, str
         UnusableAnswer: it has changed.
     """
     etag = plain_etag(headers.get("ETag"))
-    if etag != plain_etag(first) or (remote.sha256 and len(etag) == 64 and etag != remote.sha256):
+    if remote.sha256 and len(etag) == len(remote.sha256) and etag != remote.sha256:
+        raise _changed(remote, f"storage gives it with the hash {shown(etag)} instead of {remote.sha256}")
+    if first is not None and etag != plain_etag(first):
         raise _changed(remote, f"its ETag in storage was {shown(plain_etag(first))}, is {shown(etag)}")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
 
@@ -174,16 +174,25 @@ class RangeClient:
         if is_hub:
             check_identity(remote, headers)
         if not is_redirect:
-            if not is_hub:
-                place = url.partition("?")[0]
-                check_storage_etag(remote, self._storage_etags.setdefault(place, headers.get("ETag", "")), headers)
             check_range(remote, span, answer.status, headers, server)
+            if not is_hub:
+                self._compare_etag(remote, url.partition("?")[0], headers)
             return None
         target = urljoin(url, headers.get("Location", ""))
         schemes = urlsplit(url).scheme, urlsplit(target).scheme
         if schemes[1] not in ("http", "https") or schemes == ("https", "http"):
             raise UnusableAnswer(HubUnreachable(f"{remote.name}: {server} sends us to {server_name(target)} unsafely"))
         return target
+
+    def _compare_etag(self, remote: RemoteFile, place: str, headers: Mapping[str, str]) -> None:
+        """Raise if storage names other contents than before. Either may have been wrong; a hash will tell, if any."""
+        try:
+            check_storage_etag(remote, self._storage_etags.get(place), headers)
+        except UnusableAnswer:
+            if remote.sha256 or remote.git_oid:
+                self._storage_etags.pop(place, None)
+            raise
+        self._storage_etags.setdefault(place, headers.get("ETag", ""))
 
     def _recover(self, remote: RemoteFile, failure: UnusableAnswer, n_failures: int) -> None:
         """Wait before the next attempt, or raise what made this one fail."""
