@@ -114,7 +114,7 @@ def output_type_option(names: Iterable[str], default: str = "q4_k_m") -> Callabl
 
 
 def model_argument(function: F) -> F:
-    """Add the optional argument MODEL: a GGUF file, a converted model's name, or nothing for the bundled demo."""
+    """Add the optional argument MODEL: a GGUF file, a model's name, or nothing for the default or the demo."""
     return click.argument("model", required=False, metavar="[MODEL]")(function)
 
 

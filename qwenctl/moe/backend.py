@@ -1,7 +1,8 @@
 """A ggml device made of Python callbacks: llama.cpp's scheduler sends it the products with expert weights.
 
     registry ─► device "EXPERTS" (type ACCEL: every llama_context gets a backend of it)
-                  ├─ default buffer type: the CPU's own, so activations stay where they are and nothing is copied
+                  ├─ default buffer type: main memory, so activations stay where they are and nothing is copied; with
+                  │  experts on a device, memory that the device copies from and to by itself
                   └─ experts' buffer type, named in tensor_buft_overrides: addresses without memory; what is "loaded"
                      into it is ignored. It is not host memory, so each MUL_MAT_ID on it must come to this device, and
                      the device takes the GLU between them too: one call a layer, up → gate → GLU → down.
@@ -62,6 +63,7 @@ class ExpertDevice:
         self._compute_address = _address_of_function(self.compute_function)
         self._guid = ctypes.create_string_buffer(b"qwenctl-experts\0", 16)
         self.cpu_buffer_type = int(ggml.ggml_backend_cpu_buffer_type())
+        self._activations_type = self.cpu_buffer_type
         self.buffer_type = self._make_buffer_type()
         self.buffer_type_address = address_of(self.buffer_type)
         self._device = self._make_device()
@@ -92,13 +94,17 @@ class ExpertDevice:
         if self._runner is not None:
             raise InvalidRequest("a model with offloaded experts is open in this process already", "close it first")
 
-    def attach(self, runner: GraphRunner, compute_address: int | None = None) -> None:
+    def attach(
+        self, runner: GraphRunner, compute_address: int | None = None, activations_type: int | None = None
+    ) -> None:
         """Send graphs to `runner` from now on.
 
         Args:
             runner: computes them.
             compute_address: of a C function for contexts made from now on, which calls `compute_function` for what it
                 leaves; None: that function itself.
+            activations_type: a buffer type of main memory, in which llama.cpp is to allocate what goes in and out, for
+                contexts made from now on; None: the CPU's own.
 
         Raises:
             InvalidRequest: another model's runner is attached.
@@ -106,6 +112,7 @@ class ExpertDevice:
         self.check_free()
         self._runner = runner
         self._compute_address = compute_address or _address_of_function(self.compute_function)
+        self._activations_type = activations_type or self.cpu_buffer_type
 
     def detach(self, runner: GraphRunner) -> None:
         """Send no more graphs to `runner`."""
@@ -177,7 +184,9 @@ class ExpertDevice:
         iface.get_props = fenced(kinds.ggml_backend_device_i_get_props, properties, None)
         iface.init_backend = fenced(kinds.ggml_backend_device_i_init_backend, lambda *_: self._make_backend(), None)
         cpu = self.cpu_buffer_type
-        iface.get_buffer_type = fenced(kinds.ggml_backend_device_i_get_buffer_type, lambda _: cpu, cpu)
+        iface.get_buffer_type = fenced(
+            kinds.ggml_backend_device_i_get_buffer_type, lambda _: self._activations_type, cpu
+        )
         iface.supports_op = fenced(kinds.ggml_backend_device_i_supports_op, self._supports_op, False)
         iface.supports_buft = fenced(kinds.ggml_backend_device_i_supports_buft, self._supports_buffer_type, False)
         return made

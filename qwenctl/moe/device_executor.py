@@ -21,6 +21,7 @@ from qwenctl.errors import GenerationFailed
 from qwenctl.moe.device_graphs import ExpertGraph, Workspace, workspace_bytes
 from qwenctl.moe.device_pools import DevicePool
 from qwenctl.moe.devices import Device, DeviceCalls
+from qwenctl.moe.host_memory import HostMemory
 
 _FLOAT_BYTES = 4
 LARGEST_CHUNK = 512
@@ -91,6 +92,11 @@ class DeviceExecutor:
         except MemoryError:
             calls.ggml_backend_free(self._backend)
             raise
+
+    @property
+    def backend(self) -> int:
+        """The ggml_backend_t: one queue."""
+        return self._backend
 
     @property
     def device_bytes(self) -> int:
@@ -230,13 +236,11 @@ class DeviceExecutor:
 
 
 class _HostRows:
-    """Rows on their way to a device and back, in memory that the device copies by itself where it has such (pinned)."""
+    """Rows on their way to a device and back, in memory that the device copies by itself where it has such."""
 
     def __init__(self, calls: DeviceCalls, device: Device, n_embd: int) -> None:
-        self._calls, self._n_embd = calls, n_embd
-        self._pinned: int = calls.ggml_backend_dev_host_buffer_type(device.handle) or 0
-        self._buffer = 0
-        self._memory: npt.NDArray[np.float32] | None = None
+        self._calls, self._device, self._n_embd = calls, device, n_embd
+        self._memory: HostMemory | None = None
         self._ids: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self.n_rows = self.x_address = self.out_address = 0
 
@@ -247,13 +251,8 @@ class _HostRows:
         self.close()
         n_rows = 1 << (n_rows - 1).bit_length()
         n_bytes = n_rows * self._n_embd * _FLOAT_BYTES
-        if self._pinned:
-            self._buffer = self._calls.ggml_backend_buft_alloc_buffer(self._pinned, 2 * n_bytes) or 0
-        if self._buffer:
-            self.x_address = self._calls.ggml_backend_buffer_get_base(self._buffer)
-        else:
-            self._memory = np.empty(2 * n_rows * self._n_embd, dtype=np.float32)
-            self.x_address = self._memory.ctypes.data
+        self._memory = HostMemory(self._calls, self._device, 2 * n_bytes)
+        self.x_address = self._memory.address
         self.out_address = self.x_address + n_bytes
         self._ids = np.zeros(n_rows, dtype=np.int32)
         self.n_rows = n_rows
@@ -282,11 +281,9 @@ class _HostRows:
 
     def close(self) -> None:
         """Free the memory."""
-        buffer, self._buffer = self._buffer, 0
-        if buffer:
-            self._calls.ggml_backend_buffer_free(buffer)
-        self._memory = None
-        self.n_rows = 0
+        if self._memory is not None:
+            self._memory.close()
+        self._memory, self.n_rows = None, 0
 
 
 def _floats(address: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:

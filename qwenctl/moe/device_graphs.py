@@ -11,6 +11,7 @@ no two tensors overlap. Knows nothing of which slots are asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ctypes import addressof, c_int32
 from typing import Any
 
@@ -23,7 +24,6 @@ from qwenctl.moe.ggml_calls import TensorContext, address_of, at
 
 _F32, _I32 = abi.GGML_TYPE["F32"], abi.GGML_TYPE["I32"]
 _FLOAT_BYTES = 4
-_GRAPH_NODES = 16
 _GLU_PARAMS_BYTES = abi.GGML_MAX_OP_PARAMS
 
 
@@ -53,6 +53,79 @@ class Workspace:
         buffer, self.buffer = self.buffer, 0
         if buffer:
             self._calls.ggml_backend_buffer_free(buffer)
+
+
+class ExpertNodes:
+    """Nodes that compute experts, each placed in a device's buffer one after the other: graphs are made of them.
+
+    Args:
+        calls: the library.
+        space: where inputs and results lie.
+        begin_bytes: where in it the first one may lie.
+        n_tensors, n_nodes: most of them.
+
+    Raises (all that places):
+        MemoryError: the space is too small.
+    """
+
+    def __init__(
+        self, calls: DeviceCalls, space: Workspace, begin_bytes: int = 0, n_tensors: int = 16, n_nodes: int = 16
+    ) -> None:
+        self.calls, self._space = calls, space
+        self.context = TensorContext(calls.ggml, n_tensors, (n_nodes,))
+        self._n_nodes, self._used_bytes = n_nodes, begin_bytes
+
+    def placed(self, tensor: Any) -> Any:
+        """Give a tensor its place."""
+        calls, space = self.calls, self._space
+        size = calls.ggml_backend_buft_get_alloc_size(space.buffer_type, address_of(tensor))
+        end = self._used_bytes + -(-size // space.alignment) * space.alignment
+        if end > space.n_bytes:
+            raise MemoryError(f"a graph of experts takes more than {space.n_bytes} bytes")
+        calls.ggml_backend_tensor_alloc(space.buffer, address_of(tensor), space.base + self._used_bytes)
+        self._used_bytes = end
+        return tensor
+
+    def view(self, tensor: Any, shape: tuple[int, int, int], row_bytes: int, offset: int = 0) -> Any:
+        """Return a view of f32 rows, `row_bytes` apart in the last dimension but one."""
+        plane = row_bytes * shape[1]
+        made = self.calls.ggml_view_3d(self.context.handle, address_of(tensor), *shape, row_bytes, plane, offset)
+        self.calls.ggml_backend_view_init(made)
+        return at(made)
+
+    def experts(self, weights: Sequence[Any], x: Any, ids: Any, glu_params: bytes) -> Any:
+        """Return the results of experts.
+
+        Args:
+            weights: the tensors of a layer's slots, `down` last.
+            x: [n_embd, 1, n].
+            ids: i32 [k, n], slots.
+            glu_params: op_params of the model's own GLU node, 64 bytes.
+        """
+        hidden = self._glu([self._product(one, x, ids) for one in weights[:-1]], glu_params)
+        return self._product(weights[-1], hidden, ids)
+
+    def graph_of(self, last: Any) -> int:
+        """Return the address of the graph that ends in a node."""
+        graph = self.context.graph(self._n_nodes)
+        self.calls.ggml_build_forward_expand(address_of(graph), address_of(last))
+        return address_of(graph)
+
+    def _product(self, weights: Any, x: Any, ids: Any) -> Any:
+        parts = (address_of(one) for one in (weights, x, ids))
+        return self.placed(at(self.calls.ggml.ggml_mul_mat_id(self.context.handle, *parts)))
+
+    def _glu(self, products: list[Any], glu_params: bytes) -> Any:
+        """GLU of (gate, up), or of the two halves of gate_up's rows, as llama.cpp cuts them."""
+        gate, up = products if len(products) == 2 else self._halves(products[0])
+        node = at(self.calls.ggml.ggml_glu_split(self.context.handle, address_of(gate), address_of(up), 0))
+        node.op_params[:] = np.frombuffer(glu_params[:_GLU_PARAMS_BYTES], dtype=np.int32).tolist()
+        return self.placed(node)
+
+    def _halves(self, gate_up: Any) -> list[Any]:
+        n_ff, n1, n2 = int(gate_up.ne[0]) // 2, int(gate_up.ne[1]), int(gate_up.ne[2])
+        row_bytes = int(gate_up.nb[1])
+        return [self.view(gate_up, (n_ff, n1, n2), row_bytes, offset) for offset in (0, n_ff * _FLOAT_BYTES)]
 
 
 class ExpertGraph:
@@ -85,18 +158,13 @@ class ExpertGraph:
         shared_x: bool,
         glu_params: bytes,
     ) -> None:
-        self._calls, self._workspace = calls, workspace
-        self._context = context = TensorContext(calls.ggml, 16, (_GRAPH_NODES,))
-        self._used_bytes = 0
+        self._nodes = nodes = ExpertNodes(calls, workspace)
         n_x, self.n_pairs = 1 if shared_x else n_pairs, n_pairs
         n_embd = pool.layer.tensors[0].n_in
-        x = self._placed(context.tensor(_F32, n_embd, 1, n_x))
-        ids = self._placed(context.tensor(_I32, n_pairs if shared_x else 1, n_x))
-        hidden = self._glu([self._product(weights, x, ids) for weights in pool.tensors[:-1]], glu_params)
-        out = self._product(pool.tensors[-1], hidden, ids)
-        graph = context.graph(_GRAPH_NODES)
-        calls.ggml_build_forward_expand(address_of(graph), address_of(out))
-        self.address = address_of(graph)
+        x = nodes.placed(nodes.context.tensor(_F32, n_embd, 1, n_x))
+        ids = nodes.placed(nodes.context.tensor(_I32, n_pairs if shared_x else 1, n_x))
+        out = nodes.experts(pool.tensors, x, ids, glu_params)
+        self.address = nodes.graph_of(out)
         self.x, self.ids, self.out = address_of(x), address_of(ids), address_of(out)
         self.slots = (c_int32 * n_pairs)()
         self.slots_address = addressof(self.slots)
@@ -105,38 +173,7 @@ class ExpertGraph:
 
     def free(self) -> None:
         """Free the graph; not while it runs."""
-        self._context.free()
-
-    def _product(self, weights: Any, x: Any, ids: Any) -> Any:
-        parts = (address_of(one) for one in (weights, x, ids))
-        return self._placed(at(self._calls.ggml.ggml_mul_mat_id(self._context.handle, *parts)))
-
-    def _glu(self, products: list[Any], glu_params: bytes) -> Any:
-        """GLU of (gate, up), or of the two halves of gate_up's rows, as llama.cpp cuts them."""
-        gate, up = products if len(products) == 2 else self._halves(products[0])
-        node = at(self._calls.ggml.ggml_glu_split(self._context.handle, address_of(gate), address_of(up), 0))
-        node.op_params[:] = np.frombuffer(glu_params[:_GLU_PARAMS_BYTES], dtype=np.int32).tolist()
-        return self._placed(node)
-
-    def _halves(self, gate_up: Any) -> list[Any]:
-        n_ff, n1, n2 = int(gate_up.ne[0]) // 2, int(gate_up.ne[1]), int(gate_up.ne[2])
-        handle, source, nb1, nb2 = self._context.handle, address_of(gate_up), int(gate_up.nb[1]), int(gate_up.nb[2])
-        halves = []
-        for offset in (0, n_ff * _FLOAT_BYTES):
-            half = self._calls.ggml_view_3d(handle, source, n_ff, n1, n2, nb1, nb2, offset)
-            self._calls.ggml_backend_view_init(half)
-            halves.append(at(half))
-        return halves
-
-    def _placed(self, tensor: Any) -> Any:
-        calls, space = self._calls, self._workspace
-        size = calls.ggml_backend_buft_get_alloc_size(space.buffer_type, address_of(tensor))
-        end = self._used_bytes + -(-size // space.alignment) * space.alignment
-        if end > space.n_bytes:
-            raise MemoryError(f"a graph of {self.n_pairs} experts takes more than {space.n_bytes} bytes")
-        calls.ggml_backend_tensor_alloc(space.buffer, address_of(tensor), space.base + self._used_bytes)
-        self._used_bytes = end
-        return tensor
+        self._nodes.context.free()
 
 
 def workspace_bytes(widths: tuple[int, int], n_pairs: int, slack_bytes: int = 1 << 20) -> int:

@@ -14,14 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
 
 from qwenctl.moe.device_budget import DevicePlan
 from qwenctl.moe.device_executor import LARGEST_CHUNK, DeviceExecutor, Run
 from qwenctl.moe.device_graphs import workspace_bytes
 from qwenctl.moe.device_pools import DevicePool, open_pools
+from qwenctl.moe.device_prompt import PromptCall, PromptExecutor
 from qwenctl.moe.devices import Device, DeviceCalls
 from qwenctl.moe.expert_map import MoeLayer
 from qwenctl.moe.ggml_calls import address_of
+from qwenctl.moe.prompt_space import PromptSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +38,26 @@ class DevicePlace:
         device: which one.
         positions: of its layers in the expert map; a layer belongs to one device.
         budget_bytes: of its memory, for slots and what computing takes.
+        prompts: the largest micro-batch of prompts, whose work comes on top of that; None: prompts have no way of their
+            own.
     """
 
     device: Device
     positions: tuple[int, ...]
     budget_bytes: int
+    prompts: PromptSpace | None = None
 
 
-def places_of(devices: Sequence[Device], layers: Sequence[MoeLayer], plan: DevicePlan) -> tuple[DevicePlace, ...]:
+def places_of(
+    devices: Sequence[Device], layers: Sequence[MoeLayer], plan: DevicePlan, prompts: PromptSpace | None = None
+) -> tuple[DevicePlace, ...]:
     """Return the places that sizing's plan means.
 
     Args:
         devices: as they were found; the plan names them by their labels.
         layers: of the expert map.
         plan: which layers are on which device, and how many slots they get there.
+        prompts: the largest micro-batch of prompts, for which the plan has room.
     """
     by_label = {device.label: device for device in devices}
     position_of = {layer.index: position for position, layer in enumerate(layers)}
@@ -55,7 +67,7 @@ def places_of(devices: Sequence[Device], layers: Sequence[MoeLayer], plan: Devic
         if held and budget.n_slots:
             widths = _widths([layers[position] for position in held])
             n_bytes = budget.slots_bytes + workspace_bytes(widths, LARGEST_CHUNK)
-            places.append(DevicePlace(by_label[budget.name], held, n_bytes))
+            places.append(DevicePlace(by_label[budget.name], held, n_bytes, prompts))
     return tuple(places)
 
 
@@ -69,6 +81,7 @@ class DeviceFacts:
         n_slots: in all of them.
         slots_bytes, workspace_bytes: of its memory.
         n_runs, n_pairs, n_uploads: what it did.
+        n_passed: experts that were brought for one micro-batch of a prompt.
         busy_s: between `start` and the end of `finish`; waited_s: of that, in `finish`.
     """
 
@@ -80,6 +93,7 @@ class DeviceFacts:
     n_runs: int
     n_pairs: int
     n_uploads: int
+    n_passed: int
     busy_s: float
     waited_s: float
 
@@ -91,6 +105,8 @@ class _Used:
     place: DevicePlace
     executor: DeviceExecutor
     pools: dict[int, DevicePool]
+    prompts: PromptExecutor | None = None
+    n_passed: int = 0
     n_runs: int = 0
     n_pairs: int = 0
     n_uploads: int = 0
@@ -129,6 +145,7 @@ class DeviceTier:
             raise ValueError("a layer is placed on two devices")
         self.slot_of: list[list[int] | None] = [None] * len(layers)
         self.notes: tuple[str, ...] = ()
+        self.calls = calls
         self._used: list[_Used] = []
         self._by_position: list[tuple[_Used, DevicePool] | None] = [None] * len(layers)
         try:
@@ -142,6 +159,15 @@ class DeviceTier:
         """Return a layer's slots, None: it has none."""
         found = self._by_position[position]
         return found[1] if found else None
+
+    def device_of(self, position: int) -> Device | None:
+        """Return the device that holds a layer's slots, None: the layer has none."""
+        found = self._by_position[position]
+        return found[0].place.device if found else None
+
+    def device_at(self, position: int) -> Device:
+        """Return the device of a layer that has slots."""
+        return self._at(position)[0].place.device
 
     def label_of(self, position: int) -> str:
         """Return the name of the device that holds a layer's slots."""
@@ -178,10 +204,53 @@ class DeviceTier:
         used.busy_s += run.finished_s - run.started_s
         used.waited_s += run.finished_s - run.waited_from_s
 
+    def takes_prompts(self, position: int, n_tokens: int) -> bool:
+        """Return whether `start_prompt` may be called for so many tokens."""
+        prompts = self._at(position)[0].prompts
+        return prompts is not None and n_tokens <= prompts.space.n_tokens
+
+    def start_prompt(self, position: int, call: PromptCall) -> None:
+        """Queue all of a micro-batch's pairs whose experts lie on the device or pass through it.
+
+        Args:
+            position: of the layer.
+            call: what is to be computed; nothing that it names may change before `finish_prompt`.
+
+        Raises:
+            GenerationFailed: the device reports that it cannot compute.
+        """
+        used, pool = self._at(position)
+        if used.prompts is None:
+            raise ValueError(f"{used.place.device.label} takes no prompts")
+        used.prompts.start(pool.layer, pool, call)
+        used.n_passed += len(call.passing)
+
+    def finish_prompt(self, position: int, out_address: int, others: npt.NDArray[np.intp] | None = None) -> float:
+        """Wait for `start_prompt` and write the row of each pair into `out`, float32 (n_rows, n_embd).
+
+        Args:
+            position: of the layer.
+            out_address: of the output.
+            others: rows of the output that are not the device's and stay as they are; None: there are none.
+
+        Returns:
+            The seconds that it waited and copied.
+        """
+        used, _ = self._at(position)
+        began = perf_counter()
+        if used.prompts is not None:
+            used.n_pairs += used.prompts.finish(out_address, others)
+        used.n_runs += 1
+        waited_s = perf_counter() - began
+        used.waited_s += waited_s
+        return waited_s
+
     def abandon(self) -> None:
         """Wait for whatever is under way and forget it: after an error between `start` and `finish`."""
         for used in self._used:
             used.executor.abandon()
+            if used.prompts is not None:
+                used.prompts.abandon()
 
     def begin_upload(self, position: int, expert: int, keep: Collection[int] = ()) -> list[Callable[[int], None]]:
         """Give an absent expert a slot; the coldest expert leaves for it if none is free.
@@ -245,10 +314,11 @@ class DeviceTier:
                 n_layers=len(used.pools),
                 n_slots=sum(pool.slots.n_slots for pool in used.pools.values()),
                 slots_bytes=sum(pool.n_bytes for pool in used.pools.values()),
-                workspace_bytes=used.executor.device_bytes,
+                workspace_bytes=used.executor.device_bytes + (used.prompts.space.n_bytes if used.prompts else 0),
                 n_runs=used.n_runs,
                 n_pairs=used.n_pairs,
                 n_uploads=used.n_uploads,
+                n_passed=used.n_passed,
                 busy_s=used.busy_s,
                 waited_s=used.waited_s,
             )
@@ -258,7 +328,7 @@ class DeviceTier:
     def reset_counts(self) -> None:
         """Count what devices do from zero."""
         for used in self._used:
-            used.n_runs = used.n_pairs = used.n_uploads = 0
+            used.n_runs = used.n_pairs = used.n_uploads = used.n_passed = 0
             used.busy_s = used.waited_s = 0.0
 
     def check_integrity(self) -> None:
@@ -271,6 +341,9 @@ class DeviceTier:
         """Wait for the devices and free what was taken of them."""
         while self._used:
             used = self._used.pop()
+            used.executor.abandon()
+            if used.prompts is not None:
+                used.prompts.close()
             used.executor.close()
             for position, pool in used.pools.items():
                 self.slot_of[position] = self._by_position[position] = None
@@ -296,11 +369,20 @@ class DeviceTier:
         if not opened.pools:
             executor.close()
             return
-        used = _Used(place, executor, opened.pools)
+        used = _Used(place, executor, opened.pools, self._prompts(calls, place, executor))
         self._used.append(used)
         for position, pool in opened.pools.items():
             self.slot_of[position] = pool.slot_of
             self._by_position[position] = used, pool
+
+    def _prompts(self, calls: DeviceCalls, place: DevicePlace, executor: DeviceExecutor) -> PromptExecutor | None:
+        if place.prompts is None:
+            return None
+        try:
+            return PromptExecutor(calls, place.device, executor.backend, place.prompts)
+        except MemoryError as error:
+            self.notes += (str(error),)
+            return None
 
 
 def _widths(layers: Iterable[MoeLayer]) -> tuple[int, int]:

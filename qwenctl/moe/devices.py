@@ -14,7 +14,7 @@ Signatures: ggml-backend.h and ggml-rpc.h of the pinned release. Knows nothing o
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_char_p, c_int, c_int64, c_size_t, c_void_p
+from ctypes import c_char_p, c_int, c_int64, c_size_t, c_uint8, c_void_p
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ _WAITS = (
     ("ggml_backend_buft_alloc_buffer", c_void_p, (c_void_p, c_size_t)),
     ("ggml_backend_buft_get_alloc_size", c_size_t, (c_void_p, c_void_p)),
     ("ggml_backend_tensor_alloc", c_int, (c_void_p, c_void_p, c_void_p)),
+    ("ggml_backend_buffer_clear", None, (c_void_p, c_uint8)),
     ("ggml_backend_buffer_free", None, (c_void_p,)),
     ("ggml_backend_free", None, (c_void_p,)),
 )

@@ -153,6 +153,11 @@ class LayerSlots:
         """Return the address of a present expert's slot."""
         return self.address + self.pool.slot_of[expert] * self.slot_bytes
 
+    def matrices_of(self, expert: int) -> list[int]:
+        """Return the addresses of a present expert's matrices."""
+        slot = self.slot_address(expert)
+        return [slot + matrix.offset_bytes for matrix in self.layout.matrices]
+
     def wait_for(self, experts: Sequence[int]) -> None:
         """Wait until these experts, which have slots, are there.
 

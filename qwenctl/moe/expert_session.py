@@ -27,6 +27,7 @@ from qwenctl.moe.expert_pools import LayerSlots
 from qwenctl.moe.expert_watch import ExpertWatch
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.hit_curves import HitCurve
+from qwenctl.moe.host_memory import host_buffer_type
 from qwenctl.moe.hybrid_devices import DevicePolicy, HybridDevices
 from qwenctl.moe.hybrid_step import hybrid_step
 from qwenctl.moe.layer_call import LayerCall, read_call
@@ -184,7 +185,7 @@ class ExpertSession:
         self._bench.record = lambda position, ids, n_tokens, n_row: sink(layers[position], ids, n_tokens, n_row)
         self._bench.path = self._path = None  # the compiled path tells nobody
         self._device.detach(self)
-        self._device.attach(self)
+        self._device.attach(self, activations_type=self._activations_type())
 
     def watch_with(self, watch: ExpertWatch) -> None:
         """Tell `watch` what the experts multiply, from now on; before the context is made, and without devices.
@@ -219,10 +220,15 @@ class ExpertSession:
 
     def fill(self) -> None:
         """Where every expert has a slot, begin to read them all, behind whatever a batch waits for."""
-        if self.balance is None:
-            for expert in range(self.experts.n_experts):
-                for position in range(len(self.pools)):
-                    self._bench.load(position, expert, (), urgent=False)
+        if self.balance is not None:
+            return
+        if self.devices is not None:
+            self.devices.pin(self.pools)
+        for expert in range(self.experts.n_experts):
+            for position, layer in enumerate(self.pools):
+                self._bench.load(position, expert, (), urgent=False)
+                if self.devices is not None:
+                    self.devices.fill(position, expert, layer)
 
     def warm_start(self, profile: RoutingProfile) -> None:
         """Begin with what is remembered of the model's routing: quotas, and leisurely reads of what was used most."""
@@ -340,12 +346,21 @@ class ExpertSession:
         """Have llama.cpp's graphs sent here; returns the compiled path if they go through it."""
         library = find_token_path() if compiled else None
         if library is None:
-            self._device.attach(self)
+            self._device.attach(self, activations_type=self._activations_type())
             return None
         path = TokenPath(library, self._ggml.graph_compute_address, self._cpu)
-        self._device.attach(self, path.attach(self._device.compute_function))
+        compute = path.attach(self._device.compute_function)
+        self._device.attach(self, compute, activations_type=self._activations_type())
         self._bench.path = path
         return path
+
+    def _activations_type(self) -> int | None:
+        """Return the buffer type from which the first device copies by itself; None: it has none."""
+        if self.devices is None:
+            return None
+        found = (self.devices.tier.device_of(position) for position in range(len(self.pools)))
+        device = next((one for one in found if one is not None), None)
+        return host_buffer_type(self.devices.tier.calls, device) or None if device else None
 
     def _start_balance(self, curves: Sequence[HitCurve] | None = None) -> None:
         """Let slots follow what layers need, from even quotas and what is known of the layers."""

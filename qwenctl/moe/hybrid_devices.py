@@ -1,15 +1,18 @@
 """Devices at work beside the CPU: what each layer's step sends there, what is brought there for later, what it costs.
 
 Three things meet here: what the devices hold (DeviceTier), what everything costs (Costs, which follow the measured
-times), and the model's files, from which the I/O threads bring experts to a device, behind whatever a step waits for.
-The decisions themselves are schedule.py's. Knows nothing of graphs.
+times), and where experts come from. Those that lie in RAM in the file's layout are copied by a thread of their own,
+beside the steps; others are read from the model's files by the I/O threads, behind whatever a step waits for. The
+decisions themselves are schedule.py's. Knows nothing of graphs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import ctypes
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -18,20 +21,25 @@ import numpy as np
 from qwenctl.errors import ExpertReadFailed
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.costs import CostCurve, Costs, Measured, updated
+from qwenctl.moe.device_copier import DeviceCopier
 from qwenctl.moe.device_executor import Run
 from qwenctl.moe.device_pools import DevicePool
 from qwenctl.moe.device_tier import DeviceTier
+from qwenctl.moe.expert_loader import Ticket
 from qwenctl.moe.expert_map import ExpertMap
+from qwenctl.moe.expert_pools import LayerSlots
 from qwenctl.moe.expert_reader import ExpertReader
+from qwenctl.moe.host_memory import HostMemory, PinnedPages
 from qwenctl.moe.read_queue import ReadTicket
 from qwenctl.moe.schedule import LayerPlan, plan_uploads
 
 # Plans are looked up by costs, so those used for planning follow the measured ones only so often.
 _STEPS_A_REFRESH = 512
-_LOOKS_EVERY = 4  # steps of a layer between two looks for experts to bring
-_MOST_UNDER_WAY = 4  # uploads
+_LOOKS_EVERY = 4  # steps of a layer between two looks for experts to bring from far
+_LEARNS_EVERY = 8  # steps of all layers
+_MOST_UNDER_WAY = 16  # experts that are brought
 # A wait this long says that the device ended last, so that its own time is known.
-_WAITED_S = 30e-6
+WAITED_S = 30e-6
 _TOKENS = (1, 4, 16, 64, 256, 1024)
 _PROBES, _PROBE_PAIRS = 3, 8
 _UNDER_LOAD = 1.25
@@ -47,12 +55,15 @@ class DevicePolicy:
         learns: whether measurements change the costs.
         brings: whether experts are brought to devices for later steps.
         uploads_now: whether a step may bring an expert and compute it there, if that is sooner.
+        is_near: whether experts may be sent to devices freely, to fill their slots and for one prompt; None: to those
+            of this machine, not over a network.
     """
 
     costs: Costs | None = None
     learns: bool = True
     brings: bool = True
     uploads_now: bool = True
+    is_near: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,8 @@ class HybridDevices:
     ) -> None:
         self.tier, self.policy = tier, policy or DevicePolicy()
         self._experts, self._reader = experts, reader
+        self._copier = DeviceCopier()
+        self._pins: dict[str, PinnedPages] = {}
         self._measured: dict[str, Costs] = {}
         for position in range(len(experts.layers)):
             if tier.pool(position) is not None and tier.label_of(position) not in self._measured:
@@ -92,13 +105,57 @@ class HybridDevices:
                 self._measured[tier.label_of(position)] = costs
         tier.reset_counts()
         self._planning = dict(self._measured)
-        self._under_way: dict[tuple[int, int], ReadTicket] = {}
+        self._under_way: list[dict[int, _Arriving]] = [{} for _ in experts.layers]
+        self._n_brought = 0  # of those under way
         self._looks = [0] * len(experts.layers)
         self.n_steps = 0  # in which a device computed
         self.n_shared_steps = 0  # of these: the CPU did too
         self.n_overlapped_steps = 0  # of these: the device was still at it when the CPU had done its part
         self.overlapped_s = 0.0  # the CPU's time in them: both computed throughout
         self.n_uploads_now = 0  # experts that came along with the step that computed them
+
+    def pin(self, pools: Sequence[LayerSlots]) -> None:
+        """Have the slots in RAM pinned, in the background, where devices can copy from them: none may be moved then.
+
+        Args:
+            pools: by position.
+        """
+        for position, layer in enumerate(pools):
+            device = self.tier.device_of(position)
+            if device is None or not layer.layout.is_plain:
+                continue
+            pins = self._pins.setdefault(device.label, PinnedPages(self.tier.calls, device))
+            if pins.is_possible:
+                n_bytes = layer.pool.n_slots * layer.slot_bytes
+                self._copier.submit("slots in RAM", partial(_pin, pins, layer.address, n_bytes))
+
+    def fill(self, position: int, expert: int, layer: LayerSlots) -> None:
+        """Bring an expert that has or gets a slot in RAM, as soon as it is there, if a device slot is free.
+
+        Args:
+            position: of the layer.
+            expert: which one; in `layer.loading`, or there.
+            layer: its slots in RAM.
+        """
+        pool = self.tier.pool(position)
+        if pool is None or not self.policy.brings or not self._is_near(position):
+            return
+        if pool.slots.n_free and pool.slots.slot_of[expert] < 0:
+            self._bring(position, expert, (), layer)
+
+    def passes(self, position: int, counts: Sequence[int]) -> bool:
+        """Return whether experts in RAM are quicker brought to the layer's device, for one use, than computed here.
+
+        All of them or none: where both compute, what comes from the device must be put between the others' rows.
+
+        Args:
+            position: of the layer.
+            counts: tokens of each.
+        """
+        if not counts or not self.policy.uploads_now or not self._is_near(position):
+            return False
+        costs = self.costs(position)
+        return len(counts) * costs.upload_s_per_expert + costs.device.total(counts) < costs.cpu.total(counts)
 
     def pool(self, position: int) -> DevicePool | None:
         """Return a layer's device slots, None: it has none."""
@@ -107,6 +164,20 @@ class HybridDevices:
     def costs(self, position: int) -> Costs:
         """Return the costs to plan a layer with."""
         return self._planning[self.tier.label_of(position)]
+
+    def count(self, cpu: CpuPart, *, waited: bool) -> None:
+        """Count a step in which a device computed.
+
+        Args:
+            cpu: what the CPU did meanwhile.
+            waited: whether the device ended last.
+        """
+        self.n_steps += 1
+        if cpu.counts:
+            self.n_shared_steps += 1
+            if waited:
+                self.n_overlapped_steps += 1
+                self.overlapped_s += cpu.compute_s
 
     def note(self, position: int, run: Run, device_counts: Sequence[int], cpu: CpuPart) -> None:
         """Learn from a step.
@@ -117,14 +188,9 @@ class HybridDevices:
             device_counts: tokens of each expert of the run.
             cpu: what the CPU did meanwhile.
         """
-        waited = run.finished_s - run.waited_from_s >= _WAITED_S
-        self.n_steps += 1
-        if cpu.counts:
-            self.n_shared_steps += 1
-            if waited:
-                self.n_overlapped_steps += 1
-                self.overlapped_s += cpu.compute_s
-        if not self.policy.learns:
+        waited = run.finished_s - run.waited_from_s >= WAITED_S
+        self.count(cpu, waited=waited)
+        if not self.policy.learns or self.n_steps % _LEARNS_EVERY:
             return
         label = self.tier.label_of(position)
         costs = self._measured[label]
@@ -136,44 +202,49 @@ class HybridDevices:
             costs,
             Measured(cpu_counts=counts, cpu_s=cpu_s, device_counts=tuple(device_counts), device_s=device_s),
         )
-        if self.n_steps % _STEPS_A_REFRESH == 1:
+        if self.n_steps % _STEPS_A_REFRESH == 0:
             self._planning = dict(self._measured)
 
-    def bring(self, position: int, plan: LayerPlan, keep: Collection[int]) -> None:
+    def bring(self, position: int, plan: LayerPlan, keep: Collection[int], layer: LayerSlots) -> None:
         """Begin to bring what the CPU computed to the device, if that pays back; publish what has arrived.
 
         Args:
             position: of the layer.
             plan: of the step just done.
             keep: its experts.
+            layer: its slots in RAM.
         """
+        self.publish(position)
         self._looks[position] += 1
-        if not self.policy.brings or self._looks[position] % _LOOKS_EVERY:
+        pool, room = self.tier.pool(position), _MOST_UNDER_WAY - self._n_brought
+        if pool is None or not self.policy.brings or not plan.cpu or room <= 0:
             return
-        self.settle()
-        pool = self.tier.pool(position)
-        room = _MOST_UNDER_WAY - len(self._under_way)
-        if pool is None or room <= 0:
+        absent = [expert for expert in plan.cpu if pool.slots.slot_of[expert] < 0]
+        if _keeps_all(layer) and self._is_near(position):  # a copy costs no step anything: as a cache would
+            chosen = sorted(absent, key=lambda expert: -pool.slots.heat[expert])[:room]
+        elif self._looks[position] % _LOOKS_EVERY == 0:
+            chosen = self._paying(position, plan, absent, keep, room)
+        else:
             return
-        located = pool.slots.slot_of
-        candidates = [(one, pool.uses_of(one)) for one in plan.cpu if located[one] < 0]
-        residents = [(e, pool.uses_of(e)) for e, slot in enumerate(pool.slot_of) if slot >= 0 and e not in keep]
-        moves = plan_uploads(
-            plan, self.costs(position), candidates, residents, n_free=pool.slots.n_free, max_uploads=room
-        )
-        for expert, _ in moves:
-            self._read(position, expert, keep)
+        for expert in chosen:
+            if not pool.takes(expert, keep):
+                return
+            self._bring(position, expert, keep, layer, counts=True)
 
     def settle(self, *, wait: bool = False) -> None:
         """Publish experts that have arrived; with `wait`, all that are on their way."""
-        for (position, expert), ticket in list(self._under_way.items()):
-            if not (ticket.done or wait):
-                continue
-            if wait:
-                with suppress(ExpertReadFailed):  # `error` says so too
-                    ticket.wait()
-            del self._under_way[position, expert]
-            self.tier.end_upload(position, expert, arrived=ticket.error is None)
+        for position in range(len(self._under_way)):
+            self.publish(position, wait=wait)
+
+    def publish(self, position: int, *, wait: bool = False) -> None:
+        """Let a layer's experts that have arrived be computed with; with `wait`, all that are on their way."""
+        arriving = self._under_way[position]
+        for expert in [expert for expert, one in arriving.items() if wait or one.ticket.done]:
+            one = arriving.pop(expert)
+            with suppress(ExpertReadFailed):  # `error` says so too
+                one.ticket.wait()
+            self._n_brought -= one.counts
+            self.tier.end_upload(position, expert, arrived=one.ticket.error is None)
 
     def as_json(self) -> dict[str, Any]:
         """Return what devices hold and did, for `--stats`."""
@@ -188,15 +259,74 @@ class HybridDevices:
         }
 
     def close(self) -> None:
-        """Free the devices; the reader must be closed."""
+        """Free the devices."""
+        for arriving in self._under_way:
+            for one in arriving.values():
+                one.ticket.cancel()
+        self._copier.close()
         self.settle(wait=True)
+        for pins in self._pins.values():
+            pins.close()
         self.tier.close()
 
-    def _read(self, position: int, expert: int, keep: Collection[int]) -> None:
+    def _paying(
+        self, position: int, plan: LayerPlan, absent: Sequence[int], keep: Collection[int], room: int
+    ) -> list[int]:
+        """Return which absent experts are worth the bringing."""
+        pool = self.tier.pool(position)
+        if pool is None:
+            return []
+        moves = plan_uploads(
+            plan,
+            self.costs(position),
+            [(expert, pool.uses_of(expert)) for expert in absent],
+            pool.coldest(room, keep) if not pool.slots.n_free else (),
+            n_free=pool.slots.n_free,
+            max_uploads=room,
+        )
+        return [expert for expert, _ in moves]
+
+    def _is_near(self, position: int) -> bool:
+        near = self.policy.is_near
+        return not self.tier.device_at(position).is_remote if near is None else near
+
+    def _bring(
+        self, position: int, expert: int, keep: Collection[int], layer: LayerSlots, *, counts: bool = False
+    ) -> None:
         writers = self.tier.begin_upload(position, expert, keep)
-        parts = list(zip(self._experts.slices(position, expert), writers, strict=True))
         name = f"expert {expert} of layer {self._experts.layers[position].index}"
-        self._under_way[position, expert] = self._reader.submit(name, parts, urgent=False)
+        self._n_brought += counts
+        if _keeps_all(layer) and layer.pool.slot_of[expert] >= 0:
+            work = partial(_copy, layer.loading.get(expert), writers, layer.matrices_of(expert))
+            self._under_way[position][expert] = _Arriving(self._copier.submit(name, work), counts)
+            return
+        parts = list(zip(self._experts.slices(position, expert), writers, strict=True))
+        self._under_way[position][expert] = _Arriving(self._reader.submit(name, parts, urgent=False), counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Arriving:
+    """An expert on its way; `counts` among those that are brought for later."""
+
+    ticket: ReadTicket
+    counts: bool
+
+
+def _keeps_all(layer: LayerSlots) -> bool:
+    """Return whether all experts stay where they are in RAM, in the file's layout, so that they can be copied."""
+    return layer.layout.is_plain and layer.pool.n_slots == layer.pool.n_experts
+
+
+def _pin(pins: PinnedPages, address: int, n_bytes: int) -> None:
+    pins.pin(address, n_bytes)
+
+
+def _copy(loading: Ticket | None, writers: Sequence[Callable[[int], None]], addresses: Sequence[int]) -> None:
+    """Write an expert's matrices, once they have been read."""
+    if loading is not None:
+        loading.wait()
+    for write, address in zip(writers, addresses, strict=True):
+        write(address)
 
 
 def guessed_costs(expert_bytes: int) -> Costs:
@@ -219,7 +349,8 @@ def measured_costs(tier: DeviceTier, position: int) -> Costs:
     if pool is None:
         raise ValueError(f"layer {position} has no slots on a device")
     tensors = pool.layer.tensors
-    zeros = np.zeros(max(one.expert_bytes for one in tensors), dtype=np.uint8)
+    source = HostMemory(tier.calls, tier.device_at(position), max(one.expert_bytes for one in tensors))
+    ctypes.memset(source.address, 0, source.n_bytes)
     x, out = np.zeros(tensors[0].n_in, dtype=np.float32), np.zeros((_PROBE_PAIRS, tensors[-1].n_out), dtype=np.float32)
 
     def compute_s(n_pairs: int) -> float:
@@ -231,7 +362,7 @@ def measured_costs(tier: DeviceTier, position: int) -> Costs:
 
     def upload_s() -> float:
         began = perf_counter()
-        tier.upload(position, 0, [int(zeros.ctypes.data)] * len(tensors))
+        tier.upload(position, 0, [source.address] * len(tensors))
         return perf_counter() - began + compute_s(1)  # a server says nothing when it has stored what it got
 
     upload_s()  # the first time graphs are made, pages touched, sizes asked for
@@ -241,6 +372,7 @@ def measured_costs(tier: DeviceTier, position: int) -> Costs:
     pool.remove(0)
     sent_s = max(upload_s() - one_s, 1e-6)
     pool.remove(0)
+    source.close()
     expert_s = max((many_s - one_s) / (_PROBE_PAIRS - 1), 1e-6)
     return replace(
         guessed_costs(pool.layer.expert_bytes),

@@ -18,10 +18,12 @@ import numpy.typing as npt
 
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.batch_step import BatchStep
+from qwenctl.moe.costs import Costs
 from qwenctl.moe.device_executor import Run
 from qwenctl.moe.device_pools import DevicePool
+from qwenctl.moe.device_prompt import PromptCall
 from qwenctl.moe.expert_pools import LayerSlots
-from qwenctl.moe.hybrid_devices import CpuPart, HybridDevices
+from qwenctl.moe.hybrid_devices import WAITED_S, CpuPart, HybridDevices
 from qwenctl.moe.layer_call import LayerCall
 from qwenctl.moe.schedule import Counts, LayerPlan, Routed, plan_equals, plan_layer
 from qwenctl.moe.token_graph import TokenGraph
@@ -49,6 +51,8 @@ class Split:
     def __init__(self, devices: HybridDevices, position: int, pool: DevicePool, layer: LayerSlots) -> None:
         self._devices, self._position, self._pool, self._layer = devices, position, pool, layer
         self.missing: list[int] = []
+        self._costs: Costs | None = None
+        self._known: dict[tuple[Counts, int], Counts] = {}
         self._can_copy = layer.layout.is_plain and devices.policy.uploads_now
 
     def of_tokens(self, experts: Sequence[int], counts: Sequence[int] | None) -> set[int]:
@@ -65,19 +69,22 @@ class Split:
             kinds[ready if here[expert] >= 0 else 3 - ready].append(expert)
         self.missing = kinds[3]
         costs = self._devices.costs(self._position)
-        room = self._room(kinds) if kinds[2] else 0
+        # One that is on its way already is the CPU's for now.
+        able = [one for one in kinds[2] if not self._pool.is_on_way(one)] if self._can_copy else []
+        room = max(0, min(len(able), self._room(kinds)))
         if counts is None:
             sizes: Counts = (len(kinds[0]), len(kinds[1]), len(kinds[2]), 0)
             if not room and not kinds[1]:
                 return set(kinds[0])
-            taken = plan_equals(costs, sizes, room)
+            taken = self._taken(costs, sizes, room)
+            kinds = (*kinds[:2], able, kinds[3])
             chosen = [expert for kind, n in zip(kinds, taken, strict=True) for expert in kind[:n]]
         else:
             # What is on disk is the CPU's: it is there long after the device has begun.
             routed = [
                 Routed(expert, n, here[expert] >= 0, in_ram[expert] >= 0 and expert not in loading)
                 for expert, n in zip(experts, counts, strict=True)
-                if expert not in kinds[3]
+                if here[expert] >= 0 or expert in able
             ]
             chosen = list(plan_layer(routed, costs, room).device) if routed else []
         for expert in chosen:
@@ -85,19 +92,21 @@ class Split:
                 self._bring_along(expert, experts)
         return set(chosen)
 
+    def _taken(self, costs: Costs, sizes: Counts, room: int) -> Counts:
+        """Look the split up: costs are the same object until they are refreshed."""
+        if costs is not self._costs:
+            self._costs, self._known = costs, {}
+        taken = self._known.get((sizes, room))
+        if taken is None:
+            taken = self._known[sizes, room] = plan_equals(costs, sizes, room)
+        return taken
+
     def _room(self, kinds: Sequence[Sequence[int]]) -> int:
         """Return how many experts may come along: slots that this call does not use."""
-        slots = self._pool.slots
-        if not self._can_copy:
-            return 0
-        n_present = sum(slot >= 0 for slot in self._pool.slot_of)
-        return slots.n_free + n_present - len(kinds[0]) - len(kinds[1])
+        return self._pool.slots.n_slots - self._pool.n_on_way - len(kinds[0]) - len(kinds[1])
 
     def _bring_along(self, expert: int, keep: Sequence[int]) -> None:
-        layer = self._layer
-        slot = layer.address + layer.pool.slot_of[expert] * layer.slot_bytes
-        addresses = [slot + matrix.offset_bytes for matrix in layer.layout.matrices]
-        self._devices.tier.upload_queued(self._position, expert, addresses, keep)
+        self._devices.tier.upload_queued(self._position, expert, self._layer.matrices_of(expert), keep)
         self._devices.n_uploads_now += 1
 
 
@@ -160,7 +169,11 @@ class HybridTokenStep(TokenStep):
 
     def _bring(self, on_device: list[int], ids: list[int]) -> None:
         rest = [expert for expert in ids if expert not in on_device]
-        self._devices.bring(self._position, _plan(self._devices, self._position, on_device, rest, self._split), ids)
+        if not rest:
+            self._devices.publish(self._position)
+            return
+        plan = _plan(self._devices, self._position, on_device, rest, self._split)
+        self._devices.bring(self._position, plan, ids, self._layer)
 
 
 class HybridBatchStep(BatchStep):
@@ -184,12 +197,14 @@ class HybridBatchStep(BatchStep):
         if decoding:
             self._device_pool.use(experts)
         layer.settle()
+        if not decoding and devices.tier.takes_prompts(self._position, call.n_tokens):
+            return self._prompt(routed, counts, experts)
         n_tokens = counts[experts].tolist()
         on_device = self._split.of_tokens(experts, None if call.n_tokens == 1 else n_tokens)
         if not on_device:
             status = super().__call__()
             if decoding:
-                devices.bring(self._position, _plan(devices, self._position, [], experts, self._split), experts)
+                self._bring([], experts, experts)
             return status
         self._tell(routed)
         # As if all were present: those that turn out to be on disk are taken off later.
@@ -205,7 +220,39 @@ class HybridBatchStep(BatchStep):
         there = [expert for expert in experts if expert in on_device]
         devices.note(self._position, run, counts[there].tolist(), part)
         if decoding:
-            devices.bring(self._position, _plan(devices, self._position, there, rest, self._split), experts)
+            self._bring(there, rest, experts)
+        return status
+
+    def _bring(self, there: list[int], rest: list[int], experts: list[int]) -> None:
+        if not rest:
+            self._devices.publish(self._position)
+            return
+        plan = _plan(self._devices, self._position, there, rest, self._split)
+        self._devices.bring(self._position, plan, experts, self._layer)
+
+    def _prompt(self, routed: npt.NDArray[np.int32], counts: npt.NDArray[np.int64], experts: list[int]) -> int:
+        """Compute on the device what lies there or is quicker brought there; returns a ggml_status."""
+        call, layer, devices, position = self._call, self._layer, self._devices, self._position
+        here = self._device_pool.slot_of
+        in_ram = [one for one in experts if here[one] < 0 and layer.layout.is_plain and layer.ready[one] >= 0]
+        passing = in_ram if devices.passes(position, counts[in_ram].tolist()) else []
+        taken = {*passing, *(expert for expert in experts if here[expert] >= 0)}
+        if not taken:
+            return super().__call__()
+        self._tell(routed)
+        self._bench.stats.of(call.n_tokens).count(len(experts), 0)
+        rest = [expert for expert in experts if expert not in taken]
+        sources = [(expert, layer.matrices_of(expert)) for expert in passing]
+        x = self._bench.input_of(call)
+        devices.tier.start_prompt(position, PromptCall(routed, call.n_used, sources, x, call.glu_params))
+        try:
+            status, part = self._on_cpu(routed, counts, rest) if rest else (_DONE, CpuPart())
+        except BaseException:
+            devices.tier.abandon()
+            raise
+        pairs = np.flatnonzero(np.isin(routed, rest)) if rest else None
+        waited_s = devices.tier.finish_prompt(position, call.out, pairs)
+        devices.count(part, waited=waited_s >= WAITED_S)
         return status
 
     def _start(self, routed: npt.NDArray[np.int32], on_device: set[int]) -> tuple[list[int], Run]:

@@ -26,6 +26,7 @@ from qwenctl.moe.machine_memory import MachineMemory
 from qwenctl.moe.microbatch import N_UBATCHES, Candidate, choose_ubatch
 from qwenctl.moe.model_size import ModelSize
 from qwenctl.moe.offload_plan import MemoryParts, OffloadPlan, OffloadRequest
+from qwenctl.moe.prompt_space import PromptSpace
 from qwenctl.units import GIB, MIB, format_memory
 
 _TIGHT_UBATCHES = (256, 128, 64)  # where not even the smallest of N_UBATCHES fits
@@ -40,6 +41,8 @@ _RING_ROUNDS = 2  # experts of this many tokens in the ring, if that is …
 _RING_SHARE = 16  # … at most this part of what experts have
 _CELLS_STEP = 256
 _HUGE_PAGE_BYTES = 2 * MIB  # staging.py takes whole ones
+_LIBRARY_BYTES = 192 * MIB  # of a device, for what its library takes while it computes
+_PADDING_BYTES = 4096  # of an expert's matrices on a device
 _TOKEN_ROWS = 64  # workbench.py: of graphs for one token
 
 
@@ -52,7 +55,7 @@ def size_offload(model: ModelSize, machine: MachineMemory, request: OffloadReque
         InvalidRequest: `n_slots` is below the experts that one token uses.
     """
     _check(model, machine, request)
-    plan = _planned(model, machine, request)
+    plan = try_size(model, machine, request)
     if plan is None:
         raise _does_not_fit(model, machine, request)
     return plan
@@ -61,11 +64,11 @@ def size_offload(model: ModelSize, machine: MachineMemory, request: OffloadReque
 def smallest_ram_bytes(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> int:
     """Return the smallest `ram_bytes` that `size_offload` can plan with, a multiple of 1 MiB."""
     low, high = 0, 1
-    while _planned(model, machine, replace(request, ram_bytes=high * MIB)) is None:
+    while try_size(model, machine, replace(request, ram_bytes=high * MIB)) is None:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        if _planned(model, machine, replace(request, ram_bytes=middle * MIB)) is None:
+        if try_size(model, machine, replace(request, ram_bytes=middle * MIB)) is None:
             low = middle
         else:
             high = middle
@@ -74,12 +77,12 @@ def smallest_ram_bytes(model: ModelSize, machine: MachineMemory, request: Offloa
 
 def largest_context(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> int | None:
     """Return the longest context that fits, at most the one asked for, in steps of 256; None if none does."""
-    if _planned(model, machine, request) is not None:
+    if try_size(model, machine, request) is not None:
         return request.n_cells
     low, high = 0, request.n_cells // _CELLS_STEP
     while low < high:
         middle = (low + high + 1) // 2
-        if _planned(model, machine, replace(request, n_cells=_CELLS_STEP * middle)) is None:
+        if try_size(model, machine, replace(request, n_cells=_CELLS_STEP * middle)) is None:
             high = middle - 1
         else:
             low = middle
@@ -152,9 +155,8 @@ class _Room:
         model, request, devices = self.model, self.request, self.devices
         shared = self.machine.shared and request.ram_bytes is None
         return MemoryParts(
-            margin=_margin_bytes(self.budget, shared=shared),
-            base=max(_BASE_BYTES + _BASE_VOCAB_BYTES * model.shape.n_vocab, self.machine.used_bytes)
-            + request.reserved_bytes,
+            margin=margin_bytes(self.budget, shared=shared),
+            base=base_bytes(model.shape.n_vocab, self.machine.used_bytes) + request.reserved_bytes,
             dense=max(0, model.dense_bytes - devices.dense_bytes),
             kv=max(0, _kv_bytes(model, request) - devices.kv_bytes),
             compute=compute_bytes(model.shape, n_ubatch, request.n_cells, n_outputs=request.n_outputs, flash=flash),
@@ -183,8 +185,36 @@ def _budget_of(machine: MachineMemory, request: OffloadRequest) -> int:
     return machine.budget_bytes if request.ram_bytes is None else request.ram_bytes
 
 
-def _planned(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> OffloadPlan | None:
-    """Return the best plan for the request's budget, None if there is none."""
+def fits_devices(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> bool:
+    """Return whether the devices hold the whole model as stock llama.cpp places it: that is quickest then."""
+    budgets = _devices(model, machine, request, prompts=False).budgets
+    n_held = sum(len(budget.layers) for budget in budgets)
+    every = all(budget.n_slots == model.n_experts for budget in budgets if budget.layers)
+    return n_held == model.shape.n_layers and every
+
+
+def prompt_space(model: ModelSize, n_ubatch: int) -> PromptSpace:
+    """Return what a micro-batch's experts take of a device beside their slots."""
+    shape = model.shape
+    largest = max(model.expert_bytes) + _PADDING_BYTES
+    return PromptSpace(shape.n_embd, shape.n_ff_expert, model.n_experts_used, n_ubatch, largest)
+
+
+def try_size(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> OffloadPlan | None:
+    """Return the best plan for the request's budget, None if there is none; nothing else is checked.
+
+    Devices are planned for the smallest micro-batch first, and then for the chosen one, unless that costs them layers.
+    """
+    plan = _tried(model, machine, request)
+    if plan is None or request.n_ubatch is not None or not plan.devices.budgets:
+        return plan
+    again = _tried(model, machine, replace(request, n_ubatch=plan.n_ubatch))
+    if again is None or again.devices.n_gpu_layers < plan.devices.n_gpu_layers:
+        again = _tried(model, machine, replace(request, n_ubatch=min(N_UBATCHES[0], request.n_batch)))
+    return again or plan
+
+
+def _tried(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> OffloadPlan | None:
     budget, devices = _budget_of(machine, request), _devices(model, machine, request)
     attempts = _Room(model, machine, request, budget, devices).attempts()
     if not attempts:
@@ -211,9 +241,12 @@ def _planned(model: ModelSize, machine: MachineMemory, request: OffloadRequest) 
     )
 
 
-def _devices(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> DevicePlan:
+def _devices(model: ModelSize, machine: MachineMemory, request: OffloadRequest, *, prompts: bool = True) -> DevicePlan:
     n_ubatch, flash = request.n_ubatch or N_UBATCHES[0], request.flash_attention is not False
     compute = compute_bytes(model.shape, n_ubatch, request.n_cells, n_outputs=request.n_outputs, flash=flash)
+    if prompts:  # llama.cpp copies the experts' results there, too
+        space = prompt_space(model, n_ubatch)
+        compute += space.n_bytes + n_ubatch * space.n_used * space.row_bytes + _LIBRARY_BYTES
     kv = _kv_bytes(model, request)
     wanted = DeviceRequest(kv, compute, request.vram_bytes, request.n_gpu_layers, request.split)
     return plan_devices(model, machine.devices, wanted)
@@ -223,7 +256,12 @@ def _padded(n_bytes: int, step: int) -> int:
     return -(-n_bytes // step) * step
 
 
-def _margin_bytes(budget: int, *, shared: bool) -> int:
+def base_bytes(n_vocab: int, used_bytes: int) -> int:
+    """Return what Python, libraries and the vocabulary take, at least what this process holds already."""
+    return max(_BASE_BYTES + _BASE_VOCAB_BYTES * n_vocab, used_bytes)
+
+
+def margin_bytes(budget: int, *, shared: bool) -> int:
     """Return what stays unplanned: less where a control group or --ram is the bound, and nobody else lives there."""
     return 256 * MIB + budget // 20 if shared else 64 * MIB + budget // 50
 

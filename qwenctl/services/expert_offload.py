@@ -22,6 +22,7 @@ from qwenctl.errors import DoesNotFit, InvalidRequest, ModelLoadFailed
 from qwenctl.moe.abi_check import UnknownBuild, check_abi
 from qwenctl.moe.backend import ExpertDevice
 from qwenctl.moe.device_tier import places_of
+from qwenctl.moe.engine_choice import first_suitable, is_for_stock
 from qwenctl.moe.expert_map import ExpertMap, read_expert_map, why_not
 from qwenctl.moe.expert_session import ExpertSession, SessionPlan
 from qwenctl.moe.ggml_calls import Ggml
@@ -29,18 +30,16 @@ from qwenctl.moe.machine_memory import MachineMemory
 from qwenctl.moe.model_size import ModelSize, size_of_model
 from qwenctl.moe.model_stream import ModelStream, can_stream
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
-from qwenctl.moe.sizing import size_offload
+from qwenctl.moe.sizing import fits_devices, prompt_space, size_offload
 from qwenctl.moe.split_stream import stream_pieces
 from qwenctl.services.engine_devices import EngineDevices
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.memory_limits import machine_memory
-from qwenctl.services.offload_layout import OffloadLayout, offload_layouts
+from qwenctl.services.offload_layout import OffloadLayout, layout_groups
 from qwenctl.services.routing_memory import RoutingMemory
 
 _N_IO_THREADS, _MOST_IO_THREADS = 4, 8
 _LEAST_WAVE_ROWS = 1024
-_WORTH = 1.05  # times as quick as stock llama.cpp, by this machine's rates
-_SMALL_BYTES = 512 << 20  # of experts that fit: their products are too short to gain from another arrangement
 _LOAD_MODE_NONE = 0  # enum llama_load_mode
 
 
@@ -185,15 +184,11 @@ def _open(  # noqa: PLR0917 - what was decided so far
     abort: tuple[int, int],
 ) -> ExpertOffload | None:
     wanted = options.offload
-    machine = machine_memory(devices.memory)
-    # Which layout is best depends on whether all experts fit, and what fits on the layout.
-    for chosen in offload_layouts(ggml, experts, options, context.n_threads):
-        model = size_of_model(gguf, experts, chosen.slot_bytes)
-        plan, n_io_threads = _sized(model, machine, options, context, chosen)
-        if plan.resident:
-            break
-    if wanted.mode == "auto" and (_is_all_on_devices(plan, model) or _is_for_stock(plan, experts, chosen)):
+    decided = decide(gguf, experts, ggml, options, machine_memory(devices.memory), context)
+    if decided is None:
         return None
+    plan, chosen = decided.plan, decided.layout
+    has_slots = any(budget.n_slots for budget in plan.devices.budgets)
     session = ExpertSession(
         ggml,
         experts,
@@ -201,14 +196,19 @@ def _open(  # noqa: PLR0917 - what was decided so far
             n_slots=plan.n_slots,
             ring_slots=plan.ring_slots,
             layout=chosen.choice.layout,
-            decode_per_expert=chosen.choice.decode_per_expert,
+            decode_per_expert=chosen.choice.decode_per_expert or has_slots,  # what devices are quickest beside
             batch_per_expert=chosen.choice.batch_per_expert,
             n_threads=context.n_threads,
-            n_io_threads=n_io_threads,
+            n_io_threads=decided.n_io_threads,
             wave_rows=max(plan.n_ubatch, _LEAST_WAVE_ROWS),
         ),
         abort=abort,
-        devices=places_of(devices.devices, experts.layers, plan.devices),
+        devices=places_of(
+            devices.devices,
+            experts.layers,
+            plan.devices,
+            prompt_space(decided.model, plan.n_ubatch) if has_slots else None,
+        ),
     )
     memory = RoutingMemory(gguf, session, wanted.calibration_dir) if wanted.calibration_dir else None
     try:
@@ -222,6 +222,43 @@ def _open(  # noqa: PLR0917 - what was decided so far
     return ExpertOffload(plan, session, experts, gguf, memory)
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a model's experts are to be offloaded."""
+
+    layout: OffloadLayout
+    model: ModelSize
+    plan: OffloadPlan
+    n_io_threads: int
+
+
+def decide(  # noqa: PLR0917 - all that it depends on
+    gguf: GgufFile,
+    experts: ExpertMap,
+    ggml: Ggml,
+    options: EngineOptions,
+    machine: MachineMemory,
+    context: ContextSize,
+) -> Decision | None:
+    """Return layout and sizes; None: the model is for stock llama.cpp.
+
+    Raises:
+        DoesNotFit: see `open_offload`.
+    """
+
+    def sized(chosen: OffloadLayout) -> Decision:
+        model = size_of_model(gguf, experts, chosen.slot_bytes)
+        return Decision(chosen, model, *_sized(model, machine, options, context, chosen))
+
+    groups = layout_groups(ggml, experts, options, context.n_threads, has_devices=bool(machine.devices))
+    chosen, found = first_suitable(groups, sized, lambda one: one.plan)
+    if options.offload.mode == "auto":
+        request = _request(options, context, chosen, found.n_io_threads)
+        if fits_devices(found.model, machine, request) or is_for_stock(found.plan, found.model, chosen.choice):
+            return None
+    return found
+
+
 def _sized(
     model: ModelSize, machine: MachineMemory, options: EngineOptions, context: ContextSize, chosen: OffloadLayout
 ) -> tuple[OffloadPlan, int]:
@@ -231,7 +268,7 @@ def _sized(
         DoesNotFit: see `open_offload`.
     """
     asked = options.offload.n_io_threads
-    measured = min(_MOST_IO_THREADS, max(_N_IO_THREADS, chosen.n_io_threads or 0))
+    measured = io_threads(chosen)
     try:
         n_io_threads = asked or measured
         return size_offload(model, machine, _request(options, context, chosen, n_io_threads)), n_io_threads
@@ -239,6 +276,11 @@ def _sized(
         if asked or measured == _N_IO_THREADS:
             raise
     return size_offload(model, machine, _request(options, context, chosen, _N_IO_THREADS)), _N_IO_THREADS
+
+
+def io_threads(layout: OffloadLayout) -> int:
+    """Return how many threads read, where memory is not short."""
+    return min(_MOST_IO_THREADS, max(_N_IO_THREADS, layout.n_io_threads or 0))
 
 
 def _request(options: EngineOptions, context: ContextSize, chosen: OffloadLayout, n_io_threads: int) -> OffloadRequest:
@@ -262,17 +304,3 @@ def _request(options: EngineOptions, context: ContextSize, chosen: OffloadLayout
         layout=chosen.choice.layout,
         rates=chosen.rates,
     )
-
-
-def _is_for_stock(plan: OffloadPlan, experts: ExpertMap, chosen: OffloadLayout) -> bool:
-    """Return whether all fits and llama.cpp by itself is as quick, be it with prompts or with answers."""
-    choice = chosen.choice
-    return plan.resident and (experts.expert_bytes < _SMALL_BYTES or choice.gain < _WORTH or not choice.never_slower)
-
-
-def _is_all_on_devices(plan: OffloadPlan, model: ModelSize) -> bool:
-    """Return whether the devices hold the whole model: stock llama.cpp is quickest then."""
-    budgets = plan.devices.budgets
-    n_held = sum(len(budget.layers) for budget in budgets)
-    every = all(budget.n_slots == model.n_experts for budget in budgets if budget.layers)
-    return n_held == model.shape.n_layers and every

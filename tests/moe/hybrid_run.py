@@ -3,8 +3,8 @@
     python -m tests.moe.hybrid_run JOB.json OUT.npz
 
 The job: gguf, tokens (file), n_decode, n_prompt, endpoints, places [[device, [positions], n_slots], …], n_slots (in
-RAM), per_expert, uploads_now. First `n_decode` tokens one by one, then windows of `n_prompt`, each from an empty
-cache.
+RAM), per_expert, uploads_now, is_near. First `n_decode` tokens one by one, then windows of `n_prompt`, each from an
+empty cache.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from qwenctl.moe.expert_map import ExpertMap, read_expert_map
 from qwenctl.moe.expert_session import ExpertSession, SessionPlan
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.hybrid_devices import DevicePolicy
+from qwenctl.moe.prompt_space import PromptSpace
 from qwenctl.services.expert_offload import ExpertOffload, open_ggml
 from qwenctl.services.native_log import native_log
 
@@ -42,7 +43,9 @@ def places_of(ggml: Ggml, experts: ExpertMap, job: dict[str, Any]) -> list[Devic
         layers = [experts.layers[position] for position in positions]
         widths = max(one.tensors[0].n_in for one in layers), max(one.tensors[-1].n_in for one in layers)
         budget = sum(one.expert_bytes for one in layers) * n_slots + workspace_bytes(widths, 512)
-        places.append(DevicePlace(devices[device], tuple(positions), budget))
+        largest = max(one.expert_bytes for one in layers) + 4096
+        prompts = PromptSpace(*widths, experts.n_experts_used, job["n_prompt"], largest)
+        places.append(DevicePlace(devices[device], tuple(positions), budget, prompts))
     return places
 
 
@@ -64,9 +67,11 @@ def main(job: dict[str, Any], out: Path) -> None:
         n_io_threads=2,
         wave_rows=1024,
     )
-    policy = DevicePolicy(_EAGER, learns=False, uploads_now=job["uploads_now"])
+    policy = DevicePolicy(_EAGER, learns=False, uploads_now=job["uploads_now"], is_near=job["is_near"])
     session = ExpertSession(ggml, experts, plan, devices=places_of(ggml, experts, job), device_policy=policy)
     offload = ExpertOffload(None, session, experts, gguf)  # type: ignore[arg-type]
+    if job["is_near"] and job["n_slots"] == experts.n_experts:
+        session.fill()
     params = llama_cpp.llama_model_default_params()
     params.use_extra_bufts, params.n_gpu_layers = False, 0
     model = offload.load(params, job["gguf"])

@@ -37,6 +37,18 @@ SPLITS: dict[str, dict[str, Any]] = {
         "n_slots": 16,
         "uploads_now": True,
     },
+    "prompts pass through": {
+        "places": [[0, EVEN, 6], [1, ODD, 3]],
+        "n_slots": 16,
+        "uploads_now": True,
+        "is_near": True,
+    },
+    "prompts pass through from a part in RAM": {
+        "places": [[0, EVEN, 6], [1, ODD, 3]],
+        "n_slots": 8,
+        "uploads_now": True,
+        "is_near": True,
+    },
     "a product an expert": {"places": [[0, EVEN, 8], [1, ODD, 8]], "n_slots": 6, "per_expert": True},
 }
 
@@ -69,7 +81,13 @@ def on_cpu(demo_gguf: Path, tokens: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def outcome(gguf: Path, tokens: Path, folder: Path, split: dict[str, Any], endpoints: list[str]) -> Outcome:
-    job = {"per_expert": False, "uploads_now": False, "n_decode": N_DECODE, "n_prompt": N_PROMPT} | split
+    job = {
+        "per_expert": False,
+        "uploads_now": False,
+        "is_near": False,
+        "n_decode": N_DECODE,
+        "n_prompt": N_PROMPT,
+    } | split
     job |= {"gguf": str(gguf), "tokens": str(tokens), "endpoints": endpoints}
     (folder / "job.json").write_text(json.dumps(job))
     done = subprocess.run(

@@ -1,0 +1,280 @@
+"""A prompt's micro-batch through one layer on one device: the experts that lie there, and others that pass through.
+
+    x ─► device, once ─► chunks of pairs, an expert's together ─► all results ─► main memory, once
+         experts in RAM ─► room for MOST_PASSING of them ─┘ a group after the other
+
+    a chunk    x → GET_ROWS → experts (device_graphs.py) → SET_ROWS → results [n_embd, tokens × used]
+
+All is queued on the device's one queue, so that no expert arrives before the last use of the one whose room it takes.
+Bringing an expert over takes what a CPU takes to compute it for a few tokens; a prompt has many. Knows nothing of how
+experts are chosen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qwenctl.errors import GenerationFailed
+from qwenctl.moe import ggml_abi as abi
+from qwenctl.moe.device_graphs import ExpertNodes, Workspace
+from qwenctl.moe.device_pools import DevicePool
+from qwenctl.moe.devices import Device, DeviceCalls
+from qwenctl.moe.expert_map import MoeLayer
+from qwenctl.moe.ggml_calls import TensorContext, address_of, at
+from qwenctl.moe.prompt_space import CHUNK_PAIRS, MOST_PASSING, PromptSpace, bucket_of
+
+_F32, _I32 = abi.GGML_TYPE["F32"], abi.GGML_TYPE["I32"]
+_INT_BYTES = 4
+_MOST_GRAPHS = 2048
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCall:
+    """What a layer is to compute.
+
+    Attributes:
+        routed: int32 (pairs,): the expert of each pair of token and place.
+        n_used: places of a token.
+        passing: experts that come from RAM, with the addresses of their matrices in the file's layout.
+        x_address: f32 (n_tokens, n_embd); must not change before `finish`.
+        glu_params: op_params of the layer's GLU node.
+    """
+
+    routed: Ints
+    n_used: int
+    passing: Sequence[tuple[int, Sequence[int]]]
+    x_address: int
+    glu_params: bytes
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """A call that was queued; `kept` are arrays that the device reads."""
+
+    n_pairs: int
+    n_computed: int = 0
+    kept: list[Ints] = field(default_factory=list)
+
+
+class PromptExecutor:
+    """One device's part of prompts.
+
+    Args:
+        calls: the library.
+        device: which one.
+        backend: the ggml_backend_t whose queue is used; nobody else queues between `start` and `finish`.
+        space: what it may take.
+
+    Raises:
+        MemoryError: the device does not give it.
+    """
+
+    def __init__(self, calls: DeviceCalls, device: Device, backend: int, space: PromptSpace) -> None:
+        self._calls, self._device, self._backend, self.space = calls, device, backend, space
+        self._workspace = Workspace(calls, device, space.n_bytes)
+        self._context = TensorContext(calls.ggml, 2)
+        self._x = self._placed(self._context.tensor(_F32, space.n_embd, space.n_tokens), 0)
+        n_results = space.n_tokens * space.n_used
+        self._results = self._placed(self._context.tensor(_F32, space.n_embd, n_results), space.results_at)
+        self._passing: dict[tuple[tuple[int, int, int], ...], _Passing] = {}
+        self._graphs: dict[tuple[int, int, bytes], _ChunkGraph] = {}
+        self._current: _UnderWay | None = None
+
+    def start(self, layer: MoeLayer, pool: DevicePool, call: PromptCall) -> None:
+        """Queue everything and return.
+
+        Args:
+            layer: what the file says.
+            pool: its slots; the pairs of all experts published there are computed, and those of `call.passing`.
+            call: the rest.
+
+        Raises:
+            GenerationFailed: the device reports that it cannot compute.
+        """
+        order = np.argsort(call.routed, kind="stable").astype(np.int32)
+        counts = np.bincount(call.routed, minlength=layer.n_experts)
+        starts = np.cumsum(counts) - counts
+        n_tokens = len(call.routed) // call.n_used
+        run = self._current = _UnderWay(len(call.routed))
+        calls, backend = self._calls, self._backend
+        calls.ggml_backend_tensor_set_async(
+            backend, address_of(self._x), call.x_address, 0, n_tokens * self.space.row_bytes
+        )
+
+        def pairs_of(expert: int) -> Ints:
+            return order[starts[expert] : starts[expert] + counts[expert]]
+
+        here = [(slot, pairs_of(e)) for e, slot in enumerate(pool.slot_of) if slot >= 0 and counts[e]]
+        self._queue_pairs(pool.tensors, here, call, run)
+        for first in range(0, len(call.passing), MOST_PASSING):
+            group = call.passing[first : first + MOST_PASSING]
+            passing = self._passing_of(layer)
+            for slot, (_, addresses) in enumerate(group):
+                passing.queue_copy(backend, slot, addresses)
+            slots = [(slot, pairs_of(expert)) for slot, (expert, _) in enumerate(group)]
+            self._queue_pairs(passing.tensors, slots, call, run)
+
+    def finish(self, out_address: int, others: npt.NDArray[np.intp] | None = None) -> int:
+        """Wait, and write the rows of the pairs that were computed into `out`, f32 (pairs, n_embd).
+
+        Args:
+            out_address: of the output.
+            others: its rows that stay as they are; None: there are none.
+
+        Returns:
+            The number of pairs.
+        """
+        run, self._current = self._current, None
+        if run is None:
+            raise ValueError(f"{self._device.label} computes no prompt")
+        out = _floats(out_address, (run.n_pairs, self.space.n_embd))
+        kept = None if others is None else out[others]  # a copy: all rows come back at once, those are not among them
+        get = self._calls.ggml_backend_tensor_get_async
+        get(self._backend, address_of(self._results), out_address, 0, run.n_pairs * self.space.row_bytes)
+        self._calls.ggml_backend_synchronize(self._backend)
+        if others is not None:
+            out[others] = kept
+        return run.n_computed
+
+    def abandon(self) -> None:
+        """Forget what is under way; the queue must be empty."""
+        self._current = None
+
+    def close(self) -> None:
+        """Free everything; the queue must be empty."""
+        self._forget_graphs()
+        for passing in self._passing.values():
+            passing.free()
+        self._passing.clear()
+        self._context.free()
+        self._workspace.close()
+
+    def _queue_pairs(
+        self, weights: Sequence[Any], slots: Sequence[tuple[int, Ints]], call: PromptCall, run: _UnderWay
+    ) -> None:
+        """Queue the pairs of some slots, in chunks that end with an expert where that can be."""
+        chunk: list[tuple[int, Ints]] = []
+        n_pairs, most = 0, CHUNK_PAIRS[-1]
+        for slot, pairs in slots:
+            for first in range(0, len(pairs), most):
+                piece = pairs[first : first + most]
+                if n_pairs + len(piece) > most:
+                    self._queue_chunk(weights, chunk, call, run)
+                    chunk, n_pairs = [], 0
+                chunk.append((slot, piece))
+                n_pairs += len(piece)
+        if chunk:
+            self._queue_chunk(weights, chunk, call, run)
+
+    def _queue_chunk(
+        self, weights: Sequence[Any], chunk: Sequence[tuple[int, Ints]], call: PromptCall, run: _UnderWay
+    ) -> None:
+        pairs = np.concatenate([one for _, one in chunk])
+        size = bucket_of(len(pairs))
+        words = np.empty((3, size), dtype=np.int32)  # token, slot and pair; the last pair fills the rest
+        words[0, : len(pairs)] = pairs // np.int32(call.n_used)
+        words[1, : len(pairs)] = np.repeat([slot for slot, _ in chunk], [len(one) for _, one in chunk])
+        words[2, : len(pairs)] = pairs
+        words[:, len(pairs) :] = words[:, len(pairs) - 1 : len(pairs)]
+        graph = self._graph(weights, size, call.glu_params)
+        run.kept.append(words)
+        run.n_computed += len(pairs)
+        calls = self._calls
+        calls.ggml_backend_tensor_set_async(self._backend, graph.words, words.ctypes.data, 0, words.nbytes)
+        status = calls.ggml_backend_graph_compute_async(self._backend, graph.address)
+        if status != 0:
+            raise GenerationFailed(f"{self._device.label} could not compute experts (ggml status {status})")
+
+    def _graph(self, weights: Sequence[Any], size: int, glu_params: bytes) -> _ChunkGraph:
+        key = (address_of(weights[0]), size, glu_params)
+        if key not in self._graphs:
+            if len(self._graphs) >= _MOST_GRAPHS:
+                self._calls.ggml_backend_synchronize(self._backend)
+                self._forget_graphs()
+            nodes = ExpertNodes(self._calls, self._workspace, self.space.chunk_at, n_tensors=24, n_nodes=24)
+            self._graphs[key] = _ChunkGraph(nodes, weights, (self._x, self._results), size, glu_params)
+        return self._graphs[key]
+
+    def _passing_of(self, layer: MoeLayer) -> _Passing:
+        key = tuple((one.type.type_id, one.n_in, one.n_out) for one in layer.tensors)
+        if key not in self._passing:
+            self._passing[key] = _Passing(self._calls, self._workspace, self.space, layer)
+        return self._passing[key]
+
+    def _placed(self, tensor: Any, offset: int) -> Any:
+        space = self._workspace
+        self._calls.ggml_backend_tensor_alloc(space.buffer, address_of(tensor), space.base + offset)
+        return tensor
+
+    def _forget_graphs(self) -> None:
+        for graph in self._graphs.values():
+            graph.free()
+        self._graphs.clear()
+
+
+class _ChunkGraph:
+    """Some pairs: their rows of x gathered, computed, and put to their places."""
+
+    def __init__(
+        self, nodes: ExpertNodes, weights: Sequence[Any], ends: tuple[Any, Any], size: int, glu_params: bytes
+    ) -> None:
+        self._nodes, (x, results) = nodes, ends
+        ggml, handle = nodes.calls.ggml, nodes.context.handle
+        words = nodes.placed(nodes.context.tensor(_I32, size, 3))
+        row = size * _INT_BYTES
+        tokens, pairs = (nodes.view(words, (size, 1, 1), row, at_row * row) for at_row in (0, 2))
+        slots = nodes.view(words, (1, size, 1), _INT_BYTES, row)
+        n_embd = int(x.ne[0])
+        gathered = nodes.placed(at(ggml.ggml_get_rows(handle, address_of(x), address_of(tokens))))
+        out = nodes.experts(weights, nodes.view(gathered, (n_embd, 1, size), n_embd * 4), slots, glu_params)
+        flat = nodes.view(out, (n_embd, size, 1), n_embd * 4)
+        put = at(ggml.ggml_set_rows(handle, address_of(results), address_of(flat), address_of(pairs)))
+        nodes.calls.ggml_backend_view_init(address_of(put))
+        self.words = address_of(words)
+        self.address = nodes.graph_of(put)
+
+    def free(self) -> None:
+        """Free the graph; not while it runs."""
+        self._nodes.context.free()
+
+
+class _Passing:
+    """Room for MOST_PASSING experts of layers of one kind."""
+
+    def __init__(self, calls: DeviceCalls, workspace: Workspace, space: PromptSpace, layer: MoeLayer) -> None:
+        self._calls, self._layer = calls, layer
+        self._context = TensorContext(calls.ggml, len(layer.tensors) + 1)
+        offset, end = space.passing_at, space.passing_at + space.passing_bytes
+        tensors = []
+        for info in layer.tensors:
+            tensor = self._context.tensor(info.type.type_id, info.n_in, info.n_out, MOST_PASSING)
+            size = calls.ggml_backend_buft_get_alloc_size(workspace.buffer_type, address_of(tensor))
+            if offset + size > end:
+                raise MemoryError(f"no room for {MOST_PASSING} experts of layer {layer.index}")
+            calls.ggml_backend_tensor_alloc(workspace.buffer, address_of(tensor), workspace.base + offset)
+            offset += -(-size // workspace.alignment) * workspace.alignment
+            tensors.append(tensor)
+        self.tensors = tuple(tensors)
+
+    def queue_copy(self, backend: int, slot: int, addresses: Sequence[int]) -> None:
+        """Queue the copy of an expert's matrices; they must not change before the queue is empty."""
+        for tensor, info, address in zip(self.tensors, self._layer.tensors, addresses, strict=True):
+            n_bytes = info.expert_bytes
+            self._calls.ggml_backend_tensor_set_async(backend, address_of(tensor), address, slot * n_bytes, n_bytes)
+
+    def free(self) -> None:
+        """Free the headers."""
+        self._context.free()
+
+
+def _floats(address: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """View memory as float32 of a shape."""
+    array = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
+    return np.ndarray(shape, dtype=np.float32, buffer=memoryview(array))
