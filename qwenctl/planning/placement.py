@@ -154,7 +154,9 @@ def try_place(
         return None
     asked = _offload_request(machine, request, layout)
     if fits_devices(size, machine.memory, asked) or is_for_stock(plan, size, layout.choice if layout else None):
-        return place_by_layers(model, machine, request)
+        by_layers = place_by_layers(model, machine, request)
+        if by_layers is not None:  # else its margins are what is missing, and slots fit all the same
+            return by_layers
     return _offloaded(size, machine, plan, asked.rates)
 
 
