@@ -1,37 +1,56 @@
 """Cut a conversion's source into what is fetched at once: spans of a few MiB, in the order of the files.
 
-    a.safetensors   | header | span 0: slices 7, 8 | span 1: slice 3 | unused | span 3 … |   every byte, once, in order
+    a.safetensors   | header | span 0: units 7, 8 | span 1: unit 3 | unused | span 3 … |   every byte, once, in order
 
-A slice lies wholly in one span, so a span that was read can be encoded, and a hash taken at the end of a span belongs
-to whole slices. Bytes that no slice needs are spans too: the file's hash counts them. Pure; reads nothing.
+A unit of work makes one or more reads, each wholly in one span. Bytes that no unit needs are spans too: the file's hash
+counts them. A hash that is taken where no unit goes on into the next span belongs to whole units. Pure; reads nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 from quant.errors import UnsupportedTensor
 from quant.journal import ReadMark
+from quant.source_tensor import SourceTensor
 from quant.tensor_info import TensorInfo
 from quant.work_slices import WorkSlice
 
 SPAN_BYTES = 3 << 20
-"""At least, but for the last one before a stretch that no slice needs: an expert of Qwen3-30B-A3B."""
+"""At least, but for the last one before a stretch that no unit needs: an expert of Qwen3-30B-A3B."""
 
-MAX_SPAN_BYTES = 32 << 20
-"""Slices of up to two million weights, 8 MiB, never come near it."""
+MAX_STRETCH_BYTES = 512 << 20
+"""From one place where no unit goes on to the next: what has to be read for one unit, and perhaps held in memory."""
+
+_FETCH_WHOLE = "fetch the checkpoint whole, qwenctl pull --raw, then qwenctl convert it"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Bytes that unit `number` reads at once."""
+
+    path: Path
+    first_byte: int
+    after_byte: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Consecutive bytes of one file, and the numbers of the slices that are read from them."""
+    """Consecutive bytes of one file.
+
+    `units` holds the number of the unit of each read that lies in it. `ends_units`: none of them, nor of the file's
+    spans before, reads anything behind it.
+    """
 
     path: Path
     first_byte: int
     n_bytes: int
-    slices: tuple[int, ...] = ()
+    units: tuple[int, ...] = ()
+    ends_units: bool = True
 
     @property
     def after_byte(self) -> int:
@@ -39,101 +58,120 @@ class Span:
         return self.first_byte + self.n_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """Bytes that are not to be divided; of a slice, or of none."""
+def rows_read(info: SourceTensor, first_row: int, n_rows: int, number: int) -> Read:
+    """Return what unit `number` reads to get rows of a tensor.
 
-    first_byte: int
-    after_byte: int
-    number: int | None = None
+    Raises:
+        UnsupportedTensor: they are computed from several places (AWQ, GPTQ).
+    """
+    if not isinstance(info, TensorInfo):
+        raise UnsupportedTensor(
+            f"{info.path.name}: {info.name} is packed ({info.dtype}): its parts lie apart, so it cannot be converted "
+            "while it is downloaded",
+            _FETCH_WHOLE,
+        )
+    row_bytes = info.n_bytes // info.n_rows
+    first = info.offset_bytes + first_row * row_bytes
+    return Read(info.path, first, first + n_rows * row_bytes, number)
 
 
-def cut_spans(slices: Sequence[WorkSlice], sizes: Mapping[Path, int], headers: Mapping[Path, int]) -> tuple[Span, ...]:
-    """Return the spans of all files that slices are read from, files by name.
+def slice_reads(slices: Sequence[WorkSlice]) -> Iterator[Read]:
+    """Yield what the slices of a conversion read.
+
+    Raises:
+        UnsupportedTensor: see `rows_read`.
+    """
+    for number, work in enumerate(slices):
+        yield rows_read(work.source.info, work.source.first_row, work.source.n_rows, number)
+
+
+def cut_spans(reads: Iterable[Read], sizes: Mapping[Path, int], headers: Mapping[Path, int]) -> tuple[Span, ...]:
+    """Return the spans of all files that are read from, files by name.
 
     Args:
-        slices: of the plan.
+        reads: of all units.
         sizes: bytes of each of those files.
         headers: of these, those before the first tensor, which are a span of their own.
 
     Raises:
-        UnsupportedTensor: weights that are computed from several places (AWQ, GPTQ), or read by more than one target.
+        UnsupportedTensor: too much lies between two places where no unit goes on.
     """
-    reads: dict[Path, list[_Item]] = {}
-    for number, work in enumerate(slices):
-        path, item = _read_by(number, work)
-        reads.setdefault(path, []).append(item)
-    return tuple(
-        span
-        for path in sorted(reads)
-        for span in (
-            Span(path, 0, headers[path]),
-            *_grouped(path, _with_gaps(sorted(reads[path], key=_order), headers[path], sizes[path])),
-        )
-    )
+    of_file: dict[Path, list[Read]] = {}
+    for read in reads:
+        of_file.setdefault(read.path, []).append(read)
+    spans: list[Span] = []
+    for path in sorted(of_file):
+        found = sorted(of_file[path], key=lambda read: (read.first_byte, read.after_byte))
+        grouped = _grouped(path, _with_gaps(found, headers[path], sizes[path]))
+        spans += _marked([Span(path, 0, headers[path]), *grouped], found)
+    _refuse_long(spans)
+    return tuple(spans)
 
 
 def spans_left(spans: Sequence[Span], marks: Mapping[str, ReadMark]) -> tuple[Span, ...]:
     """Return the spans that come after the marks, by name of the file.
 
-    A mark that is not at the end of a span was made by another division: its file is begun again.
+    A mark that is not where units end was made by another division: its file is begun again.
     """
-    ends = {(span.path.name, span.after_byte) for span in spans}
+    ends = {(span.path.name, span.after_byte) for span in spans if span.ends_units}
     after = {name: mark.n_bytes for name, mark in marks.items() if (name, mark.n_bytes) in ends}
     return tuple(span for span in spans if span.first_byte >= after.get(span.path.name, 0))
 
 
-def _read_by(number: int, work: WorkSlice) -> tuple[Path, _Item]:
-    info = work.source.info
-    if not isinstance(info, TensorInfo):
-        raise UnsupportedTensor(
-            f"{info.path.name}: {info.name} is packed ({info.dtype}): its parts lie apart, so it cannot be converted "
-            "while it is downloaded",
-            "fetch the checkpoint whole, qwenctl pull --raw, then qwenctl convert it",
-        )
-    row_bytes = info.n_bytes // info.n_rows
-    first = info.offset_bytes + work.source.first_row * row_bytes
-    return info.path, _Item(first, first + work.source.n_rows * row_bytes, number)
+def longest_stretch(spans: Sequence[Span]) -> int:
+    """Return the bytes of the longest run of spans of which only the last ends its units."""
+    longest = length = 0
+    for span in spans:
+        length += span.n_bytes
+        longest = max(longest, length)
+        length = 0 if span.ends_units else length
+    return longest
 
 
-def _order(item: _Item) -> tuple[int, int]:
-    return item.first_byte, item.after_byte
-
-
-def _with_gaps(items: Sequence[_Item], first_byte: int, size_bytes: int) -> Iterator[_Item]:
-    """Yield the slices' items with what lies between, in pieces."""
+def _with_gaps(reads: Sequence[Read], first_byte: int, size_bytes: int) -> Iterator[tuple[int, int, int | None]]:
+    """Yield (first byte, the one after the last, number) of the reads, and without a number what lies between."""
     position = first_byte
-    for item in (*items, _Item(size_bytes, size_bytes)):
-        while position < item.first_byte:
-            after = min(item.first_byte, position + SPAN_BYTES)
-            yield _Item(position, after)
-            position = after
-        if item.number is not None:
-            yield item
-        position = max(position, item.after_byte)
+    for first, after, number in (*((r.first_byte, r.after_byte, r.number) for r in reads), (size_bytes, 0, None)):
+        while position < first:
+            piece_end = min(first, position + SPAN_BYTES)
+            yield position, piece_end, None
+            position = piece_end
+        if number is not None:
+            yield first, after, number
+            position = max(position, after)
 
 
-def _grouped(path: Path, items: Iterator[_Item]) -> Iterator[Span]:
+def _grouped(path: Path, items: Iterable[tuple[int, int, int | None]]) -> Iterator[Span]:
     """Join items until they are a span; those that overlap stay together."""
     numbers: list[int] = []
     first = after = -1
-    for item in items:
-        if first >= 0 and item.first_byte >= after and after - first >= SPAN_BYTES:
-            yield _span(path, first, after, numbers)
+    for item_first, item_after, number in items:
+        if first >= 0 and item_first >= after and after - first >= SPAN_BYTES:
+            yield Span(path, first, after - first, tuple(numbers))
             numbers, first = [], -1
         if first < 0:
-            first = after = item.first_byte
-        after = max(after, item.after_byte)
-        numbers += [] if item.number is None else [item.number]
+            first = after = item_first
+        after = max(after, item_after)
+        if number is not None:
+            numbers.append(number)
     if first >= 0:
-        yield _span(path, first, after, numbers)
+        yield Span(path, first, after - first, tuple(numbers))
 
 
-def _span(path: Path, first: int, after: int, numbers: Sequence[int]) -> Span:
-    if after - first > MAX_SPAN_BYTES:
+def _marked(spans: Sequence[Span], reads: Sequence[Read]) -> Iterator[Span]:
+    """Yield one file's spans, told apart by whether units go on behind them."""
+    last: dict[int, int] = {}
+    for read in reads:
+        last[read.number] = max(last.get(read.number, 0), read.after_byte)
+    open_until = accumulate((max((last[number] for number in span.units), default=0) for span in spans), max)
+    for span, until in zip(spans, open_until, strict=True):
+        yield span if until <= span.after_byte else replace(span, ends_units=False)
+
+
+def _refuse_long(spans: Sequence[Span]) -> None:
+    if longest_stretch(spans) > MAX_STRETCH_BYTES:
         raise UnsupportedTensor(
-            f"{path.name}: bytes {first:,} to {after:,} are read by several tensors, so they cannot be converted while "
-            "they are downloaded",
-            "fetch the checkpoint whole, qwenctl pull --raw, then qwenctl convert it",
+            f"{longest_stretch(spans):,} bytes would have to be read for one piece of work, and at most "
+            f"{MAX_STRETCH_BYTES:,} are held in memory",
+            _FETCH_WHOLE,
         )
-    return Span(path, first, after - first, tuple(numbers))

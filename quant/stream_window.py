@@ -32,7 +32,7 @@ class _Held:
     """A span in memory."""
 
     data: memoryview
-    n_unread: int  # slices
+    n_unread: int  # reads that lie in it
     is_fetched: bool = False
 
 
@@ -109,7 +109,7 @@ class StreamWindow:
         """Nothing: whoever started the window stops it."""
 
     def read_into(self, path: Path, offset_bytes: int, out: memoryview) -> int:
-        """Fill `out` with the bytes of a slice, once they are there. To be called once a slice.
+        """Fill `out` with bytes that lie in one span, once they are there. To be called once for each of its reads.
 
         Raises:
             Exception: what went wrong with fetching or hashing.
@@ -138,7 +138,7 @@ class StreamWindow:
             }
 
     def move_on(self, n_spans: int) -> None:
-        """Say that the slices of the first `n_spans` spans are on the disk and recorded."""
+        """Say that all units of the first `n_spans` spans are on the disk and recorded."""
         with self._changed:
             for index in range(self._n_durable, n_spans):
                 del self._marks[index]
@@ -174,7 +174,7 @@ class StreamWindow:
                 return False
             index, self._n_asked = self._n_asked, self._n_asked + 1
             span = self._spans[index]
-            held = self._held[index] = _Held(np.empty(span.n_bytes, np.uint8).data, len(span.slices))
+            held = self._held[index] = _Held(np.empty(span.n_bytes, np.uint8).data, len(span.units))
         self._files.fetch(span.path, span.first_byte, held.data)
         with self._changed:
             held.is_fetched = True

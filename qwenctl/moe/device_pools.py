@@ -25,8 +25,9 @@ from qwenctl.moe.residency import LayerPool
 _F32, _I32 = abi.GGML_TYPE["F32"], abi.GGML_TYPE["I32"]
 # A device that refused memory is asked for this much less, and in the end for none.
 _NEXT_TRY = 7 / 8
-# Bringing an expert costs many times what a use of it saves, so the past that counts is longer than that of RAM slots.
-HALF_LIFE_STEPS = 64.0
+# Bringing an expert over a network costs many times what a use of it saves, so the past that counts is longer than that
+# of slots in RAM (residency.py). From this machine's memory a device is filled as a cache is.
+HALF_LIFE_STEPS, NEAR_HALF_LIFE_STEPS = 64.0, 16.0
 
 
 class DevicePool:
@@ -55,11 +56,18 @@ class DevicePool:
     )
 
     def __init__(  # noqa: PLR0917 - what a pool is made of
-        self, calls: DeviceCalls, layer: MoeLayer, n_slots: int, context: TensorContext, buffer: int, n_bytes: int
+        self,
+        calls: DeviceCalls,
+        layer: MoeLayer,
+        n_slots: int,
+        context: TensorContext,
+        buffer: int,
+        n_bytes: int,
+        half_life_steps: float = HALF_LIFE_STEPS,
     ) -> None:
         self._calls, self._context, self._buffer = calls, context, buffer
         self.layer, self.n_bytes = layer, n_bytes
-        self.slots = LayerPool(layer.n_experts, n_slots, HALF_LIFE_STEPS)
+        self.slots = LayerPool(layer.n_experts, n_slots, half_life_steps)
         self._unit = 1.0
         self.n_on_way = 0
         self.slot_of = [-1] * layer.n_experts
@@ -73,18 +81,25 @@ class DevicePool:
         self._unit = heat[first] - before if heat[first] > before else 1.0  # else: all heat was scaled down to that
 
     def uses_of(self, expert: int) -> float:
-        """Return an expert's heat as a number of uses, each half as much after HALF_LIFE_STEPS."""
+        """Return an expert's heat as a number of uses, each half as much after the half-life."""
         return float(self.slots.heat[expert]) / self._unit
 
     def is_on_way(self, expert: int) -> bool:
         """Return whether an expert has a slot and is not published yet."""
         return self.slot_of[expert] < 0 <= self.slots.slot_of[expert]
 
+    def takes(self, expert: int, keep: Collection[int] = ()) -> bool:
+        """Return whether an absent expert has a slot to go to: a free one, or that of a colder one that may leave."""
+        if self.slots.n_free:
+            return True
+        leaving = self.coldest(1, keep)
+        return bool(leaving) and self.slots.heat[leaving[0][0]] < self.slots.heat[expert]
+
     def coldest(self, n_experts: int, keep: Collection[int] = ()) -> list[tuple[int, float]]:
         """Return the coldest experts that may leave, at most so many, with their uses; those of `keep` must stay."""
-        heat = self.slots.heat
-        there = [expert for expert in np.argsort(heat, kind="stable").tolist() if self.slot_of[expert] >= 0]
-        return [(expert, self.uses_of(expert)) for expert in islice((e for e in there if e not in keep), n_experts)]
+        order = np.argsort(self.slots.heat, kind="stable").tolist()
+        there = (expert for expert in order if self.slot_of[expert] >= 0 and expert not in keep)
+        return [(expert, self.uses_of(expert)) for expert in islice(there, n_experts)]
 
     def admit(self, expert: int, keep: Collection[int] = ()) -> int:
         """Give an absent expert a slot and pin it there until `publish` or `drop`; the coldest one leaves for it.
@@ -263,6 +278,7 @@ def _opened(calls: DeviceCalls, device: Device, layer: MoeLayer, n_slots: int) -
     base = calls.ggml_backend_buffer_get_base(buffer)
     for tensor, offset in zip(tensors, offsets, strict=True):
         calls.ggml_backend_tensor_alloc(buffer, address_of(tensor), base + offset)
-    pool = DevicePool(calls, layer, n_slots, context, buffer, n_bytes)
+    half_life = HALF_LIFE_STEPS if device.is_remote else NEAR_HALF_LIFE_STEPS
+    pool = DevicePool(calls, layer, n_slots, context, buffer, n_bytes, half_life)
     pool.tensors = tuple(tensors)
     return pool

@@ -27,7 +27,6 @@ from qwenctl.moe.device_pools import DevicePool
 from qwenctl.moe.devices import Device, DeviceCalls
 from qwenctl.moe.expert_map import MoeLayer
 from qwenctl.moe.ggml_calls import TensorContext, address_of, at
-from qwenctl.moe.host_memory import HostMemory
 from qwenctl.moe.prompt_space import CHUNK_PAIRS, MOST_PASSING, PromptSpace, bucket_of
 
 _F32, _I32 = abi.GGML_TYPE["F32"], abi.GGML_TYPE["I32"]
@@ -59,8 +58,8 @@ class PromptCall:
 class _UnderWay:
     """A call that was queued; `kept` are arrays that the device reads."""
 
-    pairs: Ints
     n_pairs: int
+    n_computed: int = 0
     kept: list[Ints] = field(default_factory=list)
 
 
@@ -86,7 +85,6 @@ class PromptExecutor:
         self._results = self._placed(self._context.tensor(_F32, space.n_embd, n_results), space.results_at)
         self._passing: dict[tuple[tuple[int, int, int], ...], _Passing] = {}
         self._graphs: dict[tuple[int, int, bytes], _ChunkGraph] = {}
-        self._rows: HostMemory | None = None
         self._current: _UnderWay | None = None
 
     def start(self, layer: MoeLayer, pool: DevicePool, call: PromptCall) -> None:
@@ -104,7 +102,7 @@ class PromptExecutor:
         counts = np.bincount(call.routed, minlength=layer.n_experts)
         starts = np.cumsum(counts) - counts
         n_tokens = len(call.routed) // call.n_used
-        run = self._current = _UnderWay(np.empty(0, dtype=np.int32), len(call.routed))
+        run = self._current = _UnderWay(len(call.routed))
         calls, backend = self._calls, self._backend
         calls.ggml_backend_tensor_set_async(
             backend, address_of(self._x), call.x_address, 0, n_tokens * self.space.row_bytes
@@ -114,37 +112,36 @@ class PromptExecutor:
             return order[starts[expert] : starts[expert] + counts[expert]]
 
         here = [(slot, pairs_of(e)) for e, slot in enumerate(pool.slot_of) if slot >= 0 and counts[e]]
-        done = self._queue_pairs(pool.tensors, here, call, run.kept)
+        self._queue_pairs(pool.tensors, here, call, run)
         for first in range(0, len(call.passing), MOST_PASSING):
             group = call.passing[first : first + MOST_PASSING]
             passing = self._passing_of(layer)
             for slot, (_, addresses) in enumerate(group):
                 passing.queue_copy(backend, slot, addresses)
-            done += self._queue_pairs(
-                passing.tensors, [(slot, pairs_of(expert)) for slot, (expert, _) in enumerate(group)], call, run.kept
-            )
-        run.pairs = np.concatenate(done) if done else run.pairs
+            slots = [(slot, pairs_of(expert)) for slot, (expert, _) in enumerate(group)]
+            self._queue_pairs(passing.tensors, slots, call, run)
 
-    def finish(self, out_address: int) -> int:
+    def finish(self, out_address: int, others: npt.NDArray[np.intp] | None = None) -> int:
         """Wait, and write the rows of the pairs that were computed into `out`, f32 (pairs, n_embd).
 
+        Args:
+            out_address: of the output.
+            others: its rows that stay as they are; None: there are none.
+
         Returns:
-            Their number.
+            The number of pairs.
         """
         run, self._current = self._current, None
         if run is None:
             raise ValueError(f"{self._device.label} computes no prompt")
-        n_bytes = run.n_pairs * self.space.row_bytes
-        whole = len(run.pairs) == run.n_pairs
-        target = out_address if whole else self._rows_of(n_bytes)
+        out = _floats(out_address, (run.n_pairs, self.space.n_embd))
+        kept = None if others is None else out[others]  # a copy: all rows come back at once, those are not among them
         get = self._calls.ggml_backend_tensor_get_async
-        get(self._backend, address_of(self._results), target, 0, n_bytes)
+        get(self._backend, address_of(self._results), out_address, 0, run.n_pairs * self.space.row_bytes)
         self._calls.ggml_backend_synchronize(self._backend)
-        if not whole:
-            shape = (run.n_pairs, self.space.n_embd)
-            rows = np.sort(run.pairs)
-            _floats(out_address, shape)[rows] = _floats(target, shape)[rows]
-        return len(run.pairs)
+        if others is not None:
+            out[others] = kept
+        return run.n_computed
 
     def abandon(self) -> None:
         """Forget what is under way; the queue must be empty."""
@@ -158,31 +155,27 @@ class PromptExecutor:
         self._passing.clear()
         self._context.free()
         self._workspace.close()
-        if self._rows is not None:
-            self._rows.close()
 
     def _queue_pairs(
-        self, weights: Sequence[Any], slots: Sequence[tuple[int, Ints]], call: PromptCall, kept: list[Ints]
-    ) -> list[Ints]:
+        self, weights: Sequence[Any], slots: Sequence[tuple[int, Ints]], call: PromptCall, run: _UnderWay
+    ) -> None:
         """Queue the pairs of some slots, in chunks that end with an expert where that can be."""
-        done: list[Ints] = []
         chunk: list[tuple[int, Ints]] = []
         n_pairs, most = 0, CHUNK_PAIRS[-1]
         for slot, pairs in slots:
             for first in range(0, len(pairs), most):
                 piece = pairs[first : first + most]
                 if n_pairs + len(piece) > most:
-                    done.append(self._queue_chunk(weights, chunk, call, kept))
+                    self._queue_chunk(weights, chunk, call, run)
                     chunk, n_pairs = [], 0
                 chunk.append((slot, piece))
                 n_pairs += len(piece)
         if chunk:
-            done.append(self._queue_chunk(weights, chunk, call, kept))
-        return done
+            self._queue_chunk(weights, chunk, call, run)
 
     def _queue_chunk(
-        self, weights: Sequence[Any], chunk: Sequence[tuple[int, Ints]], call: PromptCall, kept: list[Ints]
-    ) -> Ints:
+        self, weights: Sequence[Any], chunk: Sequence[tuple[int, Ints]], call: PromptCall, run: _UnderWay
+    ) -> None:
         pairs = np.concatenate([one for _, one in chunk])
         size = bucket_of(len(pairs))
         words = np.empty((3, size), dtype=np.int32)  # token, slot and pair; the last pair fills the rest
@@ -191,13 +184,13 @@ class PromptExecutor:
         words[2, : len(pairs)] = pairs
         words[:, len(pairs) :] = words[:, len(pairs) - 1 : len(pairs)]
         graph = self._graph(weights, size, call.glu_params)
-        kept.append(words)
+        run.kept.append(words)
+        run.n_computed += len(pairs)
         calls = self._calls
         calls.ggml_backend_tensor_set_async(self._backend, graph.words, words.ctypes.data, 0, words.nbytes)
         status = calls.ggml_backend_graph_compute_async(self._backend, graph.address)
         if status != 0:
             raise GenerationFailed(f"{self._device.label} could not compute experts (ggml status {status})")
-        return pairs
 
     def _graph(self, weights: Sequence[Any], size: int, glu_params: bytes) -> _ChunkGraph:
         key = (address_of(weights[0]), size, glu_params)
@@ -219,13 +212,6 @@ class PromptExecutor:
         space = self._workspace
         self._calls.ggml_backend_tensor_alloc(space.buffer, address_of(tensor), space.base + offset)
         return tensor
-
-    def _rows_of(self, n_bytes: int) -> int:
-        if self._rows is None or self._rows.n_bytes < n_bytes:
-            if self._rows is not None:
-                self._rows.close()
-            self._rows = HostMemory(self._calls, self._device, n_bytes)
-        return self._rows.address
 
     def _forget_graphs(self) -> None:
         for graph in self._graphs.values():

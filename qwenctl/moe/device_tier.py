@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
+import numpy as np
+import numpy.typing as npt
+
 from qwenctl.moe.device_budget import DevicePlan
 from qwenctl.moe.device_executor import LARGEST_CHUNK, DeviceExecutor, Run
 from qwenctl.moe.device_graphs import workspace_bytes
@@ -222,8 +225,13 @@ class DeviceTier:
         used.prompts.start(pool.layer, pool, call)
         used.n_passed += len(call.passing)
 
-    def finish_prompt(self, position: int, out_address: int) -> float:
+    def finish_prompt(self, position: int, out_address: int, others: npt.NDArray[np.intp] | None = None) -> float:
         """Wait for `start_prompt` and write the row of each pair into `out`, float32 (n_rows, n_embd).
+
+        Args:
+            position: of the layer.
+            out_address: of the output.
+            others: rows of the output that are not the device's and stay as they are; None: there are none.
 
         Returns:
             The seconds that it waited and copied.
@@ -231,7 +239,7 @@ class DeviceTier:
         used, _ = self._at(position)
         began = perf_counter()
         if used.prompts is not None:
-            used.n_pairs += used.prompts.finish(out_address)
+            used.n_pairs += used.prompts.finish(out_address, others)
         used.n_runs += 1
         waited_s = perf_counter() - began
         used.waited_s += waited_s

@@ -31,14 +31,13 @@ from qwenctl.moe.expert_pools import LayerSlots
 from qwenctl.moe.expert_reader import ExpertReader
 from qwenctl.moe.host_memory import HostMemory, PinnedPages
 from qwenctl.moe.read_queue import ReadTicket
-from qwenctl.moe.residency import LayerPool
 from qwenctl.moe.schedule import LayerPlan, plan_uploads
 
 # Plans are looked up by costs, so those used for planning follow the measured ones only so often.
 _STEPS_A_REFRESH = 512
-_LOOKS_EVERY = 2  # steps of a layer between two looks for experts to bring
+_LOOKS_EVERY = 4  # steps of a layer between two looks for experts to bring from far
 _LEARNS_EVERY = 8  # steps of all layers
-_MOST_UNDER_WAY = 8  # experts that are brought
+_MOST_UNDER_WAY = 16  # experts that are brought
 # A wait this long says that the device ended last, so that its own time is known.
 WAITED_S = 30e-6
 _TOKENS = (1, 4, 16, 64, 256, 1024)
@@ -144,12 +143,19 @@ class HybridDevices:
         if pool.slots.n_free and pool.slots.slot_of[expert] < 0:
             self._bring(position, expert, (), layer)
 
-    def passes(self, position: int, n_tokens: int) -> bool:
-        """Return whether an expert in RAM is quicker brought to the layer's device, for one use, than computed here."""
-        if not self.policy.uploads_now or not self._is_near(position):
+    def passes(self, position: int, counts: Sequence[int]) -> bool:
+        """Return whether experts in RAM are quicker brought to the layer's device, for one use, than computed here.
+
+        All of them or none: where both compute, what comes from the device must be put between the others' rows.
+
+        Args:
+            position: of the layer.
+            counts: tokens of each.
+        """
+        if not counts or not self.policy.uploads_now or not self._is_near(position):
             return False
         costs = self.costs(position)
-        return costs.upload_s_per_expert + costs.device(n_tokens) < costs.cpu(n_tokens)
+        return len(counts) * costs.upload_s_per_expert + costs.device.total(counts) < costs.cpu.total(counts)
 
     def pool(self, position: int) -> DevicePool | None:
         """Return a layer's device slots, None: it has none."""
@@ -208,31 +214,37 @@ class HybridDevices:
             keep: its experts.
             layer: its slots in RAM.
         """
-        self._settle(position)
+        self.publish(position)
         self._looks[position] += 1
-        if not self.policy.brings or not plan.cpu or self._looks[position] % _LOOKS_EVERY:
+        pool, room = self.tier.pool(position), _MOST_UNDER_WAY - self._n_brought
+        if pool is None or not self.policy.brings or not plan.cpu or room <= 0:
             return
-        pool = self.tier.pool(position)
-        room = _MOST_UNDER_WAY - self._n_brought
-        if pool is None or room <= 0:
+        absent = [expert for expert in plan.cpu if pool.slots.slot_of[expert] < 0]
+        if _keeps_all(layer) and self._is_near(position):  # a copy costs no step anything: as a cache would
+            chosen = sorted(absent, key=lambda expert: -pool.slots.heat[expert])[:room]
+        elif self._looks[position] % _LOOKS_EVERY == 0:
+            chosen = self._paying(position, plan, absent, keep, room)
+        else:
             return
-        located = pool.slots.slot_of
-        candidates = [(one, pool.uses_of(one)) for one in plan.cpu if located[one] < 0]
-        moves = plan_uploads(
-            plan,
-            self.costs(position),
-            candidates,
-            pool.coldest(room, keep) if not pool.slots.n_free else (),
-            n_free=pool.slots.n_free,
-            max_uploads=room,
-        )
-        for expert, _ in moves:
+        for expert in chosen:
+            if not pool.takes(expert, keep):
+                return
             self._bring(position, expert, keep, layer, counts=True)
 
     def settle(self, *, wait: bool = False) -> None:
         """Publish experts that have arrived; with `wait`, all that are on their way."""
         for position in range(len(self._under_way)):
-            self._settle(position, wait=wait)
+            self.publish(position, wait=wait)
+
+    def publish(self, position: int, *, wait: bool = False) -> None:
+        """Let a layer's experts that have arrived be computed with; with `wait`, all that are on their way."""
+        arriving = self._under_way[position]
+        for expert in [expert for expert, one in arriving.items() if wait or one.ticket.done]:
+            one = arriving.pop(expert)
+            with suppress(ExpertReadFailed):  # `error` says so too
+                one.ticket.wait()
+            self._n_brought -= one.counts
+            self.tier.end_upload(position, expert, arrived=one.ticket.error is None)
 
     def as_json(self) -> dict[str, Any]:
         """Return what devices hold and did, for `--stats`."""
@@ -257,20 +269,26 @@ class HybridDevices:
             pins.close()
         self.tier.close()
 
+    def _paying(
+        self, position: int, plan: LayerPlan, absent: Sequence[int], keep: Collection[int], room: int
+    ) -> list[int]:
+        """Return which absent experts are worth the bringing."""
+        pool = self.tier.pool(position)
+        if pool is None:
+            return []
+        moves = plan_uploads(
+            plan,
+            self.costs(position),
+            [(expert, pool.uses_of(expert)) for expert in absent],
+            pool.coldest(room, keep) if not pool.slots.n_free else (),
+            n_free=pool.slots.n_free,
+            max_uploads=room,
+        )
+        return [expert for expert, _ in moves]
+
     def _is_near(self, position: int) -> bool:
         near = self.policy.is_near
         return not self.tier.device_at(position).is_remote if near is None else near
-
-    def _settle(self, position: int, *, wait: bool = False) -> None:
-        arriving = self._under_way[position]
-        for expert in [expert for expert, one in arriving.items() if wait or one.ticket.done]:
-            one = arriving.pop(expert)
-            with suppress(ExpertReadFailed):  # `error` says so too
-                one.ticket.wait()
-            if one.source is not None:
-                one.source.unpin(expert)
-            self._n_brought -= one.counts
-            self.tier.end_upload(position, expert, arrived=one.ticket.error is None)
 
     def _bring(
         self, position: int, expert: int, keep: Collection[int], layer: LayerSlots, *, counts: bool = False
@@ -278,12 +296,9 @@ class HybridDevices:
         writers = self.tier.begin_upload(position, expert, keep)
         name = f"expert {expert} of layer {self._experts.layers[position].index}"
         self._n_brought += counts
-        # Where experts must make room for others in RAM, one that stays for a copy could be one too many.
-        keeps_all = layer.pool.n_slots == layer.pool.n_experts
-        if keeps_all and layer.layout.is_plain and layer.pool.slot_of[expert] >= 0:
-            layer.pool.pin(expert)
+        if _keeps_all(layer) and layer.pool.slot_of[expert] >= 0:
             work = partial(_copy, layer.loading.get(expert), writers, layer.matrices_of(expert))
-            self._under_way[position][expert] = _Arriving(self._copier.submit(name, work), counts, layer.pool)
+            self._under_way[position][expert] = _Arriving(self._copier.submit(name, work), counts)
             return
         parts = list(zip(self._experts.slices(position, expert), writers, strict=True))
         self._under_way[position][expert] = _Arriving(self._reader.submit(name, parts, urgent=False), counts)
@@ -291,11 +306,15 @@ class HybridDevices:
 
 @dataclass(frozen=True, slots=True)
 class _Arriving:
-    """An expert on its way; `counts` among those that are brought for later; `source`: its pool in RAM, pinned."""
+    """An expert on its way; `counts` among those that are brought for later."""
 
     ticket: ReadTicket
     counts: bool
-    source: LayerPool | None = None
+
+
+def _keeps_all(layer: LayerSlots) -> bool:
+    """Return whether all experts stay where they are in RAM, in the file's layout, so that they can be copied."""
+    return layer.layout.is_plain and layer.pool.n_slots == layer.pool.n_experts
 
 
 def _pin(pins: PinnedPages, address: int, n_bytes: int) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.batch_step import BatchStep
+from qwenctl.moe.costs import Costs
 from qwenctl.moe.device_executor import Run
 from qwenctl.moe.device_pools import DevicePool
 from qwenctl.moe.device_prompt import PromptCall
@@ -50,6 +51,8 @@ class Split:
     def __init__(self, devices: HybridDevices, position: int, pool: DevicePool, layer: LayerSlots) -> None:
         self._devices, self._position, self._pool, self._layer = devices, position, pool, layer
         self.missing: list[int] = []
+        self._costs: Costs | None = None
+        self._known: dict[tuple[Counts, int], Counts] = {}
         self._can_copy = layer.layout.is_plain and devices.policy.uploads_now
 
     def of_tokens(self, experts: Sequence[int], counts: Sequence[int] | None) -> set[int]:
@@ -73,7 +76,7 @@ class Split:
             sizes: Counts = (len(kinds[0]), len(kinds[1]), len(kinds[2]), 0)
             if not room and not kinds[1]:
                 return set(kinds[0])
-            taken = plan_equals(costs, sizes, room)
+            taken = self._taken(costs, sizes, room)
             kinds = (*kinds[:2], able, kinds[3])
             chosen = [expert for kind, n in zip(kinds, taken, strict=True) for expert in kind[:n]]
         else:
@@ -88,6 +91,15 @@ class Split:
             if here[expert] < 0:
                 self._bring_along(expert, experts)
         return set(chosen)
+
+    def _taken(self, costs: Costs, sizes: Counts, room: int) -> Counts:
+        """Look the split up: costs are the same object until they are refreshed."""
+        if costs is not self._costs:
+            self._costs, self._known = costs, {}
+        taken = self._known.get((sizes, room))
+        if taken is None:
+            taken = self._known[sizes, room] = plan_equals(costs, sizes, room)
+        return taken
 
     def _room(self, kinds: Sequence[Sequence[int]]) -> int:
         """Return how many experts may come along: slots that this call does not use."""
@@ -157,6 +169,9 @@ class HybridTokenStep(TokenStep):
 
     def _bring(self, on_device: list[int], ids: list[int]) -> None:
         rest = [expert for expert in ids if expert not in on_device]
+        if not rest:
+            self._devices.publish(self._position)
+            return
         plan = _plan(self._devices, self._position, on_device, rest, self._split)
         self._devices.bring(self._position, plan, ids, self._layer)
 
@@ -209,6 +224,9 @@ class HybridBatchStep(BatchStep):
         return status
 
     def _bring(self, there: list[int], rest: list[int], experts: list[int]) -> None:
+        if not rest:
+            self._devices.publish(self._position)
+            return
         plan = _plan(self._devices, self._position, there, rest, self._split)
         self._devices.bring(self._position, plan, experts, self._layer)
 
@@ -216,14 +234,8 @@ class HybridBatchStep(BatchStep):
         """Compute on the device what lies there or is quicker brought there; returns a ggml_status."""
         call, layer, devices, position = self._call, self._layer, self._devices, self._position
         here = self._device_pool.slot_of
-        passing = [
-            expert
-            for expert in experts
-            if here[expert] < 0
-            and layer.layout.is_plain
-            and layer.ready[expert] >= 0
-            and devices.passes(position, int(counts[expert]))
-        ]
+        in_ram = [one for one in experts if here[one] < 0 and layer.layout.is_plain and layer.ready[one] >= 0]
+        passing = in_ram if devices.passes(position, counts[in_ram].tolist()) else []
         taken = {*passing, *(expert for expert in experts if here[expert] >= 0)}
         if not taken:
             return super().__call__()
@@ -238,7 +250,8 @@ class HybridBatchStep(BatchStep):
         except BaseException:
             devices.tier.abandon()
             raise
-        waited_s = devices.tier.finish_prompt(position, call.out)
+        pairs = np.flatnonzero(np.isin(routed, rest)) if rest else None
+        waited_s = devices.tier.finish_prompt(position, call.out, pairs)
         devices.count(part, waited=waited_s >= WAITED_S)
         return status
 

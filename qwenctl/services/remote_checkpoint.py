@@ -222,9 +222,15 @@ def open_remote_checkpoint(checkpoint: RemoteCheckpoint) -> ConversionSource:
 
 def read_remote_checkpoint(checkpoint: RemoteCheckpoint) -> tuple[ConversionSource, RemoteShards]:
     """Return what `open_remote_checkpoint` does, and where its weights are."""
+    shards = read_shards(checkpoint)
+    return read_source(checkpoint.folder, checkpoint.repo_id, shards), shards
+
+
+def read_shards(checkpoint: RemoteCheckpoint) -> RemoteShards:
+    """Return where the weights are, the headers of all shards read."""
     shards = RemoteShards(checkpoint.shards)
     shards.read_beginnings()
-    return read_source(checkpoint.folder, checkpoint.repo_id, shards), shards
+    return shards
 
 
 def _beginning(shard: Shard) -> bytes:

@@ -7,45 +7,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from quant.codecs.row_encoder import make_row_encoder
 from quant.conversion_plan import Importance
 from quant.digests import digest_path
-from quant.durable_files import DurableFiles
-from quant.errors import NotEnoughDisk
 from quant.imatrix_file import read_imatrix
-from quant.journal import JournalState, read_state
 from quant.libggml import load_libggml
-from quant.partial_output import DISK_RESERVE_BYTES, OutputNames, held_bytes
-from quant.stream_pipeline import StreamOptions, StreamProgress, plan_spans, run_streamed
-from quant.stream_spans import Span, spans_left
+from quant.partial_output import OutputNames
+from quant.stream_pipeline import plan_spans, run_streamed
+from quant.stream_run import OnStreamProgress, StreamOptions
 from qwenctl.services.conversion import ConversionResult, conversion_result
 from qwenctl.services.link_speed import measure_encoder, measure_link
 from qwenctl.services.machine_limits import usable_cores
 from qwenctl.services.remote_checkpoint import RemoteCheckpoint, RemoteShards, read_remote_checkpoint
+from qwenctl.services.remote_room import RemoteRoom, find_room
 from qwenctl.services.type_choice import ChosenPlan, TypeRequest, choose_plan
 
 N_CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class RemotePlan:
-    """What will be done.
+class RemotePlan(RemoteRoom):
+    """What will be done. `link_bytes_per_s` and `seconds` are rough, and None where they were not measured."""
 
-    `n_bytes_fetched_before` were fetched and encoded by a run that was stopped. `disk_bytes` is all that the output
-    takes, `link_bytes_per_s` and `seconds` are rough and None where they were not measured.
-    """
-
-    checkpoint: RemoteCheckpoint
     shards: RemoteShards
     chosen: ChosenPlan
     quality: str
-    n_bytes_to_fetch: int
-    n_bytes_fetched_before: int
-    disk_bytes: int
-    free_bytes: int
     link_bytes_per_s: float | None = None
     seconds: float | None = None
 
@@ -83,26 +72,24 @@ def plan_remote(
     n_measuring = max(n_connections, n_threads or usable_cores())  # reading samples is waiting for the network
     chosen = choose_plan(source, request, importance, n_threads=n_measuring, on_progress=on_progress)
     encoder = make_row_encoder(load_libggml(), request.quality)
-    state = _earlier(out, {**chosen.plan.identity, "library": encoder.identity})
-    spans = plan_spans(chosen.plan, shards)
-    left = spans_left(spans, state.read)
-    free, disk = DurableFiles().free_bytes(out.parent), chosen.plan.total_bytes
-    needed = max(0, disk - (held_bytes(OutputNames(out, out).partial) if state.identity else 0)) + DISK_RESERVE_BYTES
-    if free < needed:
-        raise NotEnoughDisk(out.parent, needed, free)
-    to_fetch = _remote_bytes(left, shards)
-    speed = measure_link(checkpoint.shards, n_connections) if measure and not state.read else None
+    names = OutputNames(out, digest_path(out))
+    room = find_room(
+        plan_spans(chosen.plan, shards),
+        shards,
+        out,
+        chosen.plan.total_bytes,
+        identity={**chosen.plan.identity, "library": encoder.identity},
+        growing=[names.partial],
+        journal=names.journal,
+    )
+    speed = measure_link(checkpoint.shards, n_connections) if measure and not room.n_bytes_fetched_before else None
     weights_per_s = measure_encoder(chosen.plan, encoder, n_threads or usable_cores()) if speed else 0.0
-    seconds = max(to_fetch / speed, chosen.plan.n_weights / weights_per_s) if speed else None
+    seconds = max(room.n_bytes_to_fetch / speed, chosen.plan.n_weights / weights_per_s) if speed else None
     return RemotePlan(
-        checkpoint=checkpoint,
+        **asdict(room),
         shards=shards,
         chosen=chosen,
         quality=request.quality,
-        n_bytes_to_fetch=to_fetch,
-        n_bytes_fetched_before=_remote_bytes(spans, shards) - to_fetch,
-        disk_bytes=disk,
-        free_bytes=free,
         link_bytes_per_s=speed,
         seconds=seconds,
     )
@@ -116,7 +103,7 @@ def convert_remote(
     n_connections: int = N_CONNECTIONS,
     force: bool = False,
     restart: bool = False,
-    on_progress: Callable[[StreamProgress], None] = lambda _: None,
+    on_progress: OnStreamProgress = lambda _: None,
 ) -> ConversionResult:
     """Do what was planned, or go on where an earlier run was stopped.
 
@@ -140,14 +127,3 @@ def convert_remote(
     plan = planned.chosen.plan
     outcome = run_streamed(plan, planned.shards, out, encoder, options, on_progress=on_progress)
     return conversion_result(plan, out, outcome, started, options.n_threads)
-
-
-def _earlier(out: Path, identity: dict[str, str]) -> JournalState:
-    """Return what an earlier run of the same conversion has left; an empty state if there is none."""
-    journal = OutputNames(out, digest_path(out)).journal
-    state = read_state(journal.read_bytes()) if journal.exists() else JournalState()
-    return state if state.identity == identity else JournalState()
-
-
-def _remote_bytes(spans: tuple[Span, ...], shards: RemoteShards) -> int:
-    return sum(span.n_bytes for span in spans if not shards.shards[span.path.name].is_local)

@@ -17,6 +17,7 @@ import json
 import re
 import secrets
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -42,9 +43,15 @@ class HubServer:
     Args:
         tokens: each valid token with the gated and private repositories that it opens.
         bytes_per_s: of each connection; None: as fast as it goes.
+        certificate: a file with a key and a certificate: speak TLS.
     """
 
-    def __init__(self, tokens: Mapping[str, set[str]] | None = None, bytes_per_s: float | None = None) -> None:
+    def __init__(
+        self,
+        tokens: Mapping[str, set[str]] | None = None,
+        bytes_per_s: float | None = None,
+        certificate: Path | None = None,
+    ) -> None:
         self.tokens = dict(tokens or {})
         self.bytes_per_s = bytes_per_s
         self.repositories: dict[str, HubRepository] = {}
@@ -55,14 +62,20 @@ class HubServer:
         self.lock = threading.Lock()
         self._signature = secrets.token_hex(8)
         self._servers = [_Server(self, "hub"), _Server(self, "storage")]
+        self._scheme = "https" if certificate else "http"
+        if certificate:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate)
+            for server in self._servers:
+                server.socket = context.wrap_socket(server.socket, server_side=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._servers[0].server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._servers[0].server_port}"
 
     @property
     def storage_url(self) -> str:
-        return f"http://127.0.0.1:{self._servers[1].server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._servers[1].server_port}"
 
     def add(self, repo_id: str, files: Mapping[str, bytes | Path], **settings: Any) -> HubRepository:
         """Add a repository with one commit on `main`."""
@@ -336,7 +349,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault: Fault = NO_FAULT,
     ) -> None:
         self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | dict(headers)).items():
+        for name, value in _changed({"Content-Length": str(len(body)), **headers}, fault).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":

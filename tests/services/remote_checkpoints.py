@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 
 from qwenctl.services.hub.range_client import RangeClient
 from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.services.remote_checkpoint import HubShard, RemoteCheckpoint
+from tests.hub_server.faults import Exchange, Fault
 from tests.hub_server.server import HubServer
 
 REPO = "Org/Tiny-MoE-0.6M"
@@ -25,6 +27,21 @@ def snapshot_of(folder: Path, cache: Path, repo_id: str = REPO) -> Path:
     for path in folder.iterdir():
         (snapshot / path.name).symlink_to(path)
     return snapshot
+
+
+def fail_from_first_mark(hub: HubServer, shard: str, journal: Path) -> None:
+    """Let the hub refuse everything of a shard but its header, once a conversion has recorded how far it has read."""
+
+    def fault(exchange: Exchange) -> Fault | None:
+        if shard not in exchange.file or exchange.offset_bytes == 0:
+            return None
+        for _ in range(3000):
+            if journal.exists() and b'"read"' in journal.read_bytes():
+                break
+            time.sleep(0.01)
+        return Fault(status=503)
+
+    hub.fault = fault
 
 
 def remote_checkpoint(

@@ -33,6 +33,7 @@ from qwenctl.services.worker_memory import Room, shares, within_budget
 from qwenctl.services.worker_process import WorkerJob
 from qwenctl.services.worker_watch import WorkerWatch
 from tests.moe.offload_runs import large_gguf
+from tests.services.rpc_server import answering
 
 MIB = 1 << 20
 JOB = WorkerJob(None, None, 1)
@@ -159,32 +160,10 @@ def test_a_process_that_dies_is_replaced() -> None:
 # --- what a client notices -------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def fake(behave: Callable[[socket.socket], object]) -> Iterator[str]:
-    """Something that answers every connection in its own way."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        over = threading.Event()
-
-        def serve() -> None:
-            while True:
-                with server.accept()[0] as client:
-                    if over.is_set():
-                        return
-                    behave(client)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        yield address
-        over.set()
-        ask(address, b"").close()
-        thread.join()
-
-
 def test_a_worker_of_another_build_is_refused() -> None:
     other = WorkerIdentity("9.9", "7.0.0", GgmlBuild("0.99.0", "abcdef123"), False)
     with (
-        fake(lambda client: client.recv(len(HELLO)) and client.sendall(other.line())) as address,
+        answering(lambda client: client.recv(len(HELLO)) and client.sendall(other.line())) as address,
         pytest.raises(ModelLoadFailed, match=r"has ggml 0\.99\.0 \(abcdef123\); this machine has 0\.25\.3") as failed,
     ):
         greet(address)
@@ -198,7 +177,7 @@ def test_a_server_of_another_protocol_is_refused() -> None:
             client.recv(32)
             client.sendall((28).to_bytes(8, "little") + bytes((7, 0, 1)) + bytes(25))
 
-    with fake(stock) as address, pytest.raises(ModelLoadFailed, match=r"speaks version 7\.0\.1 .* speaks 7\.0\.0"):
+    with answering(stock) as address, pytest.raises(ModelLoadFailed, match=r"speaks version 7\.0\.1 .* speaks 7\.0\.0"):
         greet(address)
 
 
@@ -211,7 +190,7 @@ def lost_by(behave: Callable[[socket.socket], object]) -> str:
         said.append(f"{endpoint} {reason}")
         called.set()
 
-    with fake(behave) as address:
+    with answering(behave) as address:
         watch = WorkerWatch([address], on_lost, limit_s=0.3)
         assert called.wait(20)
         watch.close()

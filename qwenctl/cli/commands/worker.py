@@ -45,7 +45,6 @@ class Address(click.ParamType[tuple[str, int]]):
     examples=[
         "qwenctl worker                                  # then, on this machine: qwenctl run --rpc 127.0.0.1:50052 …",
         "qwenctl worker --devices CUDA0 --memory 20GiB",
-        "ssh -L 50052:127.0.0.1:50052 otherbox           # a worker on otherbox, encrypted",
         "qwenctl worker --listen 192.168.0.2:50052 --allow-remote",
     ],
 )
@@ -94,8 +93,8 @@ def command(
     The address is printed when all is ready. Ctrl-C and SIGTERM end it, with exit code 0.
 
     The connection has no password and is not encrypted: whoever reaches the address can use this process and read what
-    it computes. So it listens on this machine only, for programs here and for SSH tunnels, unless --allow-remote is
-    given.
+    it computes. So it listens on this machine only, unless --allow-remote is given; through `ssh -L
+    50052:127.0.0.1:50052 HOST` a worker on HOST is reached as 127.0.0.1:50052, encrypted.
     """
     if devices == ():
         raise InvalidRequest("a worker without devices serves nothing", "leave --devices out")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
 
-from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.exceptions import HTTPError, ProtocolError, SSLError
 from urllib3.response import BaseHTTPResponse
 
 from qwenctl.errors import HubUnreachable
@@ -36,6 +36,7 @@ from qwenctl.units import format_seconds
 
 CHUNK_BYTES = 256 << 10
 _MAX_REDIRECTS = 5
+_MAX_TLS_ATTEMPTS = 3
 _KEPT = "what was fetched is kept: give the same command again to go on"
 
 
@@ -61,6 +62,7 @@ class RangeClient:
         self._retry = options.retry
         self._connections = HubConnections(options)
         self._limit = limit
+        self._piece_bytes = min(CHUNK_BYTES, limit.piece_bytes) if limit else CHUNK_BYTES
         self._on_wait = on_wait
         self._closing = threading.Event()
         self._sleep = sleep or self._closing.wait
@@ -127,18 +129,20 @@ class RangeClient:
         try:
             while left:
                 self._raise_if_closed(remote)
-                chunk = answer.read(min(CHUNK_BYTES, left), decode_content=False)
+                chunk = answer.read(min(self._piece_bytes, left), decode_content=False)
                 if not chunk:
                     raise ProtocolError(f"the connection ended {left:,} bytes too soon")
                 left -= len(chunk)
                 if self._limit:
                     self._limit.take(len(chunk))
+                if not left and answer.length_remaining is None and answer.read(1, decode_content=False):
+                    raise UnusableAnswer(HubUnreachable(f"{remote.name}: more bytes come than were asked for", _KEPT))
                 yield chunk
         finally:
             with self._lock:
                 self._open_answers.discard(answer)
-            if left:
-                answer.close()  # with its connection: the rest of the body is still in it
+            if left or answer.length_remaining is None:
+                answer.close()  # with its connection: the rest of the body may still be in it
             answer.release_conn()
 
     def _ask(self, remote: RemoteFile, span: Span) -> BaseHTTPResponse:
@@ -217,4 +221,8 @@ def _as_unusable(remote: RemoteFile, error: Exception) -> UnusableAnswer:
         return error
     cause = error.args[0] if isinstance(error, ProtocolError) and error.args else error
     text = str(cause).rpartition(">: ")[2].rpartition("): ")[2]  # what precedes names objects of urllib3
-    return UnusableAnswer(HubUnreachable(f"{remote.name}: {text or type(error).__name__}", _KEPT))
+    message = f"{remote.name}: {text or type(error).__name__}"
+    if isinstance(error, SSLError):
+        hint = "if a proxy of yours is in the way, SSL_CERT_FILE names the certificates that it is known by"
+        return UnusableAnswer(HubUnreachable(message, hint), _MAX_TLS_ATTEMPTS)
+    return UnusableAnswer(HubUnreachable(message, _KEPT))

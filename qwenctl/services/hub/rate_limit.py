@@ -28,6 +28,11 @@ class RateLimit:
         self._lock = threading.Lock()
         self._paid_until_s = clock()
 
+    @property
+    def piece_bytes(self) -> int:
+        """Return how much to read at once, so that many connections under a low limit are not silent for long."""
+        return max(1 << 10, int(self.bytes_per_s / 8))
+
     def take(self, n_bytes: int) -> None:
         """Count bytes that have arrived, and wait as long as they should have taken. Idle time is not saved up."""
         with self._lock:

@@ -176,6 +176,21 @@ def test_answers_that_are_not_the_part_asked_for(hub: HubServer, fault: Fault, w
     assert pulling.read(pulling.remote()) == BIG[10:2_000_010]
 
 
+def test_small_files_without_a_length_are_taken_only_if_they_end_where_they_should(hub: HubServer) -> None:
+    """The hub sends files that compress well in chunks, or until it closes the connection."""
+    unmeasured = {"Content-Length": None, "Connection": "close"}
+    pulling = Pulling(hub)
+    hub.fault = lambda exchange: Fault(headers=unmeasured, ignore_range=True)
+    assert pulling.read(pulling.remote("config.json"), 0, len(SMALL)) == SMALL
+    hub.fault = lambda exchange: Fault(headers=unmeasured, ignore_range=True, change=lambda body, _: body + b"x")
+    with pytest.raises(HubUnreachable, match="more bytes"):
+        pulling.read(pulling.remote("config.json"), 0, len(SMALL))
+    hub.fault = lambda exchange: Fault(headers=unmeasured, ignore_range=True, change=lambda body, _: body[:-1])
+    with pytest.raises(HubUnreachable):
+        pulling.read(pulling.remote("config.json"), 0, len(SMALL))
+    assert any("ended 1 bytes too soon" in notice for notice in pulling.notices)
+
+
 @pytest.mark.parametrize(
     ("headers", "words"),
     [
