@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from quant.stream_pipeline import StreamProgress
+from quant.stream_run import StreamProgress
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.output import Output
 from qwenctl.cli.progress import Part, Progress
