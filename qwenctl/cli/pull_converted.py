@@ -9,7 +9,7 @@ from quant.errors import OutputExists
 from qwenctl.cli.conversion_output import print_conversion
 from qwenctl.cli.output import Output
 from qwenctl.cli.pull_progress import streamed_bars
-from qwenctl.cli.pull_report import conversion_document, print_here, say_how_to_run, show_conversion_plan
+from qwenctl.cli.pull_report import conversion_document, print_dry_run, print_here, say_how_to_run, show_conversion_plan
 from qwenctl.services.conversion import resolve_output
 from qwenctl.services.hub.download import DownloadOptions
 from qwenctl.services.hub.hub_access import Hub
@@ -59,7 +59,7 @@ def pull_converted(wanted: Wanted, asked: PullAsked, hub: Hub, settings: Setting
         planned = _plan(wanted, asked, target, folder, hub)
         show_conversion_plan(wanted, planned, target, output)
         if asked.dry_run:
-            _print_dry_run(wanted, planned, target, output)
+            print_dry_run(conversion_document(wanted, planned, target), target, output)
             return
         with streamed_bars(output, str(wanted.quant)) as show:
             result = convert_remote(
@@ -94,10 +94,3 @@ def _plan(wanted: Wanted, asked: PullAsked, target: Path, folder: Path, hub: Hub
         n_threads=asked.n_threads,
         n_connections=asked.download.n_connections,
     )
-
-
-def _print_dry_run(wanted: Wanted, planned: RemotePlan, target: Path, output: Output) -> None:
-    if output.json_mode:
-        output.data(conversion_document(wanted, planned, target))
-    else:
-        output.line(str(target))

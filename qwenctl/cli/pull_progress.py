@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from quant.stream_pipeline import StreamProgress
+from quant.stream_run import StreamProgress
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.output import Output
 from qwenctl.cli.progress import Part, Progress
@@ -17,6 +17,8 @@ from qwenctl.cli.stage_bars import StageBars
 from qwenctl.services.hub.download_progress import DownloadProgress, RateMeter
 from qwenctl.services.hub.pull import PullWatch
 from qwenctl.units import format_bytes
+
+_STAGES = {"search": "channel factors", "check": "reading back"}
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def streamed_bars(output: Output, converting: str) -> Iterator[Callable[[StreamP
             conversion = progress.conversion
             if conversion.stage != "convert":
                 bars.end()
-                stages.update("reading back", conversion.n_weights_done, conversion.n_weights)
+                stages.update(_STAGES[conversion.stage], conversion.n_weights_done, conversion.n_weights)
                 return
             rate = format_bytes(meter.update(time.monotonic(), progress.n_bytes_fetched))
             remark = f"{rate}/s · {progress.n_files_read} of {progress.n_files} files"

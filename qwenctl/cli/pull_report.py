@@ -12,6 +12,8 @@ from qwenctl.services.hub.pull import PullResult
 from qwenctl.services.hub.pull_plan import PullPlan
 from qwenctl.services.hub.resolution import Wanted
 from qwenctl.services.remote_conversion import RemotePlan
+from qwenctl.services.remote_export import RemoteExportPlan
+from qwenctl.services.remote_room import RemoteRoom
 from qwenctl.services.split_files import model_name
 from qwenctl.settings import Settings
 from qwenctl.units import format_bytes, format_seconds
@@ -44,17 +46,25 @@ def show_plan(plan: PullPlan, output: Output) -> None:
 
 def show_conversion_plan(wanted: Wanted, planned: RemotePlan, target: Path, output: Output) -> None:
     """Say what will be fetched, what it will become, and about how long that takes."""
-    before = planned.n_bytes_fetched_before
+    plan = planned.chosen.plan
     rows = [
         *_source(wanted),
-        ("becomes", f"{planned.chosen.plan.output.name}, {planned.chosen.plan.bits_per_weight:.2f} bits a weight"),
-        ("to fetch", format_bytes(planned.n_bytes_to_fetch) + (f"; {format_bytes(before)} are done" if before else "")),
-        ("disk", f"{format_bytes(planned.disk_bytes)} needed, {format_bytes(planned.free_bytes)} free"),
+        ("becomes", f"{plan.output.name}, {plan.bits_per_weight:.2f} bits a weight"),
+        *_room(planned),
     ]
     if planned.seconds is not None and planned.link_bytes_per_s:
         rate = format_bytes(planned.link_bytes_per_s)
         rows.append(("time", f"about {format_seconds(planned.seconds)}, at {rate}/s"))
     _show([*rows, ("goes to", str(target))], wanted, output)
+
+
+def show_export_plan(wanted: Wanted, planned: RemoteExportPlan, target: Path, output: Output) -> None:
+    """Say what will be fetched, and what it will become."""
+    plan = planned.plan
+    becomes = f"{plan.kind.name}, {plan.bits_per_weight:.2f} bits a weight"
+    sampled = [("samples", f"about {format_bytes(planned.n_bytes_sampled)} more")] if planned.n_bytes_sampled else []
+    rows = [*_source(wanted), ("becomes", becomes), *_room(planned), *sampled, ("goes to", str(target))]
+    _show(rows, wanted, output)
 
 
 def plan_document(plan: PullPlan) -> dict[str, Any]:
@@ -80,20 +90,21 @@ def plan_document(plan: PullPlan) -> dict[str, Any]:
 
 def conversion_document(wanted: Wanted, planned: RemotePlan, target: Path) -> dict[str, Any]:
     """Return the plan of a conversion for `--dry-run --json`."""
-    return {
-        **_source_document(wanted),
-        "path": str(target),
-        "bytes_to_fetch": planned.n_bytes_to_fetch,
-        "bytes_fetched_before": planned.n_bytes_fetched_before,
-        "disk_bytes": planned.disk_bytes,
-        "free_bytes": planned.free_bytes,
-        "link_bytes_per_s": planned.link_bytes_per_s,
-        "seconds": planned.seconds,
-        "files": [
-            {"source": file.path, "bytes": file.n_bytes, "sha256": file.sha256}
-            for file in (*wanted.texts, *wanted.files)
-        ],
-    }
+    times = {"link_bytes_per_s": planned.link_bytes_per_s, "seconds": planned.seconds}
+    return {**_remote_document(wanted, planned, target), **times}
+
+
+def export_document(wanted: Wanted, planned: RemoteExportPlan, target: Path) -> dict[str, Any]:
+    """Return the plan of an export for `--dry-run --json`."""
+    return {**_remote_document(wanted, planned, target), "bytes_sampled": planned.n_bytes_sampled}
+
+
+def print_dry_run(document: dict[str, Any], target: Path, output: Output) -> None:
+    """Print what a pull would do as data: its document, or the path that it would make."""
+    if output.json_mode:
+        output.data(document)
+    else:
+        output.line(str(target))
 
 
 def print_pull(result: PullResult, wanted: Wanted, output: Output) -> None:
@@ -162,6 +173,29 @@ def _files(plan: PullPlan) -> str:
         if text and n_files:
             words.append(f"{n_files} {text}")
     return "; ".join(words)
+
+
+def _room(room: RemoteRoom) -> list[tuple[str, str]]:
+    before = f"; {format_bytes(room.n_bytes_fetched_before)} are done" if room.n_bytes_fetched_before else ""
+    return [
+        ("to fetch", format_bytes(room.n_bytes_to_fetch) + before),
+        ("disk", f"{format_bytes(room.disk_bytes)} needed, {format_bytes(room.free_bytes)} free"),
+    ]
+
+
+def _remote_document(wanted: Wanted, room: RemoteRoom, target: Path) -> dict[str, Any]:
+    return {
+        **_source_document(wanted),
+        "path": str(target),
+        "bytes_to_fetch": room.n_bytes_to_fetch,
+        "bytes_fetched_before": room.n_bytes_fetched_before,
+        "disk_bytes": room.disk_bytes,
+        "free_bytes": room.free_bytes,
+        "files": [
+            {"source": file.path, "bytes": file.n_bytes, "sha256": file.sha256}
+            for file in (*wanted.texts, *wanted.files)
+        ],
+    }
 
 
 def _source_document(wanted: Wanted) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from quant.digests import digest_path
 from quant.durable_files import DurableFiles, try_lock
 from qwenctl.errors import InvalidRequest
-from qwenctl.services.default_model import read_default, write_default
+from qwenctl.services.default_model import read_default
 from qwenctl.services.demo_file import DEMO_NAME, DEMO_TYPE, converted_demo
 from qwenctl.services.model_origin import origin_path
 from qwenctl.services.model_store import find_model, model_not_found
@@ -80,12 +80,11 @@ def remove(removables: tuple[Removable, ...]) -> None:
             files.remove(removable.path)
 
 
-def forget_default(name: str, settings: Settings) -> bool:
-    """Choose no default model if it was `name`; tell whether it was."""
-    was_default = read_default(settings) == name
-    if was_default:
-        write_default(None, settings)
-    return was_default
+def default_among(removables: tuple[Removable, ...], settings: Settings) -> str | None:
+    """Return the default model's name if it is among what is going to be removed, by whatever name it was chosen."""
+    name = read_default(settings)
+    path = None if name is None else find_model(name, settings)
+    return name if path is not None and any(removable.path == path for removable in removables) else None
 
 
 def _unfinished(folder: Path) -> Iterator[Removable]:

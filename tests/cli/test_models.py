@@ -174,7 +174,7 @@ def test_a_default_model_that_is_gone_is_an_error_not_the_demo(qwenctl, stored):
 def test_removing_takes_all_that_belongs_to_it_and_says_what_is_freed(qwenctl, stored, models, tiny):
     (models / "tiny-q4_k_m.gguf.digests.json").write_text("{}")
     shutil.copy(tiny, models / "other.gguf")
-    qwenctl("models", "default", "tiny-q4_k_m")
+    qwenctl("models", "default", "qwen3:8b")  # by what it was pulled by
     dry = json.loads(qwenctl("models", "rm", "tiny-q4_k_m", "--dry-run", "--json").stdout)
     assert len(dry["files"]) == 3
     assert dry["freed_bytes"] >= tiny.stat().st_size

@@ -10,6 +10,7 @@ import sys
 import time
 from importlib import import_module
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,6 +224,23 @@ def test_a_published_importance_matrix_is_found(qwenctl, hub, checkpoint, imatri
     assert (ran.code, "GGUF files only" in ran.stderr) == (2, True)
 
 
+def test_an_export_is_the_folder_that_convert_makes(qwenctl, checkpoint, tiny_moe_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--format", "awq", "--group-size", "32")
+    plan = json.loads(qwenctl("pull", "o/Tiny", *options, "--dry-run", "--json").stdout)
+    assert (plan["kind"], plan["path"]) == ("export", "Tiny-AWQ")
+    ran = qwenctl("pull", "o/Tiny", *options)
+    assert (ran.code, ran.stdout) == (0, "Tiny-AWQ\n")
+    assert "serve it: vllm serve Tiny-AWQ" in ran.stderr
+    assert qwenctl("convert", tiny_moe_folder, "local", *options).code == 0
+    shards = sorted(path.name for path in Path("local").glob("*.safetensors"))
+    assert shards
+    for name in shards:
+        assert Path("Tiny-AWQ", name).read_bytes() == Path("local", name).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Tiny-AWQ", "Tiny-AWQ.origin.json", "local"]
+    assert "here already" in qwenctl("pull", "o/Tiny", *options).stderr
+
+
 def test_what_cannot_be_converted_leaves_nothing(qwenctl, hub, tiny_moe_folder, models):
     files = {path.name: path for path in tiny_moe_folder.iterdir()}
     config = json.loads((tiny_moe_folder / "config.json").read_text()) | {"architectures": ["Qwen9ForCausalLM"]}
@@ -336,6 +354,9 @@ def test_gated_without_and_with_a_token(qwenctl, hub, gguf, models, monkeypatch)
         (["o/Tiny-GGUF", "--revision", "v9"], 1, "has no revision v9"),
         (["o/Tiny-GGUF", "--raw"], 2, "GGUF files only"),
         (["o/Tiny-GGUF", "--raw", "--quant", "q6_k"], 2, "leave --quant"),
+        (["o/Tiny-GGUF", "--raw", "--format", "awq"], 2, "leave --quant"),
+        (["o/Tiny-GGUF", "--format", "awq"], 2, "GGUF files only"),
+        (["o/Tiny-GGUF", "--group-size", "32"], 2, "add --format awq"),
         (["o/Tiny-GGUF", "--limit-rate", "fast"], 2, "is not a size"),
         (["o/Tiny-GGUF", "no/such/folder/x.gguf"], 2, "does not exist"),
     ],

@@ -8,7 +8,8 @@ from qwenctl.cli.command import Command
 from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
 from qwenctl.cli.removal_report import print_removed
-from qwenctl.services.model_removal import files_of, forget_default, remove
+from qwenctl.services.default_model import write_default
+from qwenctl.services.model_removal import default_among, files_of, remove
 from qwenctl.settings import Settings
 
 
@@ -28,8 +29,9 @@ def command(*, names: tuple[str, ...], dry_run: bool, output: Output, settings: 
     """
     found = tuple(removable for name in dict.fromkeys(names) for removable in files_of(name, settings))
     if not dry_run:
+        default = default_among(found, settings)
         remove(found)
-        for name in names:
-            if forget_default(name, settings):
-                output.note(f"{name} was the default model; now there is none")
+        if default is not None:
+            write_default(None, settings)
+            output.note(f"{default} was the default model; now there is none")
     print_removed(found, output, dry_run=dry_run)

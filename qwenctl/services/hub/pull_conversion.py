@@ -76,7 +76,7 @@ def is_converted_already(wanted: Wanted, target: Path, imatrix: str | None) -> b
         return False
     return (
         origin is not None
-        and target.is_file()
+        and target.exists()
         and origin.sources == record_sources(wanted.repository)
         and (origin.converted_to, origin.imatrix) == (wanted.quant, imatrix)
     )
