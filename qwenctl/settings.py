@@ -6,6 +6,7 @@
     QWENCTL_DEBUG     1: every error shows its traceback
     XDG_DATA_HOME, XDG_CACHE_HOME   parents of the data and the cache folder
     NO_COLOR, TERM=dumb             plain text, no escape sequences
+    CUDA_…, GGML_…, OMP_… and more  read by native libraries; `qwenctl doctor` shows them
     HF_ENDPOINT       address of the hub                  default: https://huggingface.co
     HF_HOME, HF_HUB_CACHE    huggingface_hub's folder, and its cache of files in there
     HF_TOKEN          the user's token for the hub; HF_HUB_DISABLE_IMPLICIT_TOKEN=1: none is sent
@@ -42,6 +43,21 @@ _VARIABLES = (
     "HF_HUB_CACHE",
     "HF_HUB_OFFLINE",
 )  # HF_TOKEN is a secret and not for showing
+# What native libraries read: which devices they see, how many threads they start.
+_NATIVE = (
+    "CUDA_",
+    "NVIDIA_VISIBLE",
+    "HIP_",
+    "ROCR_",
+    "ZE_",
+    "ONEAPI_",
+    "VK_",
+    "GGML_",
+    "LLAMA_",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+)
 
 _HUB = "https://huggingface.co"
 _HUB_ON = frozenset({"1", "on", "yes", "true"})  # anything else is off, without complaint: so huggingface_hub has it
@@ -92,7 +108,7 @@ class Settings:
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
     hub: HubSettings = field(default_factory=lambda: _hub_settings({}))
     network: NetworkSettings = field(default_factory=NetworkSettings)
-    variables: Mapping[str, str] = field(default_factory=dict, compare=False)  # those of the table above that are set
+    variables: Mapping[str, str] = field(default_factory=dict, compare=False)  # those that matter and are set
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -114,8 +130,12 @@ class Settings:
             plain=bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb",
             hub=_hub_settings(environ),
             network=NetworkSettings.from_environment(environ),
-            variables={name: environ[name] for name in _VARIABLES if environ.get(name)},
+            variables={name: value for name, value in environ.items() if value and _is_shown(name)},
         )
+
+
+def _is_shown(name: str) -> bool:
+    return name in _VARIABLES or name.startswith(_NATIVE)
 
 
 def _either_case(environ: Mapping[str, str], name: str) -> str:

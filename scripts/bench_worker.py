@@ -135,7 +135,7 @@ def _kills(options: argparse.Namespace, model: Path, workers: list[Worker], ques
         print(f"killed {len(codes)}: exit {how.code} after {how.seconds:.2f} s", file=sys.stderr)
         kept += _n_records(split) >= n_before
     before = time.monotonic()
-    done = ended(started([*batch, str(split), *rpc, "--retry-errors"]), before)
+    done = ended(started([*batch, str(split), *rpc]), before)
     return {"kills": len(codes), "clear errors": clear, "dead hosts": sum(code < 0 for code in codes),
             "finished records kept": f"{kept} of {len(codes)}", "longest from kill to exit": f"{max(seconds):.2f} s",
             "resumed to the end": done.code == 0, "answers as local": _answers(split) == _answers(local)}  # fmt: skip

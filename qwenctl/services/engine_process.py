@@ -106,6 +106,11 @@ class EngineProcess(EngineSurface):
         return cls(child, opened, options, servers)
 
     @property
+    def failure(self) -> GenerationFailed | None:
+        """Why the process ended; None: it did not."""
+        return self._failure
+
+    @property
     def has_work(self) -> bool:
         """Whether `step` would do something."""
         return bool(self._under_way or self._events)

@@ -8,7 +8,7 @@ What can be seen from a client:
 
 A time limit on ggml's answers would not do: the prompt of a long chat may take a slow worker minutes. So each worker
 says "alive" every second on a second connection, from the process in front of the one that computes, which looks at
-that one's state (worker_front.py). Silence for six seconds means that it hangs; a busy machine is not that late.
+that one's state (worker_front.py). Silence for five seconds means that it hangs; a busy machine is not that late.
 llama.cpp's own rpc-server says nothing while it serves; of it only the first two can be noticed. What no one notices is
 a computation that never ends in a process that runs: that is not told from a long one.
 """
@@ -23,7 +23,7 @@ from contextlib import suppress
 from qwenctl.services.rpc_connection import connect
 from qwenctl.services.worker_identity import ALIVE, WATCH
 
-SILENCE_LIMIT_S = 6.0
+SILENCE_LIMIT_S = 5.0
 
 
 class WorkerWatch:
