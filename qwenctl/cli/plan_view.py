@@ -32,8 +32,9 @@ def print_advice(advice: Advice, output: Output) -> None:
         ]
     )
     output.line()
+    width = max(len(memory.name) for memory in plan.placement.memories)
     for memory in plan.placement.memories:
-        output.line(_memory_line(memory, styled=output.styles_stdout))
+        output.line(_memory_line(memory, width, styled=output.styles_stdout))
     output.line()
     output.fields(
         [
@@ -133,12 +134,12 @@ def _placement_words(plan: RunPlan) -> str:
     return f"all {plan.model.shape.n_layers} layers in main memory"
 
 
-def _memory_line(memory: MemoryUse, *, styled: bool) -> str:
+def _memory_line(memory: MemoryUse, width: int, *, styled: bool) -> str:
     filled = min(_BAR_CELLS, round(_BAR_CELLS * memory.planned_bytes / max(1, memory.total_bytes)))
     bar = "█" * filled + "░" * (_BAR_CELLS - filled) if styled else "#" * filled + "." * (_BAR_CELLS - filled)
     used = f"{memory.planned_bytes / GIB:.1f} of {memory.total_bytes / GIB:.1f} GiB"
     parts = [f"{name} {format_memory(size)}" for name, size in memory.parts.items() if size]
-    return f"{memory.name:10} {bar} {used:>22}  {', '.join(parts)}".rstrip()
+    return f"{memory.name:{width}}  {bar} {used:>22}  {', '.join(parts)}".rstrip()
 
 
 def _speed_words(estimate: Estimate, what: str, band: float) -> str:

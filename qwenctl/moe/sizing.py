@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from qwenctl.errors import DoesNotFit, InvalidRequest
 from qwenctl.moe.context_memory import compute_bytes, kv_cache_bytes, scores_bytes
 from qwenctl.moe.device_budget import DevicePlan, DeviceRequest, plan_devices
+from qwenctl.moe.flash_choice import FLOAT_CACHES, MOST_SCORES_BYTES
 from qwenctl.moe.machine_memory import MachineMemory
 from qwenctl.moe.microbatch import N_UBATCHES, Candidate, choose_ubatch
 from qwenctl.moe.model_size import ModelSize
@@ -34,7 +35,6 @@ _TIGHT_UBATCHES = (256, 128, 64)  # where not even the smallest of N_UBATCHES fi
 # in between; the rest is for what the scheduler and the I/O threads hold.
 _BASE_BYTES = 90 * MIB
 _BASE_VOCAB_BYTES = 700  # a token of the vocabulary, in llama.cpp and in ours
-_MOST_SCORES_BYTES = 1 << 30  # of attention without flash attention: services/native_model.py
 _SCORES_SHARE = 16  # nor more than this part of the budget, unless all experts have slots nevertheless
 _LEAST_RING_SLOTS = 4
 _RING_ROUNDS = 2  # experts of this many tokens in the ring, if that is …
@@ -144,11 +144,7 @@ class _Room:
         """
         if self.request.flash_attention is not None:
             return (self.request.flash_attention,)
-        without = (
-            self.request.n_streams > 1
-            and scores <= _MOST_SCORES_BYTES
-            and self.request.type_v in ("f32", "f16", "bf16")
-        )
+        without = self.request.n_streams > 1 and scores <= MOST_SCORES_BYTES and self.request.type_v in FLOAT_CACHES
         return (False, True) if without else (True,)
 
     def _parts(self, n_ubatch: int, *, flash: bool) -> MemoryParts:

@@ -92,10 +92,8 @@ def vllm_road(plan: RunPlan, asked: str, origin: Origin) -> VllmRoad | None:
     options = [f"--tensor-parallel-size {n_devices}", f"--max-model-len {plan.request.n_ctx}"]
     if shape.n_experts and shape.n_ff_expert // n_devices % _GROUP:
         options.append("--enable-expert-parallel")  # an expert's columns cannot be cut within a group of scales
-    source = _quoted(asked) if origin == "checkpoint" else outline.name
-    export = f"qwenctl convert {source} {folder} --format awq"
-    if origin == "hub":
-        export = f"qwenctl pull {asked} --raw && {export}"
+    verb = "pull" if origin == "hub" else "convert"
+    export = f"qwenctl {verb} {_quoted(asked)} {folder} --format awq"
     return VllmRoad(export, f"vllm serve ./{folder} {' '.join(options)}", n_devices, weights, fits)
 
 

@@ -16,6 +16,7 @@ from qwenctl.errors import DoesNotFit
 from qwenctl.moe.context_memory import compute_bytes, kv_cache_bytes
 from qwenctl.moe.device_budget import DeviceRequest
 from qwenctl.moe.engine_choice import first_suitable, is_for_stock
+from qwenctl.moe.flash_choice import flash_is_better
 from qwenctl.moe.layout_choice import LayoutChoice
 from qwenctl.moe.microbatch import PrefillRates
 from qwenctl.moe.model_size import ModelSize
@@ -103,6 +104,7 @@ class Placement:
         output_device: that has the output matrix; None: main memory.
         memories: devices, then main memory.
         n_ubatch: tokens of a prompt computed at once.
+        flash: attention is computed by the flash kernel.
         rates: of the CPU with experts as they lie there, and of the disk.
         tier: the slowest memory that holds weights: "devices", "memory", "disk".
         offload: the scheduler's plan; None: llama.cpp by itself.
@@ -113,6 +115,7 @@ class Placement:
     output_device: int | None
     memories: tuple[MemoryUse, ...]
     n_ubatch: int
+    flash: bool
     rates: PrefillRates
     tier: str
     offload: OffloadPlan | None = None
@@ -151,7 +154,9 @@ def try_place(
         return None
     asked = _offload_request(machine, request, layout)
     if fits_devices(size, machine.memory, asked) or is_for_stock(plan, size, layout.choice if layout else None):
-        return place_by_layers(model, machine, request)
+        by_layers = place_by_layers(model, machine, request)
+        if by_layers is not None:  # else its margins are what is missing, and slots fit all the same
+            return by_layers
     return _offloaded(size, machine, plan, asked.rates)
 
 
@@ -213,6 +218,7 @@ def _offloaded(size: ModelSize, machine: Machine, plan: OffloadPlan, rates: Pref
         output_device=next((index for index, one in enumerate(plan.devices.budgets) if one.has_output), None),
         memories=(*_device_uses(plan, machine), _ram_use(plan)),
         n_ubatch=plan.n_ubatch,
+        flash=plan.flash_attention,
         rates=rates,
         tier="memory" if all_there else "disk",
         offload=plan,
@@ -238,7 +244,9 @@ def _ram_use(plan: OffloadPlan) -> MemoryUse:
 def place_by_layers(model: PlannedModel, machine: Machine, request: ContextRequest) -> Placement | None:
     """Return where llama.cpp by itself puts a model, as with `--offload off`; None: it does not fit."""
     kv = kv_cache_bytes(model.shape, request.n_ctx, request.n_parallel, request.kv_type, request.kv_type)
-    compute = compute_bytes(model.shape, STOCK_UBATCH, request.n_ctx, n_outputs=request.n_parallel, flash=True)
+    cpu_only = not machine.memory.devices
+    flash = flash_is_better(model.shape.n_head, STOCK_UBATCH, request.n_ctx, request.kv_type, cpu_only=cpu_only)
+    compute = compute_bytes(model.shape, STOCK_UBATCH, request.n_ctx, n_outputs=request.n_parallel, flash=flash)
     placement = place_stock(model.sizes, machine.memory.devices, DeviceRequest(kv, compute))
     held = {layer: index for index, part in enumerate(placement.parts) for layer in part.layers}
     n_experts = model.shape.n_experts
@@ -258,6 +266,7 @@ def place_by_layers(model: PlannedModel, machine: Machine, request: ContextReque
         output_device=next((index for index, part in enumerate(placement.parts) if part.has_output), None),
         memories=(*_stock_uses(model, machine, placement, kv, compute), ram),
         n_ubatch=STOCK_UBATCH,
+        flash=flash,
         rates=machine.cpu.batch,
         tier="devices" if placement.is_whole and placement.parts else "memory",
         stock=placement,

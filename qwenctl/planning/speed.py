@@ -32,8 +32,10 @@ PROMPT_TOKENS = 2048  # that prompt and cache are taken to hold, if the context 
 _EXPERT_ARITHMETIC, _EXPERT_HALF_TOKENS = 0.5, 75.0
 _UNPINNED_BYTES_S = 10e9  # of uploads from the mapped file, as llama.cpp by itself makes them; measured 7 to 12
 _ATTENTION_ARITHMETIC = 0.5  # of a device's rate
-_CPU_ATTENTION = 0.2  # of the CPU's rate of dense products: ggml's kernel for flash attention
-_CPU_CACHE_READ = 0.3  # of the CPU's reading rate, likewise
+# Of the CPU's rate of dense products, for a prompt's attention, and of its reading rate, for an answer's cells: with
+# ggml's flash kernel, and as two products.
+_CPU_ATTENTION = {True: 0.2, False: 0.3}
+_CPU_CACHE_READ = {True: 0.3, False: 0.8}
 _FEW_TOKENS = 4.0  # an expert: below, its weights are read rather than multiplied
 _HAND_OVER_S = 30e-6  # of activations between devices
 _BESIDE_S = 80e-6  # that a layer takes more if the CPU has some of its experts: there, back, and waiting
@@ -144,7 +146,9 @@ class _Timing:
     def _decode_layer(self, spent: Spent, work: LayerWork, place: LayerPlace, n_tokens: int, n_cells: int) -> None:
         self._dense(spent, work, place.device, n_tokens)
         gpu = self._gpu(place.device)
-        cache_rate = gpu.read_bytes_s if gpu else self._machine.cpu.read_bytes_s * _CPU_CACHE_READ
+        cache_rate = (
+            gpu.read_bytes_s if gpu else self._machine.cpu.read_bytes_s * _CPU_CACHE_READ[self._placement.flash]
+        )
         spent["cache"] += n_tokens * (n_cells * work.cell_bytes + work.state_bytes) / cache_rate
         spent["device launches" if gpu else "layers"] += gpu.layer_s if gpu else self._machine.cpu.layer_s
         if work.expert_bytes:
@@ -159,7 +163,8 @@ class _Timing:
         if gpu:
             spent["device launches"] += gpu.layer_s
         products = n_tokens * n_cells * work.attention_macs
-        rate = gpu.macs_s * _ATTENTION_ARITHMETIC if gpu else cpu.batch.dense_macs_s * _CPU_ATTENTION
+        on_cpu = cpu.batch.dense_macs_s * _CPU_ATTENTION[self._placement.flash]
+        rate = gpu.macs_s * _ATTENTION_ARITHMETIC if gpu else on_cpu
         spent["attention"] += products / rate
         if work.expert_bytes:
             used = experts_used(self._n_experts, self._n_used, n_tokens)
@@ -240,7 +245,8 @@ class _Timing:
         gpu, cpu = self._machine.gpus[0], self._machine.cpu
         dense_s = work.dense_bytes / min(gpu.upload_bytes_s, _UNPINNED_BYTES_S)
         _cheapest(spent, ("arithmetic", n_tokens * work.dense_macs / cpu.batch.dense_macs_s), ("upload", dense_s))
-        spent["attention"] += n_tokens * n_cells * work.attention_macs / (cpu.batch.dense_macs_s * _CPU_ATTENTION)
+        on_cpu = cpu.batch.dense_macs_s * _CPU_ATTENTION[self._placement.flash]
+        spent["attention"] += n_tokens * n_cells * work.attention_macs / on_cpu
         if work.expert_bytes:
             used = experts_used(self._n_experts, self._n_used, n_tokens)
             self._uploaded_experts(spent, work, n_tokens, used)
