@@ -28,6 +28,7 @@ from qwenctl.moe.devices import Device, DeviceCalls
 from qwenctl.moe.expert_map import MoeLayer
 from qwenctl.moe.ggml_calls import address_of
 from qwenctl.moe.prompt_space import PromptSpace
+from qwenctl.moe.queued_copies import Copy, QueuedCopies
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ class _Used:
     place: DevicePlace
     executor: DeviceExecutor
     pools: dict[int, DevicePool]
+    copies: QueuedCopies
     prompts: PromptExecutor | None = None
     n_passed: int = 0
     n_runs: int = 0
@@ -189,6 +191,7 @@ class DeviceTier:
             GenerationFailed: the device reports that it cannot compute.
         """
         used, pool = self._at(position)
+        used.copies.order(position, used.executor.backend)
         return used.executor.start(pool, slots, tokens, x_address, glu_params)
 
     def finish(self, position: int, run: Run, out_address: int, rows: Sequence[int]) -> None:
@@ -222,6 +225,7 @@ class DeviceTier:
         used, pool = self._at(position)
         if used.prompts is None:
             raise ValueError(f"{used.place.device.label} takes no prompts")
+        used.copies.order(position, used.executor.backend)
         used.prompts.start(pool.layer, pool, call)
         used.n_passed += len(call.passing)
 
@@ -299,10 +303,30 @@ class DeviceTier:
             ValueError: as `begin_upload`.
         """
         used, pool = self._at(position)
-        pool.admit(expert, keep)
-        slot = pool.slots.slot_of[expert]
-        for tensor, info, address in zip(pool.tensors, pool.layer.tensors, addresses, strict=True):
-            used.executor.queue_write(address_of(tensor), address, slot * info.expert_bytes, info.expert_bytes)
+        used.copies.order(position, used.executor.backend)
+        for copy in _admitted(pool, expert, addresses, keep):
+            used.executor.queue_write(*copy)
+        pool.publish(expert)
+        used.n_uploads += 1
+
+    def can_copy_beside(self, position: int) -> bool:
+        """Return whether `copy_beside` may be called for a layer."""
+        return self._at(position)[0].copies.is_possible
+
+    def copy_beside(self, position: int, expert: int, addresses: Sequence[int], keep: Collection[int]) -> None:
+        """Bring an expert beside what its device computes, for later runs of the layer; not between start and finish.
+
+        Args:
+            position: of the layer.
+            expert: which one.
+            addresses: of the plain bytes of each matrix, in pinned memory; they must never change.
+            keep: experts that must stay.
+
+        Raises:
+            ValueError: as `begin_upload`.
+        """
+        used, pool = self._at(position)
+        used.copies.queue(position, _admitted(pool, expert, addresses, keep))
         pool.publish(expert)
         used.n_uploads += 1
 
@@ -342,6 +366,7 @@ class DeviceTier:
         while self._used:
             used = self._used.pop()
             used.executor.abandon()
+            used.copies.close()
             if used.prompts is not None:
                 used.prompts.close()
             used.executor.close()
@@ -369,7 +394,8 @@ class DeviceTier:
         if not opened.pools:
             executor.close()
             return
-        used = _Used(place, executor, opened.pools, self._prompts(calls, place, executor))
+        copies, prompts = QueuedCopies(calls, place.device), self._prompts(calls, place, executor)
+        used = _Used(place, executor, opened.pools, copies, prompts)
         self._used.append(used)
         for position, pool in opened.pools.items():
             self.slot_of[position] = pool.slot_of
@@ -383,6 +409,16 @@ class DeviceTier:
         except MemoryError as error:
             self.notes += (str(error),)
             return None
+
+
+def _admitted(pool: DevicePool, expert: int, addresses: Sequence[int], keep: Collection[int]) -> list[Copy]:
+    """Give an expert a slot; return the copies that fill it."""
+    pool.admit(expert, keep)
+    slot = pool.slots.slot_of[expert]
+    return [
+        (address_of(tensor), address, slot * info.expert_bytes, info.expert_bytes)
+        for tensor, info, address in zip(pool.tensors, pool.layer.tensors, addresses, strict=True)
+    ]
 
 
 def _widths(layers: Iterable[MoeLayer]) -> tuple[int, int]:

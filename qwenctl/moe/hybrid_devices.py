@@ -98,6 +98,7 @@ class HybridDevices:
         self._experts, self._reader = experts, reader
         self._copier = DeviceCopier()
         self._pins: dict[str, PinnedPages] = {}
+        self._pinned: set[int] = set()  # positions of layers all of whose slots in RAM are
         self._measured: dict[str, Costs] = {}
         for position in range(len(experts.layers)):
             if tier.pool(position) is not None and tier.label_of(position) not in self._measured:
@@ -127,7 +128,7 @@ class HybridDevices:
             pins = self._pins.setdefault(device.label, PinnedPages(self.tier.calls, device))
             if pins.is_possible:
                 n_bytes = layer.pool.n_slots * layer.slot_bytes
-                self._copier.submit("slots in RAM", partial(_pin, pins, layer.address, n_bytes))
+                self._copier.submit("slots in RAM", partial(self._pin, position, pins, layer.address, n_bytes))
 
     def fill(self, position: int, expert: int, layer: LayerSlots) -> None:
         """Bring an expert that has or gets a slot in RAM, as soon as it is there, if a device slot is free.
@@ -179,14 +180,15 @@ class HybridDevices:
                 self.n_overlapped_steps += 1
                 self.overlapped_s += cpu.compute_s
 
-    def note(self, position: int, run: Run, device_counts: Sequence[int], cpu: CpuPart) -> None:
+    def note(self, position: int, run: Run, device_counts: Sequence[int], cpu: CpuPart, n_sent: int = 0) -> None:
         """Learn from a step.
 
         Args:
             position: of the layer.
             run: finished.
-            device_counts: tokens of each expert of the run.
+            device_counts: tokens of each expert of the run; empty: its time says nothing about decode steps.
             cpu: what the CPU did meanwhile.
+            n_sent: experts that came along.
         """
         waited = run.finished_s - run.waited_from_s >= WAITED_S
         self.count(cpu, waited=waited)
@@ -194,7 +196,7 @@ class HybridDevices:
             return
         label = self.tier.label_of(position)
         costs = self._measured[label]
-        device_s = run.finished_s - run.started_s
+        device_s = max(run.finished_s - run.started_s - n_sent * costs.loaded_upload_s_per_expert, 1e-6)
         if not waited:  # it ended unnoticed, some time before: it took no longer than this
             device_s = min(device_s, costs.device_call_s + costs.device.total(device_counts))
         counts, cpu_s = ((), 0.0) if cpu.waited_for_reads else (cpu.counts, cpu.compute_s)
@@ -265,9 +267,9 @@ class HybridDevices:
                 one.ticket.cancel()
         self._copier.close()
         self.settle(wait=True)
+        self.tier.close()
         for pins in self._pins.values():
             pins.close()
-        self.tier.close()
 
     def _paying(
         self, position: int, plan: LayerPlan, absent: Sequence[int], keep: Collection[int], room: int
@@ -286,6 +288,10 @@ class HybridDevices:
         )
         return [expert for expert, _ in moves]
 
+    def _pin(self, position: int, pins: PinnedPages, address: int, n_bytes: int) -> None:
+        if pins.pin(address, n_bytes):
+            self._pinned.add(position)
+
     def _is_near(self, position: int) -> bool:
         near = self.policy.is_near
         return not self.tier.device_at(position).is_remote if near is None else near
@@ -293,6 +299,9 @@ class HybridDevices:
     def _bring(
         self, position: int, expert: int, keep: Collection[int], layer: LayerSlots, *, counts: bool = False
     ) -> None:
+        if position in self._pinned and layer.ready[expert] >= 0 and self.tier.can_copy_beside(position):
+            self.tier.copy_beside(position, expert, layer.matrices_of(expert), keep)
+            return
         writers = self.tier.begin_upload(position, expert, keep)
         name = f"expert {expert} of layer {self._experts.layers[position].index}"
         self._n_brought += counts
@@ -315,10 +324,6 @@ class _Arriving:
 def _keeps_all(layer: LayerSlots) -> bool:
     """Return whether all experts stay where they are in RAM, in the file's layout, so that they can be copied."""
     return layer.layout.is_plain and layer.pool.n_slots == layer.pool.n_experts
-
-
-def _pin(pins: PinnedPages, address: int, n_bytes: int) -> None:
-    pins.pin(address, n_bytes)
 
 
 def _copy(loading: Ticket | None, writers: Sequence[Callable[[int], None]], addresses: Sequence[int]) -> None:
