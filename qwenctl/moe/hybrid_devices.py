@@ -39,7 +39,7 @@ _LOOKS_EVERY = 4  # steps of a layer between two looks for experts to bring from
 _LEARNS_EVERY = 8  # steps of all layers
 _MOST_UNDER_WAY = 16  # experts that are brought
 # A wait this long says that the device ended last, so that its own time is known.
-WAITED_S = 30e-6
+WAITED_S = 15e-6
 _TOKENS = (1, 4, 16, 64, 256, 1024)
 _PROBES, _PROBE_PAIRS = 3, 8
 _UNDER_LOAD = 1.25
@@ -72,7 +72,7 @@ class CpuPart:
 
     Attributes:
         counts: tokens of each expert; empty: nothing.
-        compute_s: its time, without waiting.
+        compute_s: its time, without waiting: all of it, not only that of the products.
         waited_for_reads: whether it waited for experts from disk in between.
     """
 
@@ -190,13 +190,13 @@ class HybridDevices:
             cpu: what the CPU did meanwhile.
             n_sent: experts that came along.
         """
-        waited = run.finished_s - run.waited_from_s >= WAITED_S
+        waited = run.ended_s - run.waited_from_s >= WAITED_S
         self.count(cpu, waited=waited)
         if not self.policy.learns or self.n_steps % _LEARNS_EVERY:
             return
         label = self.tier.label_of(position)
         costs = self._measured[label]
-        device_s = max(run.finished_s - run.started_s - n_sent * costs.loaded_upload_s_per_expert, 1e-6)
+        device_s = max(run.ended_s - run.started_s - n_sent * costs.loaded_upload_s_per_expert, 1e-6)
         if not waited:  # it ended unnoticed, some time before: it took no longer than this
             device_s = min(device_s, costs.device_call_s + costs.device.total(device_counts))
         counts, cpu_s = ((), 0.0) if cpu.waited_for_reads else (cpu.counts, cpu.compute_s)
@@ -367,16 +367,19 @@ def measured_costs(tier: DeviceTier, position: int) -> Costs:
 
     def upload_s() -> float:
         began = perf_counter()
-        tier.upload(position, 0, [source.address] * len(tensors))
-        return perf_counter() - began + compute_s(1)  # a server says nothing when it has stored what it got
+        tier.upload_queued(position, 0, [source.address] * len(tensors), ())
+        compute_s(1)  # only then it is over; a server says nothing when it has stored what it got
+        return perf_counter() - began
 
     upload_s()  # the first time graphs are made, pages touched, sizes asked for
     one_s = min(compute_s(1) for _ in range(_PROBES))
     compute_s(_PROBE_PAIRS)
     many_s = min(compute_s(_PROBE_PAIRS) for _ in range(_PROBES))
     pool.remove(0)
-    sent_s = max(upload_s() - one_s, 1e-6)
-    pool.remove(0)
+    sent_s = float("inf")
+    for _ in range(_PROBES):
+        sent_s = max(min(sent_s, upload_s() - one_s), 1e-6)
+        pool.remove(0)
     source.close()
     expert_s = max((many_s - one_s) / (_PROBE_PAIRS - 1), 1e-6)
     return replace(
