@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -21,13 +22,11 @@ from quant.gguf_read import read_gguf
 from quant.json_fields import JsonFields
 from quant.json_file import read_json_object
 from quant.model_outline import ModelOutline, outline_of_config, outline_of_gguf
-from qwenctl.errors import HubUnreachable, InvalidRequest, ModelNotFound
-from qwenctl.services.hub.hf_cache import cached_file
-from qwenctl.services.hub.hub_access import Hub
+from qwenctl.errors import InvalidRequest, ModelNotFound
 from qwenctl.services.hub.listing import Repository
-from qwenctl.services.hub.model_names import FamilyName, RepoName, parse_name
+from qwenctl.services.hub.model_names import FamilyName, RepoName
 from qwenctl.services.hub.remote_file import RemoteFile
-from qwenctl.services.hub.resolution import Choice, resolve, with_options
+from qwenctl.services.hub.resolution import Choice, resolve
 from qwenctl.services.model_store import find_model, looks_like_path, model_not_found
 from qwenctl.settings import Settings
 
@@ -76,7 +75,9 @@ def find_source(name: str, quant: str | None, settings: Settings) -> PlanSource:
         return local
     if looks_like_path(name):
         raise model_not_found(name, settings)
-    return _remote(name, quant, settings)
+    # The hub's client opens a socket when it is imported (urllib3 looks for IPv6); what lies here needs none of it.
+    source: PlanSource = import_module("qwenctl.services.plan_source_hub").source_on_hub(name, quant, settings)
+    return source
 
 
 def _local(name: str, settings: Settings) -> PlanSource | None:
@@ -92,23 +93,6 @@ def _local(name: str, settings: Settings) -> PlanSource | None:
         return PlanSource(name, "checkpoint", outline_of_config(config.stem, fields), config.parent)
     label = config.resolve().parent.name
     return PlanSource(str(config.parent), "checkpoint", outline_of_config(label, fields), config.parent)
-
-
-def _remote(name: str, quant: str | None, settings: Settings) -> PlanSource:
-    parsed = with_options(parse_name(name, settings.hub.endpoint), quant, None)
-    with Hub(settings) as hub:
-
-        def read(remote: RemoteFile, offset_bytes: int, n_bytes: int) -> bytes:
-            kept = cached_file(hub.cache_dir, remote)
-            if kept is not None:
-                with kept.open("rb") as file:
-                    file.seek(offset_bytes)
-                    return file.read(n_bytes)
-            if hub.client is None:
-                raise HubUnreachable(f"HF_HUB_OFFLINE is set, and the cache has no {remote.name}", "unset it")
-            return b"".join(hub.client.read(remote, offset_bytes, n_bytes))
-
-        return remote_source(name, parsed, hub.repository, read)
 
 
 def remote_source(
