@@ -36,6 +36,7 @@ WINDOW_BYTES = 64 << 20
 SYNC_S = 2.0
 REPORT_S = 0.1
 _POLL_S = 0.02
+_FED_BYTES = 4 << 20  # of the window, that keep a thread at work: a slice of two million weights in BF16
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,8 @@ class _Turn:
         self._n_bytes, self._n_files = _totals(work.spans)
         self._files_after = _files_after(left)
         self._last_report = 0.0
+        n_fed = work.options.window_bytes // _FED_BYTES  # more would only hold buffers
+        self._n_threads = min(work.options.n_threads, max(2, n_fed))
         window_bytes = max(work.options.window_bytes, 2 * longest_stretch(left))
         hasher = SpanHasher(work.source, output.journal.state.read)
         self.window = StreamWindow(left, work.source, hasher, window_bytes, work.options.n_connections)
@@ -209,7 +212,7 @@ class _Turn:
         """
         with TensorReader(self.window) as reader:
             todo = dict.fromkeys(number for span in self._left for number in span.units)
-            workers = SliceWorkers([*todo], self._work.encoder(reader), self._work.options.n_threads)
+            workers = SliceWorkers([*todo], self._work.encoder(reader), self._n_threads)
             try:
                 self.window.start()
                 workers.start()

@@ -9,8 +9,7 @@ counts them. A hash that is taken where no unit goes on into the next span belon
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import dataclass
 from pathlib import Path
 
 from quant.errors import UnsupportedTensor
@@ -102,8 +101,11 @@ def cut_spans(reads: Iterable[Read], sizes: Mapping[Path, int], headers: Mapping
     spans: list[Span] = []
     for path in sorted(of_file):
         found = sorted(of_file[path], key=lambda read: (read.first_byte, read.after_byte))
-        grouped = _grouped(path, _with_gaps(found, headers[path], sizes[path]))
-        spans += _marked([Span(path, 0, headers[path]), *grouped], found)
+        last: dict[int, int] = {}
+        for read in found:
+            last[read.number] = max(last.get(read.number, 0), read.after_byte)
+        grouped = _grouped(path, _with_gaps(found, headers[path], sizes[path]), last)
+        spans += [Span(path, 0, headers[path]), *grouped]
     _refuse_long(spans)
     return tuple(spans)
 
@@ -141,31 +143,35 @@ def _with_gaps(reads: Sequence[Read], first_byte: int, size_bytes: int) -> Itera
             position = max(position, after)
 
 
-def _grouped(path: Path, items: Iterable[tuple[int, int, int | None]]) -> Iterator[Span]:
-    """Join items until they are a span; those that overlap stay together."""
+def _grouped(path: Path, items: Iterable[tuple[int, int, int | None]], last: Mapping[int, int]) -> Iterator[Span]:
+    """Join items until they are a span; those that overlap stay together.
+
+    A span also ends where no unit goes on, even a short one: otherwise the end of one unit shares its span with the
+    beginning of the next, and so on through the whole file.
+
+    Args:
+        path: the file.
+        items: reads with their numbers, and what lies between.
+        last: the byte after the last that a unit reads.
+    """
     numbers: list[int] = []
-    first = after = -1
+    first = after = begin = -1  # begin: where no unit went on, before `first`
+    open_until = 0
     for item_first, item_after, number in items:
-        if first >= 0 and item_first >= after and after - first >= SPAN_BYTES:
-            yield Span(path, first, after - first, tuple(numbers))
+        ends_units = open_until <= after
+        if first >= 0 and item_first >= after and after - (begin if ends_units else first) >= SPAN_BYTES:
+            yield Span(path, first, after - first, tuple(numbers), ends_units)
             numbers, first = [], -1
+            begin = -1 if ends_units else begin
         if first < 0:
             first = after = item_first
+            begin = first if begin < 0 else begin
         after = max(after, item_after)
         if number is not None:
             numbers.append(number)
+            open_until = max(open_until, last[number])
     if first >= 0:
         yield Span(path, first, after - first, tuple(numbers))
-
-
-def _marked(spans: Sequence[Span], reads: Sequence[Read]) -> Iterator[Span]:
-    """Yield one file's spans, told apart by whether units go on behind them."""
-    last: dict[int, int] = {}
-    for read in reads:
-        last[read.number] = max(last.get(read.number, 0), read.after_byte)
-    open_until = accumulate((max((last[number] for number in span.units), default=0) for span in spans), max)
-    for span, until in zip(spans, open_until, strict=True):
-        yield span if until <= span.after_byte else replace(span, ends_units=False)
 
 
 def _refuse_long(spans: Sequence[Span]) -> None:

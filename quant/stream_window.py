@@ -79,7 +79,8 @@ class StreamWindow:
             self._stopped = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join(_STOP_S / len(self._threads))
+            if thread.ident is not None:  # started
+                thread.join(_STOP_S / len(self._threads))
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until everything is hashed or something failed, at most `timeout_s`; return whether it is all hashed.

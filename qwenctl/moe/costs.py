@@ -106,6 +106,13 @@ class Costs:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}")
 
+    def with_upload(self, upload_s: float) -> Costs:
+        """Return the same with another time for an upload, as much longer under load as before."""
+        if upload_s == self.upload_s_per_expert or not self.upload_s_per_expert:
+            return self
+        under_load = self.loaded_upload_s_per_expert / self.upload_s_per_expert
+        return replace(self, upload_s_per_expert=upload_s, loaded_upload_s_per_expert=upload_s * under_load)
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:

@@ -34,8 +34,8 @@ class Run:
     """What one `start` began. For `finish` of the same executor, and for traces.
 
     Attributes:
-        started_s, queued_s, waited_from_s, finished_s: perf_counter when start was entered and left, and when finish
-            began to wait and was left; 0.0 until then.
+        started_s, queued_s, waited_from_s, ended_s, finished_s: perf_counter when start was entered and left, when
+            finish began to wait, when the wait was over, and when finish was left; 0.0 until then.
         n_pairs: pairs in all.
         order: in which they are computed, an expert's pairs one after the other; None: as given.
     """
@@ -51,6 +51,7 @@ class Run:
     started_s: float = field(default_factory=perf_counter)
     queued_s: float = 0.0
     waited_from_s: float = 0.0
+    ended_s: float = 0.0
     finished_s: float = 0.0
 
 
@@ -150,6 +151,7 @@ class DeviceExecutor:
             raise ValueError(f"not the run that {self.device.label} computes")
         run.waited_from_s = perf_counter()
         self._calls.ggml_backend_synchronize(self._backend)
+        run.ended_s = perf_counter()
         if run.order is None:
             self._rows.copy_out(out_address, rows)
         else:

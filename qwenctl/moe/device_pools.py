@@ -90,10 +90,11 @@ class DevicePool:
 
     def takes(self, expert: int, keep: Collection[int] = ()) -> bool:
         """Return whether an absent expert has a slot to go to: a free one, or that of a colder one that may leave."""
-        if self.slots.n_free:
+        slots = self.slots
+        if slots.n_free:
             return True
-        leaving = self.coldest(1, keep)
-        return bool(leaving) and self.slots.heat[leaving[0][0]] < self.slots.heat[expert]
+        leaving = slots.coldest(keep)
+        return leaving >= 0 and bool(slots.heat[leaving] < slots.heat[expert])
 
     def coldest(self, n_experts: int, keep: Collection[int] = ()) -> list[tuple[int, float]]:
         """Return the coldest experts that may leave, at most so many, with their uses; those of `keep` must stay."""

@@ -25,9 +25,10 @@ from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.device_graphs import ExpertNodes, Workspace
 from qwenctl.moe.device_pools import DevicePool
 from qwenctl.moe.devices import Device, DeviceCalls
-from qwenctl.moe.expert_map import MoeLayer
+from qwenctl.moe.expert_map import ExpertTensor, MoeLayer
 from qwenctl.moe.ggml_calls import TensorContext, address_of, at
-from qwenctl.moe.prompt_space import CHUNK_PAIRS, MOST_PASSING, PromptSpace, bucket_of
+from qwenctl.moe.prompt_chunks import Chunk, chunks_of
+from qwenctl.moe.prompt_space import MOST_PASSING, PromptSpace, bucket_of
 
 _F32, _I32 = abi.GGML_TYPE["F32"], abi.GGML_TYPE["I32"]
 _INT_BYTES = 4
@@ -84,7 +85,7 @@ class PromptExecutor:
         n_results = space.n_tokens * space.n_used
         self._results = self._placed(self._context.tensor(_F32, space.n_embd, n_results), space.results_at)
         self._passing: dict[tuple[tuple[int, int, int], ...], _Passing] = {}
-        self._graphs: dict[tuple[int, int, bytes], _ChunkGraph] = {}
+        self._graphs: dict[tuple[int, tuple[int, int], bytes], _ChunkGraph] = {}
         self._current: _UnderWay | None = None
 
     def start(self, layer: MoeLayer, pool: DevicePool, call: PromptCall) -> None:
@@ -159,47 +160,35 @@ class PromptExecutor:
     def _queue_pairs(
         self, weights: Sequence[Any], slots: Sequence[tuple[int, Ints]], call: PromptCall, run: _UnderWay
     ) -> None:
-        """Queue the pairs of some slots, in chunks that end with an expert where that can be."""
-        chunk: list[tuple[int, Ints]] = []
-        n_pairs, most = 0, CHUNK_PAIRS[-1]
-        for slot, pairs in slots:
-            for first in range(0, len(pairs), most):
-                piece = pairs[first : first + most]
-                if n_pairs + len(piece) > most:
-                    self._queue_chunk(weights, chunk, call, run)
-                    chunk, n_pairs = [], 0
-                chunk.append((slot, piece))
-                n_pairs += len(piece)
-        if chunk:
+        """Queue the pairs of some slots, in chunks."""
+        for chunk in chunks_of(slots):
             self._queue_chunk(weights, chunk, call, run)
 
-    def _queue_chunk(
-        self, weights: Sequence[Any], chunk: Sequence[tuple[int, Ints]], call: PromptCall, run: _UnderWay
-    ) -> None:
-        pairs = np.concatenate([one for _, one in chunk])
-        size = bucket_of(len(pairs))
-        words = np.empty((3, size), dtype=np.int32)  # token, slot and pair; the last pair fills the rest
-        words[0, : len(pairs)] = pairs // np.int32(call.n_used)
-        words[1, : len(pairs)] = np.repeat([slot for slot, _ in chunk], [len(one) for _, one in chunk])
-        words[2, : len(pairs)] = pairs
-        words[:, len(pairs) :] = words[:, len(pairs) - 1 : len(pairs)]
-        graph = self._graph(weights, size, call.glu_params)
+    def _queue_chunk(self, weights: Sequence[Any], chunk: Chunk, call: PromptCall, run: _UnderWay) -> None:
+        n_slots, n_rows = len(chunk.slots), bucket_of(max(len(one) for one in chunk.pairs))
+        words = np.empty((3, n_rows, n_slots), dtype=np.int32)  # token, slot and pair
+        words[1] = chunk.slots
+        for column, pairs in enumerate(chunk.pairs):
+            words[2, : len(pairs), column] = pairs
+            words[2, len(pairs) :, column] = pairs[-1]  # computed again, to the same place
+            run.n_computed += len(pairs)
+        np.floor_divide(words[2], np.int32(call.n_used), out=words[0])
+        graph = self._graph(weights, (n_slots, n_rows), call.glu_params)
         run.kept.append(words)
-        run.n_computed += len(pairs)
         calls = self._calls
         calls.ggml_backend_tensor_set_async(self._backend, graph.words, words.ctypes.data, 0, words.nbytes)
         status = calls.ggml_backend_graph_compute_async(self._backend, graph.address)
         if status != 0:
             raise GenerationFailed(f"{self._device.label} could not compute experts (ggml status {status})")
 
-    def _graph(self, weights: Sequence[Any], size: int, glu_params: bytes) -> _ChunkGraph:
-        key = (address_of(weights[0]), size, glu_params)
+    def _graph(self, weights: Sequence[Any], shape: tuple[int, int], glu_params: bytes) -> _ChunkGraph:
+        key = (address_of(weights[0]), shape, glu_params)
         if key not in self._graphs:
             if len(self._graphs) >= _MOST_GRAPHS:
                 self._calls.ggml_backend_synchronize(self._backend)
                 self._forget_graphs()
             nodes = ExpertNodes(self._calls, self._workspace, self.space.chunk_at, n_tensors=24, n_nodes=24)
-            self._graphs[key] = _ChunkGraph(nodes, weights, (self._x, self._results), size, glu_params)
+            self._graphs[key] = _ChunkGraph(nodes, weights, (self._x, self._results), shape, glu_params)
         return self._graphs[key]
 
     def _passing_of(self, layer: MoeLayer) -> _Passing:
@@ -220,21 +209,30 @@ class PromptExecutor:
 
 
 class _ChunkGraph:
-    """Some pairs: their rows of x gathered, computed, and put to their places."""
+    """Some pairs: their rows of x gathered, computed, and put to their places.
+
+    An expert's pairs are a column: MUL_MAT_ID takes them for tokens that all use the same experts, and makes no more
+    tiles for an expert than it has pairs. With one column of all pairs it would make them for each expert.
+    """
 
     def __init__(
-        self, nodes: ExpertNodes, weights: Sequence[Any], ends: tuple[Any, Any], size: int, glu_params: bytes
+        self,
+        nodes: ExpertNodes,
+        weights: Sequence[Any],
+        ends: tuple[Any, Any],
+        shape: tuple[int, int],
+        glu_params: bytes,
     ) -> None:
-        self._nodes, (x, results) = nodes, ends
-        ggml, handle = nodes.calls.ggml, nodes.context.handle
-        words = nodes.placed(nodes.context.tensor(_I32, size, 3))
-        row = size * _INT_BYTES
-        tokens, pairs = (nodes.view(words, (size, 1, 1), row, at_row * row) for at_row in (0, 2))
-        slots = nodes.view(words, (1, size, 1), _INT_BYTES, row)
+        self._nodes, (x, results), (n_slots, n_rows) = nodes, ends, shape
+        ggml, handle, n_pairs = nodes.calls.ggml, nodes.context.handle, n_slots * n_rows
+        words = nodes.placed(nodes.context.tensor(_I32, n_pairs, 3))
+        plane = n_pairs * _INT_BYTES
+        tokens, pairs = (nodes.view(words, (n_pairs, 1, 1), plane, at_plane * plane) for at_plane in (0, 2))
+        slots = nodes.view(words, (n_slots, n_rows, 1), n_slots * _INT_BYTES, plane)
         n_embd = int(x.ne[0])
         gathered = nodes.placed(at(ggml.ggml_get_rows(handle, address_of(x), address_of(tokens))))
-        out = nodes.experts(weights, nodes.view(gathered, (n_embd, 1, size), n_embd * 4), slots, glu_params)
-        flat = nodes.view(out, (n_embd, size, 1), n_embd * 4)
+        out = nodes.experts(weights, nodes.view(gathered, (n_embd, n_slots, n_rows), n_embd * 4), slots, glu_params)
+        flat = nodes.view(out, (n_embd, n_pairs, 1), n_embd * 4)
         put = at(ggml.ggml_set_rows(handle, address_of(results), address_of(flat), address_of(pairs)))
         nodes.calls.ggml_backend_view_init(address_of(put))
         self.words = address_of(words)
@@ -246,32 +244,44 @@ class _ChunkGraph:
 
 
 class _Passing:
-    """Room for MOST_PASSING experts of layers of one kind."""
+    """Room for MOST_PASSING experts of layers of one kind.
+
+    Gate and up of one type are one matrix of twice the rows, as they lie in RAM: two copies an expert instead of three.
+    """
 
     def __init__(self, calls: DeviceCalls, workspace: Workspace, space: PromptSpace, layer: MoeLayer) -> None:
-        self._calls, self._layer = calls, layer
+        self._calls = calls
         self._context = TensorContext(calls.ggml, len(layer.tensors) + 1)
         offset, end = space.passing_at, space.passing_at + space.passing_bytes
+        self._parts: list[tuple[int, int, int]] = []  # address of the tensor, its matrix in RAM, bytes
         tensors = []
-        for info in layer.tensors:
-            tensor = self._context.tensor(info.type.type_id, info.n_in, info.n_out, MOST_PASSING)
+        for first, infos in enumerate_joined(layer.tensors):
+            n_out, n_bytes = sum(one.n_out for one in infos), sum(one.expert_bytes for one in infos)
+            tensor = self._context.tensor(infos[0].type.type_id, infos[0].n_in, n_out, MOST_PASSING)
             size = calls.ggml_backend_buft_get_alloc_size(workspace.buffer_type, address_of(tensor))
             if offset + size > end:
                 raise MemoryError(f"no room for {MOST_PASSING} experts of layer {layer.index}")
             calls.ggml_backend_tensor_alloc(workspace.buffer, address_of(tensor), workspace.base + offset)
             offset += -(-size // workspace.alignment) * workspace.alignment
             tensors.append(tensor)
+            self._parts.append((address_of(tensor), first, n_bytes))
         self.tensors = tuple(tensors)
 
     def queue_copy(self, backend: int, slot: int, addresses: Sequence[int]) -> None:
         """Queue the copy of an expert's matrices; they must not change before the queue is empty."""
-        for tensor, info, address in zip(self.tensors, self._layer.tensors, addresses, strict=True):
-            n_bytes = info.expert_bytes
-            self._calls.ggml_backend_tensor_set_async(backend, address_of(tensor), address, slot * n_bytes, n_bytes)
+        for tensor, first, n_bytes in self._parts:
+            self._calls.ggml_backend_tensor_set_async(backend, tensor, addresses[first], slot * n_bytes, n_bytes)
 
     def free(self) -> None:
         """Free the headers."""
         self._context.free()
+
+
+def enumerate_joined(tensors: Sequence[ExpertTensor]) -> list[tuple[int, Sequence[ExpertTensor]]]:
+    """Return (index of the first, tensors) of what is one matrix in a slot in RAM: gate and up of one type, or one."""
+    if len(tensors) == 3 and (tensors[0].type, tensors[0].n_in) == (tensors[1].type, tensors[1].n_in):
+        return [(0, tensors[:2]), (2, tensors[2:])]
+    return [(index, tensors[index : index + 1]) for index in range(len(tensors))]
 
 
 def _floats(address: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:

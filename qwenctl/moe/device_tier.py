@@ -11,7 +11,7 @@ for a layer without slots, so a machine without devices pays for nothing. Knows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -19,83 +19,14 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
-from qwenctl.moe.device_budget import DevicePlan
 from qwenctl.moe.device_executor import LARGEST_CHUNK, DeviceExecutor, Run
-from qwenctl.moe.device_graphs import workspace_bytes
+from qwenctl.moe.device_places import DeviceFacts, DevicePlace, widths_of
 from qwenctl.moe.device_pools import DevicePool, open_pools
 from qwenctl.moe.device_prompt import PromptCall, PromptExecutor
 from qwenctl.moe.devices import Device, DeviceCalls
 from qwenctl.moe.expert_map import MoeLayer
 from qwenctl.moe.ggml_calls import address_of
-from qwenctl.moe.prompt_space import PromptSpace
-
-
-@dataclass(frozen=True, slots=True)
-class DevicePlace:
-    """What one device is to hold.
-
-    Attributes:
-        device: which one.
-        positions: of its layers in the expert map; a layer belongs to one device.
-        budget_bytes: of its memory, for slots and what computing takes.
-        prompts: the largest micro-batch of prompts, whose work comes on top of that; None: prompts have no way of their
-            own.
-    """
-
-    device: Device
-    positions: tuple[int, ...]
-    budget_bytes: int
-    prompts: PromptSpace | None = None
-
-
-def places_of(
-    devices: Sequence[Device], layers: Sequence[MoeLayer], plan: DevicePlan, prompts: PromptSpace | None = None
-) -> tuple[DevicePlace, ...]:
-    """Return the places that sizing's plan means.
-
-    Args:
-        devices: as they were found; the plan names them by their labels.
-        layers: of the expert map.
-        plan: which layers are on which device, and how many slots they get there.
-        prompts: the largest micro-batch of prompts, for which the plan has room.
-    """
-    by_label = {device.label: device for device in devices}
-    position_of = {layer.index: position for position, layer in enumerate(layers)}
-    places = []
-    for budget in plan.budgets:
-        held = tuple(position_of[index] for index in budget.layers if index in position_of)
-        if held and budget.n_slots:
-            widths = _widths([layers[position] for position in held])
-            n_bytes = budget.slots_bytes + workspace_bytes(widths, LARGEST_CHUNK)
-            places.append(DevicePlace(by_label[budget.name], held, n_bytes, prompts))
-    return tuple(places)
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceFacts:
-    """One device as it was used: for the placement line and `--stats`.
-
-    Attributes:
-        label: the device.
-        n_layers: layers that have slots there.
-        n_slots: in all of them.
-        slots_bytes, workspace_bytes: of its memory.
-        n_runs, n_pairs, n_uploads: what it did.
-        n_passed: experts that were brought for one micro-batch of a prompt.
-        busy_s: between `start` and the end of `finish`; waited_s: of that, in `finish`.
-    """
-
-    label: str
-    n_layers: int
-    n_slots: int
-    slots_bytes: int
-    workspace_bytes: int
-    n_runs: int
-    n_pairs: int
-    n_uploads: int
-    n_passed: int
-    busy_s: float
-    waited_s: float
+from qwenctl.moe.queued_copies import Copy, QueuedCopies
 
 
 @dataclass(slots=True)
@@ -105,6 +36,7 @@ class _Used:
     place: DevicePlace
     executor: DeviceExecutor
     pools: dict[int, DevicePool]
+    copies: QueuedCopies
     prompts: PromptExecutor | None = None
     n_passed: int = 0
     n_runs: int = 0
@@ -189,6 +121,7 @@ class DeviceTier:
             GenerationFailed: the device reports that it cannot compute.
         """
         used, pool = self._at(position)
+        used.copies.order(position, used.executor.backend)
         return used.executor.start(pool, slots, tokens, x_address, glu_params)
 
     def finish(self, position: int, run: Run, out_address: int, rows: Sequence[int]) -> None:
@@ -222,6 +155,7 @@ class DeviceTier:
         used, pool = self._at(position)
         if used.prompts is None:
             raise ValueError(f"{used.place.device.label} takes no prompts")
+        used.copies.order(position, used.executor.backend)
         used.prompts.start(pool.layer, pool, call)
         used.n_passed += len(call.passing)
 
@@ -299,10 +233,30 @@ class DeviceTier:
             ValueError: as `begin_upload`.
         """
         used, pool = self._at(position)
-        pool.admit(expert, keep)
-        slot = pool.slots.slot_of[expert]
-        for tensor, info, address in zip(pool.tensors, pool.layer.tensors, addresses, strict=True):
-            used.executor.queue_write(address_of(tensor), address, slot * info.expert_bytes, info.expert_bytes)
+        used.copies.order(position, used.executor.backend)
+        for copy in _admitted(pool, expert, addresses, keep):
+            used.executor.queue_write(*copy)
+        pool.publish(expert)
+        used.n_uploads += 1
+
+    def can_copy_beside(self, position: int) -> bool:
+        """Return whether `copy_beside` may be called for a layer."""
+        return self._at(position)[0].copies.is_possible
+
+    def copy_beside(self, position: int, expert: int, addresses: Sequence[int], keep: Collection[int]) -> None:
+        """Bring an expert beside what its device computes, for later runs of the layer; not between start and finish.
+
+        Args:
+            position: of the layer.
+            expert: which one.
+            addresses: of the plain bytes of each matrix, in pinned memory; they must never change.
+            keep: experts that must stay.
+
+        Raises:
+            ValueError: as `begin_upload`.
+        """
+        used, pool = self._at(position)
+        used.copies.queue(position, _admitted(pool, expert, addresses, keep))
         pool.publish(expert)
         used.n_uploads += 1
 
@@ -342,6 +296,7 @@ class DeviceTier:
         while self._used:
             used = self._used.pop()
             used.executor.abandon()
+            used.copies.close()
             if used.prompts is not None:
                 used.prompts.close()
             used.executor.close()
@@ -360,7 +315,7 @@ class DeviceTier:
         if not held:
             return
         try:
-            executor = DeviceExecutor(calls, place.device, _widths(held.values()), chunk_pairs=chunk_pairs)
+            executor = DeviceExecutor(calls, place.device, widths_of(held.values()), chunk_pairs=chunk_pairs)
         except MemoryError as error:
             self.notes += (str(error),)
             return
@@ -369,7 +324,8 @@ class DeviceTier:
         if not opened.pools:
             executor.close()
             return
-        used = _Used(place, executor, opened.pools, self._prompts(calls, place, executor))
+        copies, prompts = QueuedCopies(calls, place.device), self._prompts(calls, place, executor)
+        used = _Used(place, executor, opened.pools, copies, prompts)
         self._used.append(used)
         for position, pool in opened.pools.items():
             self.slot_of[position] = pool.slot_of
@@ -385,7 +341,11 @@ class DeviceTier:
             return None
 
 
-def _widths(layers: Iterable[MoeLayer]) -> tuple[int, int]:
-    """Return the largest (n_embd, n_ff) of some layers."""
-    shapes = [(layer.tensors[0].n_in, layer.tensors[-1].n_in) for layer in layers]
-    return max(n_embd for n_embd, _ in shapes), max(n_ff for _, n_ff in shapes)
+def _admitted(pool: DevicePool, expert: int, addresses: Sequence[int], keep: Collection[int]) -> list[Copy]:
+    """Give an expert a slot; return the copies that fill it."""
+    pool.admit(expert, keep)
+    slot = pool.slots.slot_of[expert]
+    return [
+        (address_of(tensor), address, slot * info.expert_bytes, info.expert_bytes)
+        for tensor, info, address in zip(pool.tensors, pool.layer.tensors, addresses, strict=True)
+    ]

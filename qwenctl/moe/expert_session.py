@@ -19,7 +19,8 @@ from qwenctl.errors import GenerationFailed
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.backend import ExpertDevice
 from qwenctl.moe.batch_step import BatchStep
-from qwenctl.moe.device_tier import DevicePlace, DeviceTier
+from qwenctl.moe.device_places import DevicePlace
+from qwenctl.moe.device_tier import DeviceTier
 from qwenctl.moe.devices import DeviceCalls
 from qwenctl.moe.expert_loader import ExpertLoader
 from qwenctl.moe.expert_map import ExpertMap

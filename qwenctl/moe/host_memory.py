@@ -60,11 +60,12 @@ class HostMemory:
         calls: the library.
         device: which copies.
         n_bytes: how many.
+        pinned: False: ordinary memory in any case.
     """
 
-    def __init__(self, calls: DeviceCalls, device: Device, n_bytes: int) -> None:
+    def __init__(self, calls: DeviceCalls, device: Device, n_bytes: int, *, pinned: bool = True) -> None:
         self._calls, self.n_bytes = calls, n_bytes
-        kind = host_buffer_type(calls, device)
+        kind = host_buffer_type(calls, device) if pinned else 0
         self._buffer: int = (kind and calls.ggml_backend_buft_alloc_buffer(kind, n_bytes)) or 0
         self._memory = None if self._buffer else np.zeros(n_bytes, dtype=np.uint8)
         self.address: int = (

@@ -1,27 +1,27 @@
 """Devices at work beside the CPU: what each layer's step sends there, what is brought there for later, what it costs.
 
 Three things meet here: what the devices hold (DeviceTier), what everything costs (Costs, which follow the measured
-times), and where experts come from. Those that lie in RAM in the file's layout are copied by a thread of their own,
-beside the steps; others are read from the model's files by the I/O threads, behind whatever a step waits for. The
-decisions themselves are schedule.py's. Knows nothing of graphs.
+times), and where experts come from:
+
+    RAM, all experts there in the file's layout    copied beside the computing: by the device itself from pinned memory,
+                                                   else by a thread of ours
+    the model's files                              read by the I/O threads, behind whatever a step waits for
+
+The decisions themselves are schedule.py's. Knows nothing of graphs.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
-from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from qwenctl.errors import ExpertReadFailed
-from qwenctl.moe import ggml_abi as abi
-from qwenctl.moe.costs import CostCurve, Costs, Measured, updated
+from qwenctl.moe.costs import Costs, Measured, updated
 from qwenctl.moe.device_copier import DeviceCopier
+from qwenctl.moe.device_costs import measured_costs
 from qwenctl.moe.device_executor import Run
 from qwenctl.moe.device_pools import DevicePool
 from qwenctl.moe.device_tier import DeviceTier
@@ -29,7 +29,7 @@ from qwenctl.moe.expert_loader import Ticket
 from qwenctl.moe.expert_map import ExpertMap
 from qwenctl.moe.expert_pools import LayerSlots
 from qwenctl.moe.expert_reader import ExpertReader
-from qwenctl.moe.host_memory import HostMemory, PinnedPages
+from qwenctl.moe.host_memory import PinnedPages
 from qwenctl.moe.read_queue import ReadTicket
 from qwenctl.moe.schedule import LayerPlan, plan_uploads
 
@@ -39,11 +39,7 @@ _LOOKS_EVERY = 4  # steps of a layer between two looks for experts to bring from
 _LEARNS_EVERY = 8  # steps of all layers
 _MOST_UNDER_WAY = 16  # experts that are brought
 # A wait this long says that the device ended last, so that its own time is known.
-WAITED_S = 30e-6
-_TOKENS = (1, 4, 16, 64, 256, 1024)
-_PROBES, _PROBE_PAIRS = 3, 8
-_UNDER_LOAD = 1.25
-_SWIGLU = np.array([abi.GGML_GLU_OP["SWIGLU"]] + [0] * 15, dtype=np.int32).tobytes()
+WAITED_S = 15e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ class CpuPart:
 
     Attributes:
         counts: tokens of each expert; empty: nothing.
-        compute_s: its time, without waiting.
+        compute_s: its time, without waiting: all of it, not only that of the products.
         waited_for_reads: whether it waited for experts from disk in between.
     """
 
@@ -98,13 +94,14 @@ class HybridDevices:
         self._experts, self._reader = experts, reader
         self._copier = DeviceCopier()
         self._pins: dict[str, PinnedPages] = {}
+        self._pinned: set[int] = set()  # positions of layers all of whose slots in RAM are
         self._measured: dict[str, Costs] = {}
+        self._unpinned_s: dict[str, float] = {}  # an upload from ordinary memory
         for position in range(len(experts.layers)):
             if tier.pool(position) is not None and tier.label_of(position) not in self._measured:
-                costs = self.policy.costs or measured_costs(tier, position)
-                self._measured[tier.label_of(position)] = costs
+                self._measure(position)
         tier.reset_counts()
-        self._planning = dict(self._measured)
+        self._refresh()
         self._under_way: list[dict[int, _Arriving]] = [{} for _ in experts.layers]
         self._n_brought = 0  # of those under way
         self._looks = [0] * len(experts.layers)
@@ -127,7 +124,7 @@ class HybridDevices:
             pins = self._pins.setdefault(device.label, PinnedPages(self.tier.calls, device))
             if pins.is_possible:
                 n_bytes = layer.pool.n_slots * layer.slot_bytes
-                self._copier.submit("slots in RAM", partial(_pin, pins, layer.address, n_bytes))
+                self._copier.submit("slots in RAM", partial(self._pin, position, pins, layer.address, n_bytes))
 
     def fill(self, position: int, expert: int, layer: LayerSlots) -> None:
         """Bring an expert that has or gets a slot in RAM, as soon as it is there, if a device slot is free.
@@ -163,7 +160,8 @@ class HybridDevices:
 
     def costs(self, position: int) -> Costs:
         """Return the costs to plan a layer with."""
-        return self._planning[self.tier.label_of(position)]
+        known = self._planning if position in self._pinned else self._planning_unpinned
+        return known[self.tier.label_of(position)]
 
     def count(self, cpu: CpuPart, *, waited: bool) -> None:
         """Count a step in which a device computed.
@@ -179,22 +177,23 @@ class HybridDevices:
                 self.n_overlapped_steps += 1
                 self.overlapped_s += cpu.compute_s
 
-    def note(self, position: int, run: Run, device_counts: Sequence[int], cpu: CpuPart) -> None:
+    def note(self, position: int, run: Run, device_counts: Sequence[int], cpu: CpuPart, n_sent: int = 0) -> None:
         """Learn from a step.
 
         Args:
             position: of the layer.
             run: finished.
-            device_counts: tokens of each expert of the run.
+            device_counts: tokens of each expert of the run; empty: its time says nothing about decode steps.
             cpu: what the CPU did meanwhile.
+            n_sent: experts that came along.
         """
-        waited = run.finished_s - run.waited_from_s >= WAITED_S
+        waited = run.ended_s - run.waited_from_s >= WAITED_S
         self.count(cpu, waited=waited)
         if not self.policy.learns or self.n_steps % _LEARNS_EVERY:
             return
         label = self.tier.label_of(position)
         costs = self._measured[label]
-        device_s = run.finished_s - run.started_s
+        device_s = max(run.ended_s - run.started_s - n_sent * costs.loaded_upload_s_per_expert, 1e-6)
         if not waited:  # it ended unnoticed, some time before: it took no longer than this
             device_s = min(device_s, costs.device_call_s + costs.device.total(device_counts))
         counts, cpu_s = ((), 0.0) if cpu.waited_for_reads else (cpu.counts, cpu.compute_s)
@@ -203,7 +202,7 @@ class HybridDevices:
             Measured(cpu_counts=counts, cpu_s=cpu_s, device_counts=tuple(device_counts), device_s=device_s),
         )
         if self.n_steps % _STEPS_A_REFRESH == 0:
-            self._planning = dict(self._measured)
+            self._refresh()
 
     def bring(self, position: int, plan: LayerPlan, keep: Collection[int], layer: LayerSlots) -> None:
         """Begin to bring what the CPU computed to the device, if that pays back; publish what has arrived.
@@ -256,6 +255,7 @@ class HybridDevices:
             "uploads_now": self.n_uploads_now,
             "notes": list(self.tier.notes),
             "devices": [asdict(facts) for facts in self.tier.stats()],
+            "costs_us": {label: _microseconds(costs) for label, costs in self._measured.items()},
         }
 
     def close(self) -> None:
@@ -265,9 +265,9 @@ class HybridDevices:
                 one.ticket.cancel()
         self._copier.close()
         self.settle(wait=True)
+        self.tier.close()
         for pins in self._pins.values():
             pins.close()
-        self.tier.close()
 
     def _paying(
         self, position: int, plan: LayerPlan, absent: Sequence[int], keep: Collection[int], room: int
@@ -286,6 +286,23 @@ class HybridDevices:
         )
         return [expert for expert, _ in moves]
 
+    def _measure(self, position: int) -> None:
+        label, given = self.tier.label_of(position), self.policy.costs
+        self._measured[label] = given or measured_costs(self.tier, position)
+        slow = given or measured_costs(self.tier, position, pinned=False)
+        self._unpinned_s[label] = slow.upload_s_per_expert
+
+    def _refresh(self) -> None:
+        """Plan with what is known by now."""
+        self._planning = dict(self._measured)
+        self._planning_unpinned = {
+            label: costs.with_upload(self._unpinned_s[label]) for label, costs in self._planning.items()
+        }
+
+    def _pin(self, position: int, pins: PinnedPages, address: int, n_bytes: int) -> None:
+        if pins.pin(address, n_bytes):
+            self._pinned.add(position)
+
     def _is_near(self, position: int) -> bool:
         near = self.policy.is_near
         return not self.tier.device_at(position).is_remote if near is None else near
@@ -293,6 +310,9 @@ class HybridDevices:
     def _bring(
         self, position: int, expert: int, keep: Collection[int], layer: LayerSlots, *, counts: bool = False
     ) -> None:
+        if position in self._pinned and layer.ready[expert] >= 0 and self.tier.can_copy_beside(position):
+            self.tier.copy_beside(position, expert, layer.matrices_of(expert), keep)
+            return
         writers = self.tier.begin_upload(position, expert, keep)
         name = f"expert {expert} of layer {self._experts.layers[position].index}"
         self._n_brought += counts
@@ -317,10 +337,6 @@ def _keeps_all(layer: LayerSlots) -> bool:
     return layer.layout.is_plain and layer.pool.n_slots == layer.pool.n_experts
 
 
-def _pin(pins: PinnedPages, address: int, n_bytes: int) -> None:
-    pins.pin(address, n_bytes)
-
-
 def _copy(loading: Ticket | None, writers: Sequence[Callable[[int], None]], addresses: Sequence[int]) -> None:
     """Write an expert's matrices, once they have been read."""
     if loading is not None:
@@ -329,59 +345,12 @@ def _copy(loading: Ticket | None, writers: Sequence[Callable[[int], None]], addr
         write(address)
 
 
-def guessed_costs(expert_bytes: int) -> Costs:
-    """Return costs to begin with.
-
-    10 GB/s of weights on the CPU, ten times that on a device, 5 between them, 1 from disk.
-    """
-    cpu_s, device_s = expert_bytes / 10e9, expert_bytes / 100e9
-    cpu = CostCurve(_TOKENS, tuple(cpu_s * max(1.0, n / 4) for n in _TOKENS))
-    device = _device_curve(device_s)
-    return Costs(cpu, device, 100e-6, 100e-6 + expert_bytes / 1e9, expert_bytes / 5e9, expert_bytes / 4e9)
-
-
-def measured_costs(tier: DeviceTier, position: int) -> Costs:
-    """Return guessed costs with those of a layer's device measured: its call, an expert there, an upload.
-
-    An expert of zeros is sent and computed with, and removed again; the layer's slots must be free.
-    """
-    pool = tier.pool(position)
-    if pool is None:
-        raise ValueError(f"layer {position} has no slots on a device")
-    tensors = pool.layer.tensors
-    source = HostMemory(tier.calls, tier.device_at(position), max(one.expert_bytes for one in tensors))
-    ctypes.memset(source.address, 0, source.n_bytes)
-    x, out = np.zeros(tensors[0].n_in, dtype=np.float32), np.zeros((_PROBE_PAIRS, tensors[-1].n_out), dtype=np.float32)
-
-    def compute_s(n_pairs: int) -> float:
-        began = perf_counter()
-        slots = [pool.slot_of[0]] * n_pairs
-        run = tier.start(position, slots, None, x.ctypes.data, _SWIGLU)
-        tier.finish(position, run, out.ctypes.data, range(n_pairs))
-        return perf_counter() - began
-
-    def upload_s() -> float:
-        began = perf_counter()
-        tier.upload(position, 0, [source.address] * len(tensors))
-        return perf_counter() - began + compute_s(1)  # a server says nothing when it has stored what it got
-
-    upload_s()  # the first time graphs are made, pages touched, sizes asked for
-    one_s = min(compute_s(1) for _ in range(_PROBES))
-    compute_s(_PROBE_PAIRS)
-    many_s = min(compute_s(_PROBE_PAIRS) for _ in range(_PROBES))
-    pool.remove(0)
-    sent_s = max(upload_s() - one_s, 1e-6)
-    pool.remove(0)
-    source.close()
-    expert_s = max((many_s - one_s) / (_PROBE_PAIRS - 1), 1e-6)
-    return replace(
-        guessed_costs(pool.layer.expert_bytes),
-        device=_device_curve(expert_s),
-        device_call_s=max(one_s - expert_s, 0.0),
-        upload_s_per_expert=sent_s,
-        loaded_upload_s_per_expert=sent_s * _UNDER_LOAD,
-    )
-
-
-def _device_curve(expert_s: float) -> CostCurve:
-    return CostCurve(_TOKENS, tuple(expert_s * max(1.0, n / 16) for n in _TOKENS))
+def _microseconds(costs: Costs) -> dict[str, float]:
+    """Return what one expert and one token cost, for people."""
+    shown = {
+        "cpu_expert": costs.cpu(1),
+        "device_call": costs.device_call_s,
+        "device_expert": costs.device(1),
+        "upload": costs.upload_s_per_expert,
+    }
+    return {name: round(1e6 * seconds, 1) for name, seconds in shown.items()}

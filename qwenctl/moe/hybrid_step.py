@@ -40,6 +40,7 @@ class Split:
 
     Attributes:
         missing: of the last call's experts, those that lay nowhere.
+        n_sent: of the last call's experts, those that came along.
 
     Args:
         devices: of the model.
@@ -51,6 +52,7 @@ class Split:
     def __init__(self, devices: HybridDevices, position: int, pool: DevicePool, layer: LayerSlots) -> None:
         self._devices, self._position, self._pool, self._layer = devices, position, pool, layer
         self.missing: list[int] = []
+        self.n_sent = 0
         self._costs: Costs | None = None
         self._known: dict[tuple[Counts, int], Counts] = {}
         self._can_copy = layer.layout.is_plain and devices.policy.uploads_now
@@ -75,6 +77,7 @@ class Split:
         if counts is None:
             sizes: Counts = (len(kinds[0]), len(kinds[1]), len(kinds[2]), 0)
             if not room and not kinds[1]:
+                self.n_sent = 0
                 return set(kinds[0])
             taken = self._taken(costs, sizes, room)
             kinds = (*kinds[:2], able, kinds[3])
@@ -87,9 +90,10 @@ class Split:
                 if here[expert] >= 0 or expert in able
             ]
             chosen = list(plan_layer(routed, costs, room).device) if routed else []
-        for expert in chosen:
-            if here[expert] < 0:
-                self._bring_along(expert, experts)
+        sent = [expert for expert in chosen if here[expert] < 0]
+        for expert in sent:
+            self._bring_along(expert, experts)
+        self.n_sent = len(sent)
         return set(chosen)
 
     def _taken(self, costs: Costs, sizes: Counts, room: int) -> Counts:
@@ -150,22 +154,22 @@ class HybridTokenStep(TokenStep):
             raise
         computed = perf_counter_ns()
         devices.tier.finish(self._position, run, call.out, there)
-        devices.note(self._position, run, [1] * len(there), part)
+        devices.note(self._position, run, [1] * len(there), part, self._split.n_sent)
         self._bring([ids[place] for place in there], ids)
         self._stats.missing_overhead_ns.append(queued - began + perf_counter_ns() - computed)
         return status
 
     def _on_cpu(self, ids: list[int], places: list[int]) -> tuple[int, CpuPart]:
         """Compute some of the token's experts. Returns a ggml_status and what was done."""
-        bench, stats = self._bench, self._stats
+        bench, stats, began = self._bench, self._stats, perf_counter()
         experts = [ids[place] for place in places]
         absent = self._pool.use(experts)
         for expert in absent:
             bench.load(self._position, expert, experts)
         stats.token.misses += len(absent)
         stats.token.hits -= len(absent)
-        status, computed_ns, waited_ns = self._in_parts(ids, places)
-        return status, CpuPart((1,) * len(places), computed_ns / 1e9, waited_ns > 0)
+        status, _, waited_ns = self._in_parts(ids, places)
+        return status, CpuPart((1,) * len(places), perf_counter() - began, waited_ns > 0)
 
     def _bring(self, on_device: list[int], ids: list[int]) -> None:
         rest = [expert for expert in ids if expert not in on_device]
@@ -218,7 +222,7 @@ class HybridBatchStep(BatchStep):
             raise
         devices.tier.finish(self._position, run, call.out, pairs)
         there = [expert for expert in experts if expert in on_device]
-        devices.note(self._position, run, counts[there].tolist(), part)
+        devices.note(self._position, run, [1] * len(there) if call.n_tokens == 1 else (), part, self._split.n_sent)
         if decoding:
             self._bring(there, rest, experts)
         return status

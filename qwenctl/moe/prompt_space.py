@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CHUNK_PAIRS = (64, 128, 256, 512, 1024, 2048)  # pairs of token and expert that a graph computes: few sizes, few graphs
-MOST_PASSING = 16  # experts at once: enough for a chunk of a prompt of 2,048 tokens
+CHUNK_EXPERTS = (16, 8, 4, 2, 1)  # experts that a graph computes, …
+CHUNK_ROWS = (8, 16, 32, 48, 64, 96, 128)  # … and pairs of each: few sizes, few graphs
+MOST_PASSING = 16  # experts at once
 _FLOAT_BYTES = 4
 _ALIGNMENT = 4096
 _SLACK_BYTES = 1 << 20  # alignment of a chunk's tensors, and what some devices want beyond a tensor's own size
@@ -61,12 +62,12 @@ class PromptSpace:
     def n_bytes(self) -> int:
         """All of it."""
         floats = 2 * self.n_embd + 3 * self.n_ff + 3
-        return self.chunk_at + _padded(CHUNK_PAIRS[-1] * floats * _FLOAT_BYTES + _SLACK_BYTES)
+        return self.chunk_at + _padded(CHUNK_EXPERTS[0] * CHUNK_ROWS[-1] * floats * _FLOAT_BYTES + _SLACK_BYTES)
 
 
 def bucket_of(n_pairs: int) -> int:
-    """Return the size of the graph that computes so many pairs, at most CHUNK_PAIRS[-1]."""
-    return next(size for size in CHUNK_PAIRS if n_pairs <= size)
+    """Return the rows of the graph that computes so many pairs of an expert, at most CHUNK_ROWS[-1]."""
+    return next(size for size in CHUNK_ROWS if n_pairs <= size)
 
 
 def _padded(n_bytes: int) -> int:

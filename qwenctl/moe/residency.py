@@ -240,6 +240,10 @@ class LayerPool:
         self.n_slots = n_slots
         return evicted
 
+    def coldest(self, keep: Collection[int]) -> int:
+        """Return the expert that `admit` would drive out, -1: there is none."""
+        return self._coldest_of(self._free_to_go(keep))
+
     @property
     def n_free(self) -> int:
         """Open slots that hold nothing."""

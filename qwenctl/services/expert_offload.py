@@ -21,7 +21,7 @@ from quant.libggml import load_libggml
 from qwenctl.errors import DoesNotFit, InvalidRequest, ModelLoadFailed
 from qwenctl.moe.abi_check import UnknownBuild, check_abi
 from qwenctl.moe.backend import ExpertDevice
-from qwenctl.moe.device_tier import places_of
+from qwenctl.moe.device_places import places_of
 from qwenctl.moe.engine_choice import first_suitable, is_for_stock
 from qwenctl.moe.expert_map import ExpertMap, read_expert_map, why_not
 from qwenctl.moe.expert_session import ExpertSession, SessionPlan

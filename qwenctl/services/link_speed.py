@@ -20,7 +20,7 @@ from qwenctl.services.remote_checkpoint import Shard
 
 MEASURED_BYTES = 32 << 20
 MEASURED_S = 1.0
-_FIRST_BYTES = 256 << 10  # doubled each time, so that a slow link is not asked for what takes it minutes
+_FIRST_BYTES = 64 << 10  # doubled each time, so that a slow link is not asked for what takes it minutes
 _TRIAL_WEIGHTS = 1 << 20
 
 
@@ -50,8 +50,11 @@ def measure_link(shards: Mapping[str, Shard], n_connections: int) -> float | Non
                 n_done += n_bytes
             n_bytes *= 2
 
-    with ThreadPoolExecutor(n_connections) as pool:
+    pool = ThreadPoolExecutor(n_connections)
+    try:
         list(pool.map(fetch, range(n_connections)))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # whoever closes the client ends reads that hang
     return n_done / (time.monotonic() - started) if n_done else None
 
 

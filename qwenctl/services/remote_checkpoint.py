@@ -202,12 +202,11 @@ class RemoteShards:
         Raises:
             QwenctlError: one cannot be had.
         """
-        with ThreadPoolExecutor(n_at_once) as pool:
-            try:
-                self.beginnings.update(zip(self.shards, pool.map(_beginning, self.shards.values()), strict=True))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        pool = ThreadPoolExecutor(n_at_once)
+        try:
+            self.beginnings.update(zip(self.shards, pool.map(_beginning, self.shards.values()), strict=True))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # whoever closes the client ends reads that hang
 
 
 def open_remote_checkpoint(checkpoint: RemoteCheckpoint) -> ConversionSource:

@@ -17,8 +17,9 @@ from qwenctl.errors import DoesNotFit
 from qwenctl.services.hub.backoff import RetryPolicy
 from qwenctl.services.hub.connections import ClientOptions
 from qwenctl.services.hub.download import DownloadedFile, DownloadOptions, download
-from qwenctl.services.hub.range_client import RangeClient
-from qwenctl.services.hub.slices import SLICE_BYTES, slice_span
+from qwenctl.services.hub.range_client import CHUNK_BYTES, RangeClient
+from qwenctl.services.hub.remote_file import RemoteFile
+from qwenctl.services.hub.slices import RUN_SLICES, SLICE_BYTES, slice_span
 from tests.hub_server.faults import Exchange, Fault
 from tests.hub_server.repository import HubRepository
 from tests.hub_server.server import HubServer
@@ -27,7 +28,6 @@ from tests.quant.disk_faults import FailingFiles
 from .shards import add_shards, is_whole, kept_slices, pinned
 
 _QUICK = RetryPolicy(first_s=0.001, most_s=0.002)
-_SHARD_BYTES = 20 << 20
 _HOLE_BYTES = 4096
 ENOSPC = 28
 
@@ -45,12 +45,14 @@ class CorruptionRow:
     most_again_bytes: int
 
 
-def measure_corruptions(folder: Path, n_on_the_way: int, n_on_disk: int) -> list[CorruptionRow]:
-    """Do each kind of damage so many times."""
+def measure_corruptions(
+    folder: Path, n_on_the_way: int, n_on_disk: int, shard_bytes: int = 20 << 20
+) -> list[CorruptionRow]:
+    """Do each kind of damage so many times, to downloads of two shards."""
     rng = random.Random(7)
     with HubServer() as hub:
-        repository = add_shards(hub, 2, _SHARD_BYTES)
-        trial = _Trial(hub, repository, folder / "corrupted", rng)
+        repository = add_shards(hub, 2, shard_bytes)
+        trial = _Trial(hub, repository, folder / "corrupted", rng, shard_bytes)
         rows = [_row(kind, "on the way", [trial.on_the_way(make) for _ in range(n_on_the_way)])
                 for kind, make in ON_THE_WAY.items()]  # fmt: skip
         rows += [_row(kind, "on the disk", [trial.on_disk(damage) for _ in range(n_on_disk)])
@@ -84,10 +86,12 @@ class _Trial:
     repository: HubRepository
     folder: Path
     rng: random.Random
+    shard_bytes: int
 
     def on_the_way(self, make: Callable[[random.Random, HubRepository, Exchange], Fault]) -> _Outcome:
         """Damage one answer, chosen by chance among those that a download gets."""
-        chosen, n_seen = self.rng.randrange(4), 0
+        n_answers = 2 * -(-self.shard_bytes // (RUN_SLICES * SLICE_BYTES))
+        chosen, n_seen = self.rng.randrange(n_answers), 0
 
         def fault(exchange: Exchange) -> Fault | None:
             nonlocal n_seen
@@ -106,14 +110,9 @@ class _Trial:
 
     def on_disk(self, damage: Callable[[random.Random, Path, list[int]], list[int]]) -> _Outcome:
         """Stop a download half-way, damage what it has recorded, and let it go on."""
-        kept: list[list[int]] = []
         remotes = [remote for remote in pinned(self.hub, self.repository) if remote.sha256]
-        while not all(kept) or not kept:  # until both shards have something to damage
-            shutil.rmtree(self.folder, ignore_errors=True)
-            with suppress(DoesNotFit):
-                self._download([], FailingFiles(self.rng.randrange(80, 160), ENOSPC))
-            kept = [kept_slices(self.folder, remote) for remote in remotes]
-        shard = self.rng.randrange(2)
+        kept = self._stop_half_way(remotes)
+        shard = self.rng.choice([number for number, slices in enumerate(kept) if slices])
         partial = self.folder / f"{remotes[shard].path}.partial"
         if damage is _swap:
             _swap(self.rng, partial, [])
@@ -131,6 +130,18 @@ class _Trial:
         again = sum(file.n_fetched_bytes for file in files) - missing
         found = sum(file.n_damaged_bytes for file in files)
         return self._finish(_Outcome(found == lost == again, is_whole(self.folder, self.repository), again))
+
+    def _stop_half_way(self, remotes: list[RemoteFile]) -> list[list[int]]:
+        """Fill the disk once both shards are begun and something is recorded; return the recorded slices of each."""
+        n_writes = 2 * self.shard_bytes // CHUNK_BYTES
+        for _ in range(100):
+            with suppress(DoesNotFit):
+                self._download([], FailingFiles(30 + self.rng.randrange(n_writes // 2, n_writes), ENOSPC))
+            kept = [kept_slices(self.folder, remote) for remote in remotes]
+            if any(kept) and all((self.folder / f"{remote.path}.partial").exists() for remote in remotes):
+                return kept
+            shutil.rmtree(self.folder)
+        raise RuntimeError("the disk was never full at the right moment")
 
     def _download(self, notices: list[str], files: FailingFiles | None = None) -> list[DownloadedFile]:
         with RangeClient(ClientOptions(self.hub.url, retry=_QUICK), on_wait=notices.append) as client:

@@ -27,12 +27,12 @@ class FullDiskReport:
     most_twice_bytes: int
 
 
-def measure_full_disks(folder: Path, n_points: int) -> FullDiskReport:
+def measure_full_disks(folder: Path, n_points: int, shard_bytes: int = 16 << 20) -> FullDiskReport:
     """Fill the disk at `n_points` operations, evenly spread over those of a download."""
     target = folder / "full"
     n_refused = n_right = most_twice = 0
     with HubServer() as hub:
-        repository = add_shards(hub, 3, 16 << 20)
+        repository = add_shards(hub, 3, shard_bytes)
         remotes = pinned(hub, repository)
         counting = CountingFiles()
         download(RangeClient(ClientOptions(hub.url)), remotes, target, files=counting)

@@ -21,7 +21,7 @@ import numpy as np
 from quant.gguf_read import read_gguf
 from qwenctl.moe.costs import CostCurve, Costs
 from qwenctl.moe.device_graphs import workspace_bytes
-from qwenctl.moe.device_tier import DevicePlace
+from qwenctl.moe.device_places import DevicePlace
 from qwenctl.moe.devices import DeviceCalls, add_rpc_server
 from qwenctl.moe.expert_map import ExpertMap, read_expert_map
 from qwenctl.moe.expert_session import ExpertSession, SessionPlan

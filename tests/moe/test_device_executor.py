@@ -27,12 +27,13 @@ from quant.codecs import native
 from quant.ggml_types import GGML_TYPES
 from quant.libggml import load_libggml
 from qwenctl.moe import ggml_abi as abi
+from qwenctl.moe.device_costs import measured_costs
+from qwenctl.moe.device_places import DevicePlace
 from qwenctl.moe.device_pools import open_pools, slots_within
-from qwenctl.moe.device_tier import DevicePlace, DeviceTier
+from qwenctl.moe.device_tier import DeviceTier
 from qwenctl.moe.devices import Device, DeviceCalls, add_rpc_server, device_memory, find_devices
 from qwenctl.moe.expert_map import ExpertTensor, Kind, MoeLayer
 from qwenctl.moe.ggml_calls import Ggml, TensorContext, address_of, at
-from qwenctl.moe.hybrid_devices import measured_costs
 from tests.conftest import ROOT
 from tests.services.rpc_server import RpcServer, running_rpc_server
 

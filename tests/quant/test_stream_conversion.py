@@ -135,7 +135,7 @@ def test_progress_ends_at_everything(folder: Path, tmp_path: Path) -> None:
 
 
 _each = pytest.mark.parametrize(
-    "stride", [pytest.param(7, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+    "stride", [pytest.param(11, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 )
 
 

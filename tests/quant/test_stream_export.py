@@ -70,8 +70,9 @@ def test_matrices_are_read_in_pieces(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of an undisturbed export from the disk, with pieces as large as they are."""
-    run(small_plan(folder), tmp_path_factory.mktemp("whole") / "out")
-    return digest(tmp_path_factory.getbasetemp() / "whole0" / "out")
+    out = tmp_path_factory.mktemp("whole") / "out"
+    run(small_plan(folder), out)
+    return digest(out)
 
 
 @pytest.mark.parametrize("stride", [pytest.param(23, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])

@@ -11,7 +11,7 @@ import pytest
 from quant import stream_spans
 from quant.errors import UnsupportedTensor
 from quant.journal import ReadMark
-from quant.stream_spans import Read, Span, cut_spans, slice_reads, spans_left
+from quant.stream_spans import Read, Span, cut_spans, longest_stretch, slice_reads, spans_left
 from quant.tensor_info import TensorInfo
 from quant.tensor_names import SourceRows
 from quant.work_slices import WorkSlice
@@ -94,6 +94,20 @@ def test_units_too_long_for_memory_are_refused() -> None:
         cut_spans(reads, {A: 10 + 9 * (64 << 20)}, {A: 10})
     assert "pull --raw" in str(error.value.hint)
     assert len(cut_spans(numbered(reads), {A: 10 + 9 * (64 << 20)}, {A: 10})) == 10
+
+
+def test_units_of_several_reads_do_not_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices of seven reads, the last a short one, as down_proj of Qwen3-235B-A22B has."""
+    monkeypatch.setattr(stream_spans, "SPAN_BYTES", 100)
+    reads, position = [], 10
+    for number in range(50):
+        for n_bytes in (70, 70, 70, 70, 70, 70, 6):
+            reads.append(read(A, position, n_bytes, number))
+            position += n_bytes
+    spans = cut_spans(reads, {A: position}, {A: 10})
+    check(spans, reads, {A: position})
+    assert longest_stretch(spans) == 6 * 70 + 6
+    assert sum(span.ends_units for span in spans) == 51
 
 
 def test_a_slice_reads_its_rows() -> None:

@@ -16,7 +16,7 @@ from quant.budget import Budget
 from quant.conversion_plan import read_source
 from quant.durable_files import DurableFiles
 from quant.errors import CheckpointError, NotEnoughDisk, SafetensorsError
-from qwenctl.errors import QwenctlError
+from qwenctl.errors import QwenctlError, RemoteFileChanged
 from qwenctl.services import remote_checkpoint as remote_checkpoint_module
 from qwenctl.services.conversion import convert, plan, write_plan
 from qwenctl.services.hub.backoff import RetryPolicy
@@ -141,6 +141,22 @@ def test_a_hub_that_stops_answering_is_gone_on_with(
     assert again.n_bytes_fetched_before > 0
     assert again.n_bytes_to_fetch + again.n_bytes_fetched_before == planned.n_bytes_to_fetch
     assert convert_remote(again, out, n_threads=2).n_weights_resumed > 0
+    convert(snapshot_of(folder, tmp_path), tmp_path / "disk.gguf", "q8_0", n_threads=2)
+    assert digest(out) == digest(tmp_path / "disk.gguf")
+
+
+def test_a_file_that_changes_on_the_hub_is_named(
+    hub: HubServer, checkpoint: RemoteCheckpoint, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "m.gguf"
+    planned = plan_remote(checkpoint, out, TypeRequest("q8_0"), measure=False)
+    hub.expire_signatures()  # so that the hub is asked where the file is
+    other = {"X-Linked-Etag": f'"{"0" * 64}"', "ETag": f'"{"0" * 64}"'}
+    hub.fault = lambda exchange: Fault(headers=other) if SHARD in exchange.file and exchange.server == "hub" else None
+    with pytest.raises(RemoteFileChanged, match=SHARD):
+        convert_remote(planned, out, n_threads=2)
+    hub.fault = lambda _: None
+    convert_remote(plan_remote(checkpoint, out, TypeRequest("q8_0"), measure=False), out, n_threads=2)
     convert(snapshot_of(folder, tmp_path), tmp_path / "disk.gguf", "q8_0", n_threads=2)
     assert digest(out) == digest(tmp_path / "disk.gguf")
 

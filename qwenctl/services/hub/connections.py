@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 import threading
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import certifi
 import urllib3
@@ -53,7 +53,7 @@ class HubConnections:
     def __init__(self, options: ClientOptions) -> None:
         self._options = options
         self._lock = threading.Lock()
-        self._pools: dict[str | None, urllib3.PoolManager] = {}  # URL of a proxy, None: directly
+        self._pools: dict[tuple[str | None, bool], urllib3.PoolManager] = {}  # URL of a proxy; for TLS or not
 
     def get(self, url: str, range_header: str) -> BaseHTTPResponse:
         """Return the answer of the server that `url` names, be it a redirect, with its body still to be read.
@@ -87,19 +87,20 @@ class HubConnections:
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         proxy = proxy_for(self._options.network, url)
+        key = proxy, url.startswith("https:") or (proxy or "").startswith("https:")
         with self._lock:
-            if proxy not in self._pools:
-                self._pools[proxy] = self._make_pool(proxy)
-            return self._pools[proxy]
+            if key not in self._pools:
+                self._pools[key] = self._make_pool(*key)
+            return self._pools[key]
 
-    def _make_pool(self, proxy: str | None) -> urllib3.PoolManager:
-        context = self._tls()
+    def _make_pool(self, proxy: str | None, is_tls: bool) -> urllib3.PoolManager:
+        context = self._tls() if is_tls else None
         if proxy is None:
             return urllib3.PoolManager(maxsize=_KEPT_OPEN, ssl_context=context)
         user = urlsplit(proxy)
         headers = None
         if user.username:
-            headers = urllib3.make_headers(proxy_basic_auth=f"{user.username}:{user.password or ''}")
+            headers = urllib3.make_headers(proxy_basic_auth=f"{unquote(user.username)}:{unquote(user.password or '')}")
         return urllib3.ProxyManager(
             proxy, maxsize=_KEPT_OPEN, ssl_context=context, proxy_ssl_context=context, proxy_headers=headers
         )
