@@ -21,7 +21,8 @@ DEMO_GGUF := build/demo-q4_k_m.gguf
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test run test test-slow test-interop test-tokenizer check fix docs abi bench bench-convert \
-        bench-batch bench-kld bench-quant bench-offload sizes lock clean native
+        bench-batch bench-kld bench-quant bench-offload bench-pull bench-stream bench-plan bench-worker sizes lock clean \
+        native
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -47,7 +48,7 @@ $(VENV)/.created: constraints.txt
 native: $(VENV)/.created
 	@$(BIN)/python scripts/setup_native.py
 
-$(VENV)/.packages: pyproject.toml qwenctl/moe/token_path.c $(wildcard quant/codecs/*.c quant/codecs/native_encoders/*) constraints.txt $(VENV)/.created | native
+$(VENV)/.packages: pyproject.toml qwenctl/moe/token_path.c $(wildcard quant/*.c quant/codecs/*.c quant/codecs/native_encoders/*) constraints.txt $(VENV)/.created | native
 	@$(PIP) install -c constraints.txt --build-constraint constraints.txt -e .
 	@touch $@
 
@@ -68,7 +69,7 @@ run: setup ## convert the bundled checkpoint to 4 bits and let it answer a promp
 	$(BIN)/qwenctl convert $(DEMO) $(DEMO_GGUF) --type q4_k_m --force
 	$(BIN)/qwenctl run $(DEMO_GGUF) "What is the capital of France?"
 
-bench: bench-convert bench-quant bench-batch bench-kld bench-offload ## all benchmarks
+bench: bench-convert bench-quant bench-batch bench-kld bench-offload bench-pull bench-stream bench-plan bench-worker ## all benchmarks
 
 bench-convert: setup ## conversion beside llama.cpp's own: weights/s and memory
 	$(BIN)/python scripts/bench_convert.py
@@ -86,6 +87,19 @@ bench-kld: setup ## what each output type costs in quality, on the demo
 # BENCH_OFFLOAD_ARGS= runs it in full, which takes an hour or more.
 bench-offload: setup ## models that do not fit, beside stock llama.cpp (as root, for the limit on memory)
 	$(BIN)/python scripts/bench_offload.py $(BENCH_OFFLOAD_ARGS)
+
+bench-pull: setup-test ## downloads killed, damaged, on full disks, and beside huggingface_hub's
+	$(BIN)/python scripts/bench_pull.py
+
+bench-stream: setup-test ## conversion while downloading: rate, memory, disk, kills
+	$(BIN)/python scripts/bench_stream.py --kill 20
+
+bench-plan: setup-test ## the plan's memory and speeds against llama.cpp's and this machine's (as root)
+	$(BIN)/python scripts/check_plan_memory.py
+	$(BIN)/python scripts/bench_plan.py
+
+bench-worker: setup-test ## a model over two workers on loopback: text, deaths, hangs
+	$(BIN)/python scripts/bench_worker.py
 
 # --- prove it --------------------------------------------------------------------------------------------------------
 

@@ -160,7 +160,7 @@ class _Measure:
         self._source, self._budget, self._imatrix = source, budget, imatrix
         self._encoder, self._with_smaller = encoder, with_smaller
         self._tied = all(target.name != "output.weight" for target in source.targets)
-        self.reader = TensorReader()
+        self.reader = TensorReader(source.files)
 
     def __call__(self, target: TargetTensor) -> list[Choice]:
         entry = None if self._imatrix is None else self._imatrix.entries.get(target.name)

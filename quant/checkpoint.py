@@ -23,6 +23,7 @@ from quant.quantized_checkpoint import decode_packed
 from quant.quantized_checkpoint_config import PackedFormat
 from quant.safetensors_read import SafetensorsFile, read_safetensors
 from quant.shown import named, shown
+from quant.source_files import DISK, SourceFiles
 from quant.source_tensor import SourceTensor
 from quant.tensor_info import TensorInfo
 
@@ -49,12 +50,13 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
-def open_checkpoint(folder: Path, packed: PackedFormat | None = None) -> Checkpoint:
+def open_checkpoint(folder: Path, packed: PackedFormat | None = None, source: SourceFiles = DISK) -> Checkpoint:
     """Read and check the headers of all weights in `folder`.
 
     Args:
-        folder: the checkpoint.
+        folder: the checkpoint; an index lies there on the disk.
         packed: how its weights are packed (`HfConfig.packed`); None: tensors are what their names say.
+        source: where its weight files are.
 
     Raises:
         CheckpointError: no weights, pickles only, or shards or tensors that are missing, extra or in two places; parts
@@ -63,7 +65,7 @@ def open_checkpoint(folder: Path, packed: PackedFormat | None = None) -> Checkpo
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder", "name the folder that holds config.json and the weights")
-    files, tensors, notes = _open_files(folder)
+    files, tensors, notes = _open_files(folder, source)
     if packed is None:
         return Checkpoint(folder, files, tensors, notes)
     return Checkpoint(folder, files, decode_packed(tensors, packed), (*notes, packed.note))
@@ -72,21 +74,22 @@ def open_checkpoint(folder: Path, packed: PackedFormat | None = None) -> Checkpo
 _Files = tuple[tuple[SafetensorsFile, ...], Mapping[str, TensorInfo], tuple[str, ...]]
 
 
-def _open_files(folder: Path) -> _Files:
-    if (folder / INDEX_FILE).exists():
-        return _open_shards(folder)
-    if (folder / SINGLE_FILE).exists():
-        file = read_safetensors(folder / SINGLE_FILE)
+def _open_files(folder: Path, source: SourceFiles) -> _Files:
+    names = source.names(folder)
+    if INDEX_FILE in names:
+        return _open_shards(folder, names, source)
+    if SINGLE_FILE in names:
+        file = read_safetensors(folder / SINGLE_FILE, source)
         return (file,), file.tensors, ()
-    raise _no_weights(folder)
+    raise _no_weights(folder, names)
 
 
-def _open_shards(folder: Path) -> _Files:
+def _open_shards(folder: Path, names: set[str], source: SourceFiles) -> _Files:
     index = _read_index(folder / INDEX_FILE)
     weight_map = _weight_map(folder / INDEX_FILE, index)
     shards = sorted(set(weight_map.values()))
-    _check_shard_files(folder, shards)
-    files = tuple(read_safetensors(folder / name) for name in shards)
+    _check_shard_files(folder, shards, names)
+    files = tuple(read_safetensors(folder / name, source) for name in shards)
     tensors = _merge(files)
     _check_against_index(folder, tensors, weight_map)
     return files, tensors, _notes(index, tensors)
@@ -109,15 +112,14 @@ def _weight_map(path: Path, index: Mapping[str, object]) -> dict[str, str]:
     return weight_map
 
 
-def _check_shard_files(folder: Path, shards: list[str]) -> None:
-    missing = [name for name in shards if not (folder / name).exists()]
+def _check_shard_files(folder: Path, shards: list[str], names: set[str]) -> None:
+    missing = [name for name in shards if name not in names]
     if missing:
         raise CheckpointError(
             f"{folder}: {len(missing)} of {len(shards)} shards are missing: {_listed(missing)}", "download them again"
         )
-    present = {path.name for path in folder.glob("*.safetensors")}
     extra = sorted(
-        name for name in present - set(shards) if name == SINGLE_FILE or _NUMBERED_SHARD.fullmatch(name)
+        name for name in names - set(shards) if name == SINGLE_FILE or _NUMBERED_SHARD.fullmatch(name)
     )  # others (consolidated.safetensors, adapters) are copies or additions that no loader of the index reads
     if extra:
         raise CheckpointError(
@@ -161,8 +163,8 @@ def _notes(index: Mapping[str, object], tensors: Mapping[str, TensorInfo]) -> tu
     return (f"{INDEX_FILE} says {shown(stated)} bytes in all, the shards hold {held}",)
 
 
-def _no_weights(folder: Path) -> CheckpointError:
-    names = sorted(path.name for path in folder.iterdir())
+def _no_weights(folder: Path, there: set[str]) -> CheckpointError:
+    names = sorted(there)
     broken = [name for name in (SINGLE_FILE, INDEX_FILE) if (folder / name).is_symlink()]
     if broken:
         return CheckpointError(f"{folder}: {_listed(broken)} is a link to nowhere", "fetch the checkpoint again")

@@ -23,6 +23,7 @@ from quant.imatrix_fit import ImatrixFit, check_fits
 from quant.metadata import model_metadata
 from quant.model_source import describe_source
 from quant.recipe import OutputType, RecipeModel, choose_types
+from quant.source_files import DISK, SourceFiles
 from quant.source_fingerprint import fingerprint_checkpoint
 from quant.tensor_families import FamilyTotal, total_by_family
 from quant.tensor_names import TargetTensor, map_tensors
@@ -84,7 +85,8 @@ class ConversionPlan:
 class ConversionSource:
     """A checkpoint as it was read: everything that a plan needs and that no choice of types changes.
 
-    `metadata` is that of the file but for what follows from types. `fingerprint` identifies the source's files.
+    `metadata` is that of the file but for what follows from types. `fingerprint` identifies the source's files, `files`
+    says where the weights are.
     """
 
     folder: Path
@@ -93,6 +95,7 @@ class ConversionSource:
     metadata: Mapping[str, GgufField]
     fingerprint: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    files: SourceFiles = DISK
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -122,12 +125,13 @@ def plan_conversion(
     return plan_source(read_source(folder, repo_id), output, importance=importance)
 
 
-def read_source(folder: Path, repo_id: str | None = None) -> ConversionSource:
+def read_source(folder: Path, repo_id: str | None = None, files: SourceFiles = DISK) -> ConversionSource:
     """Read what is to be converted: headers, configuration, tokenizer and chat templates, no weights.
 
     Args:
         folder: config.json, tokenizer.json and safetensors.
         repo_id: "organisation/name" on the hub, for the metadata, where the caller knows it.
+        files: where the weights are.
 
     Raises:
         CheckpointError: files, tensors or tokens that are missing or contradict each other.
@@ -136,7 +140,7 @@ def read_source(folder: Path, repo_id: str | None = None) -> ConversionSource:
         UnsupportedTensor: weights in a format that cannot be read.
     """
     config = read_config(folder)
-    checkpoint = open_checkpoint(folder, config.packed)
+    checkpoint = open_checkpoint(folder, config.packed, files)
     targets = map_tensors(config, checkpoint.tensors)
     source = describe_source(folder, config, targets, repo_id)
     tokenizer = read_tokenizer(folder, config.n_vocab)
@@ -152,8 +156,9 @@ def read_source(folder: Path, repo_id: str | None = None) -> ConversionSource:
         model=model,
         targets=tuple(targets),
         metadata=model_metadata(config, tokenizer, read_chat_templates(folder), source),
-        fingerprint=fingerprint_checkpoint(folder, [file.path for file in checkpoint.files]),
+        fingerprint=fingerprint_checkpoint(folder, [file.path for file in checkpoint.files], files),
         notes=checkpoint.notes,
+        files=files,
     )
 
 

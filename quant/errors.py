@@ -15,6 +15,7 @@ QuantError
 ├── ResumeRefused               the journal belongs to other sources or other settings
 ├── OutputExists                the output is there already and was not to be replaced
 ├── NotEnoughDisk               the output would not fit
+├── DamagedSource               a file of the source has another hash than its publisher says
 ├── DamagedFile                 digests differ; names the tensors
 └── NativeLibraryError          libggml not found, or not the build we know
 """
@@ -126,6 +127,17 @@ class NotEnoughDisk(QuantError):
         )
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
+
+
+class DamagedSource(QuantError):
+    """A file of the source has another hash than its publisher says."""
+
+    def __init__(self, path: Path, expected: str, found: str) -> None:
+        super().__init__(
+            f"{path.name}: its SHA-256 is {found}, the publisher's {expected}",
+            "something between here and there changes what is sent: try another network",
+        )
+        self.path = path
 
 
 class DamagedFile(QuantError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,9 @@ class UnitEncoder:
         plan: what to do.
         fds: the shards, of full length, then the scratch file.
         files: how to write.
-        rows: reads the source, for as long as units are done.
-        cache: of the plan's source files.
+        rows: reads what a unit is made of, each row once, for as long as units are done.
+        samples: reads other rows that it depends on; None: the same reader.
+        cache: of the plan's source files; None: the kernel does not cache them.
         n_ahead: how many units further on the kernel is asked to read meanwhile.
     """
 
@@ -52,16 +53,18 @@ class UnitEncoder:
         *,
         files: DurableFiles,
         rows: SourceRowReader,
-        cache: SourceCache,
-        n_ahead: int,
+        samples: SourceRowReader | None = None,
+        cache: SourceCache | None = None,
+        n_ahead: int = 0,
     ) -> None:
         self._plan = plan
         self._fds = fds
         self._files = files
         self._rows = rows
+        self._samples = samples or rows
         self._cache = cache
         self._n_ahead = n_ahead
-        self._inputs = InputWeights(plan, rows)
+        self._inputs = InputWeights(plan, self._samples)
         self._factors = FactorCache(plan.statistics, plan.kind.group_size)
         self._encode: Mapping[str, Callable[[ExportUnit], NDArray[np.uint8]]] = {
             "search": self._search,
@@ -81,11 +84,12 @@ class UnitEncoder:
         unit = self._plan.units[number]
         data = self._encode[unit.kind](unit).data
         self._files.write_at(self._fds[unit.file], data, unit.offset_bytes)
-        self._advise(number, unit)
+        if self._cache is not None:
+            self._advise(number, unit, self._cache)
         return Finished(number, zlib.crc32(data), unit.n_bytes, unit.n_weights)
 
     def _search(self, unit: ExportUnit) -> NDArray[np.uint8]:
-        choice = search_site(self._plan, self._plan.sites[unit.subject], self._rows, self._inputs)
+        choice = search_site(self._plan, self._plan.sites[unit.subject], self._samples, self._inputs)
         return choice.factors.astype("<f4").view(np.uint8)
 
     def _keep(self, unit: ExportUnit) -> NDArray[np.uint8]:
@@ -106,10 +110,9 @@ class UnitEncoder:
         tensor = self._plan.tensors[unit.subject]
         matrix = PackedMatrix(self._plan.kind, tensor.n_rows, tensor.n_columns)
         rounding = self._rounding(unit.subject, tensor)
-        step = max(WORD, CHUNK_WEIGHTS // tensor.n_columns // 16 * 16)
         is_zero = True
-        for first in range(0, tensor.n_rows, step):
-            rows = self._rows.read(tensor, first, min(step, tensor.n_rows - first))
+        for first, n_rows in packed_together(tensor):
+            rows = self._rows.read(tensor, first, n_rows)
             is_zero = is_zero and not rows.any()
             try:
                 matrix.fill(first, rounding(first, rows))
@@ -156,23 +159,30 @@ class UnitEncoder:
             raise WriteFailed("the scratch file became shorter while it was used", "--restart starts over")
         return np.frombuffer(data, "<f4").astype(np.float32)
 
-    def _advise(self, number: int, unit: ExportUnit) -> None:
+    def _advise(self, number: int, unit: ExportUnit, cache: SourceCache) -> None:
         """What was read will not be needed again; what comes next is."""
         if unit.kind == "search":
             return
         info, first_row, n_rows = self._source_of(unit)
         for done in info.needed_until(first_row, n_rows):
-            self._cache.was_read(done.path, done.offset_bytes, done.n_bytes)
+            cache.was_read(done.path, done.offset_bytes, done.n_bytes)
         if number + self._n_ahead < len(self._plan.units):
             info, first_row, n_rows = self._source_of(self._plan.units[number + self._n_ahead])
             for needed in info.needed_from(first_row, n_rows):
-                self._cache.will_read(needed.path, needed.offset_bytes, needed.n_bytes)
+                cache.will_read(needed.path, needed.offset_bytes, needed.n_bytes)
 
     def _source_of(self, unit: ExportUnit) -> tuple[SourceTensor, int, int]:
         source = self._plan.tensors[unit.subject].source
         if unit.kind == "keep":
             return source.info, source.first_row + unit.first_row, unit.n_rows
         return source.info, source.first_row, source.n_rows
+
+
+def packed_together(tensor: ExportTensor) -> Iterator[tuple[int, int]]:
+    """Yield (first row, number of rows) of what of a matrix is read and quantized together, in order."""
+    step = max(WORD, CHUNK_WEIGHTS // tensor.n_columns // 16 * 16)
+    for first in range(0, tensor.n_rows, step):
+        yield first, min(step, tensor.n_rows - first)
 
 
 def _scaled(rows: F32, columns: F32 | None, by_row: F32 | None, first_row: int) -> F32:

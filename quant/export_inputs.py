@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from quant.export_plan import ExportPlan
 from quant.export_rows import SourceRowReader
+from quant.export_tensors import ExportTensor
 
 F32 = NDArray[np.float32]
 
@@ -27,6 +28,23 @@ ENOUGH_TOKENS = 512
 
 _LEAST = np.float32(1e-5)  # of the mean: a column that was always 0 in the text need not be in another
 _CHUNK_WEIGHTS = 1 << 20
+
+
+def read_to_guess(plan: ExportPlan, number: int) -> tuple[int, ...]:
+    """Return the matrices that are read whole to weigh one's columns: none where a text has told, or a norm does."""
+    tensor, origin = plan.tensors[number], plan.origins[number]
+    if origin is None or plan.sites[origin].is_norm or not _is_guessed(plan, tensor):
+        return ()
+    site = plan.sites[origin]
+    return (site.divided[0],) if site.gate is None else (site.divided[0], site.gate)
+
+
+def _is_guessed(plan: ExportPlan, tensor: ExportTensor) -> bool:
+    """Tell whether a guess has a part in the weights of a matrix's columns."""
+    seen = plan.statistics.seen(tensor)
+    if seen is None:
+        return True
+    return tensor.expert is not None and seen.n_tokens < ENOUGH_TOKENS and tensor.part == "down_proj.weight"
 
 
 class InputWeights:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,38 @@ def run_export(
     """
     files = files or DurableFiles()
     refuse_overlap(plan.source, out)
+
+    def convert(output: PartialFolder) -> tuple[int, tuple[str, ...]]:
+        done = output.journal.state.done
+        n_resumed = sum(plan.units[number].n_weights for number in done if number >= plan.n_searches)
+        zero_matrices = _Run(plan, output, n_threads, files, on_progress).convert()
+        refuse_changed_source(plan.source, plan.source_files, plan.identity)
+        return n_resumed, zero_matrices
+
+    return write_export(
+        plan, out, convert, n_threads=n_threads, files=files, force=force, restart=restart, on_progress=on_progress
+    )
+
+
+def write_export(
+    plan: ExportPlan,
+    out: Path,
+    convert: Callable[[PartialFolder], tuple[int, tuple[str, ...]]],
+    *,
+    n_threads: int,
+    files: DurableFiles,
+    force: bool,
+    restart: bool,
+    on_progress: OnProgress,
+) -> ExportOutcome:
+    """Open the output, let `convert` do all units that are left, read the shards back and give the folder its name.
+
+    Args:
+        convert: returns the weights that an earlier run had packed, and the names of matrices of zeros.
+        plan, out, n_threads, files, force, restart, on_progress: see `run_export`.
+
+    Raises: as `run_export`, and what `convert` does.
+    """
     names = FolderNames(out)
     with (
         explained(out, plan.total_bytes, files),
@@ -90,11 +122,8 @@ def run_export(
     ):
         if output.is_published:
             return ExportOutcome(ConversionOutcome(0, plan.n_weights, 0.0, 0.0))
-        n_searches = plan.n_searches
-        n_resumed = sum(plan.units[n].n_weights for n in output.journal.state.done if n >= n_searches)
         started = time.monotonic()
-        zero_matrices = _Run(plan, output, n_threads, files, on_progress).convert()
-        refuse_changed_source(plan.source, plan.source_files, plan.identity)
+        n_resumed, zero_matrices = convert(output)
         converted = time.monotonic()
         digests = read_back(_parts(plan, output), output, names.partial, n_threads, on_progress)
         output.publish({**plan.carried, CHECKSUMS: checksums({**digests, **_digests_of(plan.carried)})})

@@ -29,7 +29,8 @@ from quant.hf_config import read_config
 from quant.imatrix import Imatrix
 from quant.safetensors_write import NewTensor, ShardLayout, index_json, plan_shards
 from quant.second_moments import SecondMoments
-from quant.source_fingerprint import describe_shard, fingerprint_checkpoint
+from quant.source_files import DISK, SourceFiles
+from quant.source_fingerprint import fingerprint_checkpoint
 from quant.source_tensor import SourceTensor
 from quant.tensor_families import FamilyTotal, total_by_family
 from quant.tensor_names import map_tensors
@@ -133,6 +134,7 @@ def plan_export(
     moments: SecondMoments | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     tool: str = "qwenctl",
+    files: SourceFiles = DISK,
 ) -> ExportPlan:
     """Return what exporting the checkpoint in `folder` will write.
 
@@ -143,6 +145,7 @@ def plan_export(
         moments: second moments of activations; where they are known, errors of a matrix make up for each other.
         max_shard_bytes: of one file's tensors.
         tool: name and version of the program, for people.
+        files: where the weights are.
 
     Raises:
         CheckpointError, FileFormatError, UnsupportedArchitecture: what is wrong with the checkpoint.
@@ -150,7 +153,7 @@ def plan_export(
         UnsupportedTensor: a matrix that groups do not divide, or weights in a format that cannot be read.
     """
     config = read_config(folder)
-    checkpoint = open_checkpoint(folder, config.packed)
+    checkpoint = open_checkpoint(folder, config.packed, files)
     targets = map_tensors(config, checkpoint.tensors)
     tensors = export_tensors(config, targets)
     _refuse_unpackable(tensors, kind)
@@ -161,7 +164,6 @@ def plan_export(
     units = (*_search_units(searched, tensors, len(shards)), *_tensor_units(tensors, kind, shards))
     carried = carried_files(folder, export_config(folder, config, kind, tool), kind)
     carried |= {INDEX_FILE: index_json(shards)} if len(shards) > 1 else {}
-    fingerprint = fingerprint_checkpoint(folder, [file.path for file in checkpoint.files])
     return ExportPlan(
         source=folder,
         kind=kind,
@@ -175,9 +177,8 @@ def plan_export(
         identity={
             "format": f"{kind.name}, groups of {kind.group_size}",
             "method": _METHOD,
-            "imatrix": "none" if imatrix is None else imatrix.digest,
-            "second moments": "none" if moments is None else describe_shard(moments.path),
-            **fingerprint,
+            **_identity_of_statistics(imatrix, moments),
+            **fingerprint_checkpoint(folder, [file.path for file in checkpoint.files], files),
             "headers of the shards": _digest(*(shard.header for shard in shards)),
             "division of work": _digest(*(f"{u.kind} {u.file} {u.offset_bytes}+{u.n_bytes} ".encode() for u in units)),
         },
@@ -185,6 +186,13 @@ def plan_export(
         notes=checkpoint.notes,
         cautions=export_cautions(config, kind, fitted),
     )
+
+
+def _identity_of_statistics(imatrix: Imatrix | None, moments: SecondMoments | None) -> dict[str, str]:
+    return {
+        "imatrix": "none" if imatrix is None else imatrix.digest,
+        "second moments": "none" if moments is None else DISK.describe(moments.path),
+    }
 
 
 def kept_type(info: SourceTensor) -> str:

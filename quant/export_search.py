@@ -64,6 +64,12 @@ def search_site(plan: ExportPlan, site: ScaleSite, rows: SourceRowReader, inputs
     )
 
 
+def sampled_weights(plan: ExportPlan, site: ScaleSite) -> int:
+    """Return about how many weights the search for a site reads."""
+    packed = [plan.tensors[number] for number in site.multiplied if plan.tensors[number].is_packed]
+    return sum(min(tensor.n_rows, _n_rows(tensor, len(packed))) * tensor.n_columns for tensor in packed)
+
+
 def sample_rows(tensor: ExportTensor, n_rows: int, rows: SourceRowReader) -> F32:
     """Return about `n_rows` rows of a matrix, f32 (n_rows, n_columns), in runs spread evenly; all if it has no more."""
     n_runs = max(1, n_rows // _RUN)

@@ -76,10 +76,17 @@ def read_config(folder: Path) -> HfConfig:
         CheckpointError: the weights are already quantized in a way that cannot be read.
     """
     path = folder / "config.json"
-    fields = JsonFields(path, read_json_object(path, _MAX_CONFIG_BYTES))
+    return parse_config(JsonFields(path, read_json_object(path, _MAX_CONFIG_BYTES)), _generation_fields(folder))
+
+
+def parse_config(fields: JsonFields, generation: JsonFields) -> HfConfig:
+    """Return the configuration that config.json and generation_config.json hold, wherever they were read from.
+
+    Raises: as `read_config`.
+    """
     architecture = _architecture(fields)
     _refuse_what_cannot_run(fields, architecture)
-    return _config(fields, architecture, _generation_fields(folder))
+    return _config(fields, architecture, generation)
 
 
 def _architecture(fields: JsonFields) -> Architecture:

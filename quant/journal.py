@@ -5,6 +5,7 @@ Append-only text, one record a line: the CRC-32 of the rest of the line in eight
     4c2f0b1e {"journal":1,"identity":{"output type":"q4_k_m", …}}      first, once
     91ab03d7 {"process":4711}                                         who writes now; again at each resume
     0e77c1f4 {"first":0,"crc32":[3735928559,12648430]}                consecutive finished slices, already synced
+    5b1d99e0 {"read":"a.safetensors","n_bytes":8,"hash":"6a09e667…"}  a file of the source: how far it was read
     7d21a9c0 {"ready":123456}                                         inode of the complete file, about to be renamed
 
 Whatever follows the first line that is torn or damaged does not count and is cut off before more is written. The file
@@ -29,6 +30,17 @@ _CRC_CHARS = 8
 _N_NAMED = 3  # differences in an error; the rest are counted
 
 
+@dataclass(frozen=True, slots=True)
+class ReadMark:
+    """How far a source's file was read in order; all slices before that are done.
+
+    `hash_state` is what hashing goes on from, empty at 0 bytes; at the end of the file, its digest. In hexadecimal.
+    """
+
+    n_bytes: int
+    hash_state: str = ""
+
+
 @dataclass(slots=True)
 class JournalState:
     """What the sound lines of a journal say."""
@@ -36,6 +48,7 @@ class JournalState:
     identity: Mapping[str, str] | None = None  # None: no usable first line
     process: int | None = None
     done: dict[int, int] = field(default_factory=dict)  # slice → CRC-32 of its bytes
+    read: dict[str, ReadMark] = field(default_factory=dict)  # by name of the source's file
     ready_inode: int | None = None
     n_sound_bytes: int = 0
 
@@ -76,6 +89,8 @@ def _apply(state: JournalState, record: Mapping[str, Any]) -> bool:
         state.process = record["process"]
     elif "crc32" in record:
         state.done.update(enumerate(record["crc32"], start=record["first"]))
+    elif "read" in record:
+        state.read[record["read"]] = ReadMark(record["n_bytes"], record["hash"])
     elif "ready" in record:
         state.ready_inode = record["ready"]
     return True
@@ -141,9 +156,8 @@ class Journal:
         if differences:
             more = f"; and {len(differences) - _N_NAMED} more" if len(differences) > _N_NAMED else ""
             raise ResumeRefused(
-                f"{self.path} belongs to an unfinished conversion that differs: "
-                f"{'; '.join(differences[:_N_NAMED])}{more}",
-                "--restart discards the unfinished conversion and starts over",
+                f"{self.path} belongs to unfinished work that differs: {'; '.join(differences[:_N_NAMED])}{more}",
+                "--restart discards it and starts over",
             )
 
     def resume(self) -> None:
@@ -151,12 +165,18 @@ class Journal:
         self._files.truncate(self._fd, self.state.n_sound_bytes)
         self._write(_format_line({"process": os.getpid()}))
 
-    def record_done(self, finished: Iterable[tuple[int, int]]) -> None:
-        """Record slices, (number, CRC-32), whose bytes are on the disk already."""
-        slices = sorted(finished)
-        if slices:
-            self._write(b"".join(_format_line({"first": first, "crc32": crcs}) for first, crcs in _runs(slices)))
+    def record_done(self, finished: Iterable[tuple[int, int]], read: Mapping[str, ReadMark] | None = None) -> None:
+        """Record slices, (number, CRC-32), whose bytes are on the disk already, and how far the source was read."""
+        slices, read = sorted(finished), read or {}
+        lines = [_format_line({"first": first, "crc32": crcs}) for first, crcs in _runs(slices)]
+        lines += [
+            _format_line({"read": name, "n_bytes": mark.n_bytes, "hash": mark.hash_state})
+            for name, mark in read.items()
+        ]
+        if lines:
+            self._write(b"".join(lines))
             self.state.done.update(slices)
+            self.state.read.update(read)
 
     def record_ready(self, inode: int) -> None:
         """Record that the file with this inode is complete and synced, and will now get its final name."""

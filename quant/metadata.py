@@ -68,7 +68,7 @@ def model_metadata(
     return dict(
         [
             *_general(config, source),
-            *_hyper_parameters(config),
+            *hyper_parameters(config),
             *_tokenizer(config, tokenizer),
             *_chat_templates(chat_templates),
         ]
@@ -107,7 +107,8 @@ def _base_models(source: ModelSource) -> _Pairs:
                 yield f"general.base_model.{i}.{name}", _text(text)
 
 
-def _hyper_parameters(config: HfConfig) -> _Pairs:
+def hyper_parameters(config: HfConfig) -> _Pairs:
+    """Yield what llama.cpp builds its graph by: counts, lengths, positions, experts."""
     arch = config.architecture.gguf_name
     yield f"{arch}.block_count", _count(config.n_layers)
     yield f"{arch}.context_length", _count(config.n_ctx_train)

@@ -21,7 +21,7 @@ from quant.conversion_plan import ConversionPlan
 from quant.digests import digest_path, layout_digests
 from quant.durable_files import DurableFiles, is_disk_full
 from quant.errors import CheckpointError, NotEnoughDisk, WriteFailed
-from quant.journal import describe_differences
+from quant.journal import ReadMark, describe_differences
 from quant.page_cache import SourceCache, drop_from_cache
 from quant.partial_output import OutputContents, OutputNames, PartialFile, PartialOutput
 from quant.readback import HEADER, Part, PartCheck, Written
@@ -89,20 +89,56 @@ def run_plan(
         KeyboardInterrupt: after the journal was brought up to date.
     """
     files = files or DurableFiles()
+
+    def convert(output: PartialFile) -> int:
+        n_resumed = _convert(plan, output, encoder, n_threads, files=files, on_progress=on_progress)
+        refuse_changed_source(plan.source, _source_files(plan), plan.identity)
+        return n_resumed
+
+    return write_output(
+        plan,
+        out,
+        encoder.identity,
+        convert,
+        n_threads=n_threads,
+        files=files,
+        force=force,
+        restart=restart,
+        on_progress=on_progress,
+    )
+
+
+def write_output(
+    plan: ConversionPlan,
+    out: Path,
+    library: str,
+    convert: Callable[[PartialFile], int],
+    *,
+    n_threads: int,
+    files: DurableFiles,
+    force: bool,
+    restart: bool,
+    on_progress: OnProgress,
+) -> ConversionOutcome:
+    """Open the output, let `convert` do all slices that are left, read the file back and give it its name.
+
+    Args:
+        library: identity of the encoder.
+        convert: returns the weights that an earlier run had done.
+        plan, out, n_threads, files, force, restart, on_progress: see `run_plan`.
+
+    Raises: as `run_plan`, and what `convert` does.
+    """
     names = OutputNames(out, digest_path(out))
-    library = encoder.identity
-    identity = {**plan.identity, "library": library}
-    contents = OutputContents(identity, plan.layout.header, plan.total_bytes)
+    contents = OutputContents({**plan.identity, "library": library}, plan.layout.header, plan.total_bytes)
     with (
         explained(out, plan.total_bytes, files),
         PartialFile(names, contents, files, force=force, restart=restart) as output,
     ):
-        resumed = sum(plan.slices[number].n_weights for number in output.journal.state.done)
         if output.is_published:
             return ConversionOutcome(0, plan.n_weights, 0.0, 0.0)
         started = time.monotonic()
-        _convert(plan, output, encoder, n_threads, files=files, on_progress=on_progress)
-        refuse_changed_source(plan.source, _source_files(plan), plan.identity)
+        resumed = convert(output)
         converted = time.monotonic()
         hashes = read_back(_parts(plan, output), output, names.partial, n_threads, on_progress)
         digests = layout_digests(plan.layout, hashes.pop(HEADER), hashes)
@@ -118,7 +154,7 @@ def _convert(
     *,
     files: DurableFiles,
     on_progress: OnProgress,
-) -> None:
+) -> int:
     done = output.journal.state.done
     todo = [number for number in range(len(plan.slices)) if number not in done]
     n_resumed = plan.n_weights - sum(plan.slices[number].n_weights for number in todo)
@@ -130,6 +166,7 @@ def _convert(
     with TensorReader() as reader, SourceCache(_source_files(plan)) as cache:
         slices = SliceEncoder(plan, output.fd, encoder, files=files, reader=reader, cache=cache, n_ahead=n_threads)
         work_through(todo, slices, n_threads, recorder, report)
+    return n_resumed
 
 
 def _source_files(plan: ConversionPlan) -> set[Path]:
@@ -217,18 +254,19 @@ class Recorder:
         self.n_weights += sum(one.n_weights for one in finished)
         n_bytes = sum(one.n_bytes for one in self._waiting)
         if self._waiting and (now or n_bytes >= SYNC_BYTES or time.monotonic() - self._last_sync >= SYNC_S):
-            self._make_durable()
+            self.make_durable(self._waiting)
+            self._waiting = []
+            self._last_sync = time.monotonic()
             workers.synced(n_bytes)
 
-    def _make_durable(self) -> None:
-        units = [self._units[one.number] for one in self._waiting]
+    def make_durable(self, finished: Sequence[Finished], read: Mapping[str, ReadMark] | None = None) -> None:
+        """Sync what these units were written to, record them and how far the source was read, and drop their pages."""
+        units = [self._units[one.number] for one in finished]
         for file in sorted({unit.file for unit in units}):
             self._files.sync_data(self._output.fds[file])
-        self._output.journal.record_done([(one.number, one.crc32) for one in self._waiting])
+        self._output.journal.record_done([(one.number, one.crc32) for one in finished], read)
         for unit in units:
             drop_from_cache(self._output.fds[unit.file], unit.offset_bytes, unit.n_bytes)
-        self._waiting = []
-        self._last_sync = time.monotonic()
 
 
 def read_back(

@@ -13,7 +13,6 @@ the README disallows duplicate keys, and here they are refused.
 
 from __future__ import annotations
 
-import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Any, NoReturn
 from quant.errors import SafetensorsError
 from quant.json_file import parse_json_object
 from quant.shown import shown
+from quant.source_files import DISK, SourceFiles
 from quant.tensor_info import TensorInfo
 
 MAX_HEADER_BYTES = 100_000_000
@@ -52,33 +52,34 @@ class SafetensorsFile:
     size_bytes: int
 
 
-def read_safetensors(path: Path) -> SafetensorsFile:
+def read_safetensors(path: Path, files: SourceFiles = DISK) -> SafetensorsFile:
     """Return what the file holds, without reading tensor data.
+
+    Args:
+        path: names the file.
+        files: where it is.
 
     Raises:
         SafetensorsError: missing, unreadable, or a header in which any rule of the format does not hold.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise SafetensorsError(path, "not a regular file")
-        header = _read_header(path, status.st_size)
+        size_bytes = files.size_bytes(path)
+        header = _read_header(path, size_bytes, files)
     except OSError as error:
         raise SafetensorsError(path, error.strerror or str(error)) from error
-    return _validated(path, header, status.st_size)
+    return _validated(path, header, size_bytes)
 
 
-def _read_header(path: Path, size_bytes: int) -> bytes:
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            raise SafetensorsError(path, f"{len(prefix)} bytes long, the shortest safetensors file has 10")
-        (header_bytes,) = struct.unpack("<Q", prefix)
-        if header_bytes > MAX_HEADER_BYTES:
-            raise SafetensorsError(path, f"header of {header_bytes:,} bytes, at most {MAX_HEADER_BYTES:,} are allowed")
-        if header_bytes > size_bytes - 8:
-            raise SafetensorsError(path, f"header of {header_bytes:,} bytes in a file of {size_bytes:,}", _CUT_OFF)
-        header = file.read(header_bytes)
+def _read_header(path: Path, size_bytes: int, files: SourceFiles) -> bytes:
+    prefix = files.read(path, 0, 8)
+    if len(prefix) < 8:
+        raise SafetensorsError(path, f"{len(prefix)} bytes long, the shortest safetensors file has 10")
+    (header_bytes,) = struct.unpack("<Q", prefix)
+    if header_bytes > MAX_HEADER_BYTES:
+        raise SafetensorsError(path, f"header of {header_bytes:,} bytes, at most {MAX_HEADER_BYTES:,} are allowed")
+    if header_bytes > size_bytes - 8:
+        raise SafetensorsError(path, f"header of {header_bytes:,} bytes in a file of {size_bytes:,}", _CUT_OFF)
+    header = files.read(path, 8, header_bytes)
     if len(header) != header_bytes:
         raise SafetensorsError(path, f"header cut off after {len(header):,} of {header_bytes:,} bytes")
     return header

@@ -31,7 +31,7 @@ class SliceEncoder:
         encoder: makes the bytes.
         files: how to write.
         reader: open for as long as slices are done.
-        cache: of the plan's source files.
+        cache: of the plan's source files; None: the kernel does not cache them.
         n_ahead: how many slices further on the kernel is asked to read meanwhile.
     """
 
@@ -43,8 +43,8 @@ class SliceEncoder:
         *,
         files: DurableFiles,
         reader: TensorReader,
-        cache: SourceCache,
-        n_ahead: int,
+        cache: SourceCache | None = None,
+        n_ahead: int = 0,
     ) -> None:
         self._plan = plan
         self._fd = fd
@@ -66,7 +66,8 @@ class SliceEncoder:
         """
         work = self._plan.slices[number]
         rows = self._reader.read_rows_f32(work.source.info, work.source.first_row, work.source.n_rows, self._buffer())
-        self._advise(number, work)
+        if self._cache is not None:
+            self._advise(number, work, self._cache)
         encoded = self._encode(work, rows).data.cast("B")
         self._files.write_at(self._fd, encoded, work.offset_bytes)
         return Finished(number, zlib.crc32(encoded), work.n_bytes, work.n_weights)
@@ -99,12 +100,12 @@ class SliceEncoder:
             "--type bf16 and f32 have the range" if is_finite else "the checkpoint is damaged: download it again",
         )
 
-    def _advise(self, number: int, work: WorkSlice) -> None:
+    def _advise(self, number: int, work: WorkSlice, cache: SourceCache) -> None:
         """What was read will not be needed again; what comes next is."""
         source = work.source
         for done in source.info.needed_until(source.first_row, source.n_rows):
-            self._cache.was_read(done.path, done.offset_bytes, done.n_bytes)
+            cache.was_read(done.path, done.offset_bytes, done.n_bytes)
         if number + self._n_ahead < len(self._plan.slices):
             coming = self._plan.slices[number + self._n_ahead].source
             for needed in coming.info.needed_from(coming.first_row, coming.n_rows):
-                self._cache.will_read(needed.path, needed.offset_bytes, needed.n_bytes)
+                cache.will_read(needed.path, needed.offset_bytes, needed.n_bytes)

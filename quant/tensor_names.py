@@ -59,6 +59,15 @@ def map_tensors(config: HfConfig, tensors: Mapping[str, SourceTensor]) -> tuple[
     return targets
 
 
+def target_shapes(config: HfConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of the GGUF file, in file order, from the configuration alone."""
+    layer = config.architecture.layer_tensors
+    patterns = [("", EMBEDDINGS), *((f"blk.{i}.", one) for i in range(config.n_layers) for one in layer)]
+    patterns += [("", OUTPUT_NORM), *([] if config.tied_embeddings else [("", OUTPUT)])]
+    lengths = config.lengths
+    return {prefix + one.target: tuple(lengths[name] for name in one.shape) for prefix, one in patterns}
+
+
 @dataclass(slots=True)
 class _Search:
     """Walks the tables once; notes what it used and what it did not find."""

@@ -12,9 +12,6 @@ Knows nothing of file formats beyond TensorInfo: it reads tensors of safetensors
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +20,7 @@ from numpy.typing import NDArray
 
 from quant.column_read import ColumnReader
 from quant.errors import FileFormatError, UnsupportedTensor
+from quant.source_files import DISK, Openable
 from quant.source_tensor import SourceTensor
 from quant.tensor_info import TensorInfo
 
@@ -31,11 +29,14 @@ _CHUNK_WEIGHTS = 1 << 16
 
 
 class TensorReader:
-    """Reads from any number of files, each opened once. One reader serves all threads: reads carry their position."""
+    """Reads from any number of files, each opened once. One reader serves all threads: reads carry their position.
 
-    def __init__(self) -> None:
-        self._descriptors: dict[Path, int] = {}
-        self._lock = Lock()
+    Args:
+        source: where the files are.
+    """
+
+    def __init__(self, source: Openable = DISK) -> None:
+        self._files = source.open()
         self._columns = ColumnReader(self.read_bytes)
 
     def __enter__(self) -> Self:
@@ -48,8 +49,7 @@ class TensorReader:
 
     def close(self) -> None:
         """Close all files. No other thread may still be reading."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        self._files.close()
 
     def read_rows_f32(
         self, info: SourceTensor, first_row: int, n_rows: int, out: NDArray[np.float32] | None = None
@@ -117,21 +117,14 @@ class TensorReader:
         view = out.data
         done = 0
         try:
-            descriptor = self._descriptor(info.path)
             while done < len(view):
-                read = os.preadv(descriptor, [view[done:]], info.offset_bytes + first_byte + done)
+                read = self._files.read_into(info.path, info.offset_bytes + first_byte + done, view[done:])
                 if read == 0:
                     detail = f"tensor {info.name}: the file ends {len(view) - done:,} bytes too early"
                     raise FileFormatError(info.path, detail, "it became shorter since it was opened: download it again")
                 done += read
         except OSError as error:
             raise FileFormatError(info.path, f"tensor {info.name}: {error.strerror or error}") from error
-
-    def _descriptor(self, path: Path) -> int:
-        with self._lock:
-            if path not in self._descriptors:
-                self._descriptors[path] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            return self._descriptors[path]
 
 
 def read_rows_f32(info: SourceTensor, first_row: int = 0, n_rows: int | None = None) -> NDArray[np.float32]:

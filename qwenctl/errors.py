@@ -3,13 +3,18 @@
     QwenctlError                exit 1   something failed; the message says what, the hint what to do next
     ├── InvalidRequest          exit 2   options or input that contradict each other or make no sense
     ├── DoesNotFit              exit 3   this machine (memory, disk) is too small for what was asked
-    ├── ModelNotFound           exit 1   no file or converted model of that name
+    ├── ModelNotFound           exit 1   no file, no model here and no repository of that name
     ├── ModelLoadFailed         exit 1   llama.cpp refused the file, or would have crashed on it
     ├── PromptTooLong           exit 1   more prompt tokens than the context holds
     ├── TemplateFailed          exit 1   the model's chat template raised, looped or grew too large
     ├── GenerationFailed        exit 1   llama.cpp reported an error while decoding
     ├── ExpertReadFailed        exit 1   an expert's weights could not be read from the model's file
-    └── BatchFailed             exit 1   some lines of a batch ended in error records
+    ├── BatchFailed             exit 1   some lines of a batch ended in error records
+    └── HubError                exit 1   something between us and a hub of models
+        ├── HubUnreachable      exit 1   no connection, or it keeps breaking; the hub is busy or broken
+        ├── HubAccessRefused    exit 1   a token is missing, wrong, or has no right to these files
+        ├── RemoteFileChanged   exit 1   what the hub gives is not the file that was asked for
+        └── TransferDamaged     exit 1   the bytes that came do not have the hash that the hub names
 
 Errors of the `quant` package have their own tree (quant/errors.py). Only cli/errors.py knows both.
 Imports nothing of ours.
@@ -92,6 +97,26 @@ class ExpertReadFailed(QwenctlError):
 
 class BatchFailed(QwenctlError):
     """Some lines of a batch ended in error records; all the others are in the output file."""
+
+
+class HubError(QwenctlError):
+    """Something between us and a hub of models; what was fetched is kept, and the same command goes on with it."""
+
+
+class HubUnreachable(HubError):
+    """No connection, one that keeps breaking, or a hub that is busy, broken or answers what is no answer."""
+
+
+class HubAccessRefused(HubError):
+    """A token is missing, wrong, or has no right to these files; or the licence was not accepted yet."""
+
+
+class RemoteFileChanged(HubError):
+    """What the hub gives is not there, or not the file that was asked for: another size, commit or hash."""
+
+
+class TransferDamaged(HubError):
+    """The bytes that came do not have the hash that the hub names, however often they are fetched."""
 
 
 def _next_multiple(value: int, step: int) -> int:

@@ -6,7 +6,15 @@
     QWENCTL_DEBUG     1: every error shows its traceback
     XDG_DATA_HOME, XDG_CACHE_HOME   parents of the data and the cache folder
     NO_COLOR, TERM=dumb             plain text, no escape sequences
+    CUDA_…, GGML_…, OMP_… and more  read by native libraries; `qwenctl doctor` shows them
+    HF_ENDPOINT       address of the hub                  default: https://huggingface.co
+    HF_HOME, HF_HUB_CACHE    huggingface_hub's folder, and its cache of files in there
+    HF_TOKEN          the user's token for the hub; HF_HUB_DISABLE_IMPLICIT_TOKEN=1: none is sent
+    HF_HUB_OFFLINE    1: nothing is asked of the hub; what its cache holds can still be used
+    HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY   in capitals or not: how a hub is reached
+    SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE   who vouches for a hub or a proxy
 
+What huggingface_hub reads by itself has the meaning that it has there (huggingface_hub/constants.py).
 Knows nothing of options: a command combines these values with its flags, and the flag wins.
 """
 
@@ -15,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from qwenctl.errors import InvalidRequest
 
@@ -29,7 +38,61 @@ _VARIABLES = (
     "XDG_CACHE_HOME",
     "NO_COLOR",
     "TERM",
+    "HF_ENDPOINT",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+)  # HF_TOKEN is a secret and not for showing
+# What native libraries read: which devices they see, how many threads they start.
+_NATIVE = (
+    "CUDA_",
+    "NVIDIA_VISIBLE",
+    "HIP_",
+    "ROCR_",
+    "ZE_",
+    "ONEAPI_",
+    "VK_",
+    "GGML_",
+    "LLAMA_",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
 )
+
+_HUB = "https://huggingface.co"
+_HUB_ON = frozenset({"1", "on", "yes", "true"})  # anything else is off, without complaint: so huggingface_hub has it
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """Where the hub is, and what may be told to it."""
+
+    cache_dir: Path  # huggingface_hub's cache of files
+    endpoint: str = _HUB
+    token: str | None = field(default=None, repr=False)  # of the environment; another may be stored
+    may_send_token: bool = True
+    offline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """How other machines are reached. Not shown in messages: the URL of a proxy may hold a password."""
+
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)  # "http", "https" or "all" → URL of a proxy
+    no_proxy: str = ""  # hosts that are reached without one, separated by commas; "*": all
+    ca_file: Path | None = None  # certificates to trust instead of those that come with the program
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> NetworkSettings:
+        """Read the variables that curl, pip and the hub's own client know. Small letters win, as they do there."""
+        found = {scheme: _either_case(environ, f"{scheme}_proxy") for scheme in ("http", "https", "all")}
+        files = (environ.get(name) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
+        ca_file = next((name for name in files if name), None)
+        return cls(
+            proxies={scheme: url for scheme, url in found.items() if url},
+            no_proxy=_either_case(environ, "no_proxy"),
+            ca_file=Path(ca_file) if ca_file else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +106,9 @@ class Settings:
     n_threads: int | None = None  # None: chosen per command
     debug: bool = False
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
-    variables: Mapping[str, str] = field(default_factory=dict, compare=False)  # those of the table above that are set
+    hub: HubSettings = field(default_factory=lambda: _hub_settings({}))
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    variables: Mapping[str, str] = field(default_factory=dict, compare=False)  # those that matter and are set
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -63,8 +128,18 @@ class Settings:
             n_threads=_n_threads(environ),
             debug=_switch(environ, "QWENCTL_DEBUG", default=False),
             plain=bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb",
-            variables={name: environ[name] for name in _VARIABLES if environ.get(name)},
+            hub=_hub_settings(environ),
+            network=NetworkSettings.from_environment(environ),
+            variables={name: value for name, value in environ.items() if value and _is_shown(name)},
         )
+
+
+def _is_shown(name: str) -> bool:
+    return name in _VARIABLES or name.startswith(_NATIVE)
+
+
+def _either_case(environ: Mapping[str, str], name: str) -> str:
+    return (environ.get(name) or environ.get(name.upper()) or "").strip()
 
 
 def _xdg_folder(environ: Mapping[str, str], name: str, default: str) -> Path:
@@ -73,6 +148,31 @@ def _xdg_folder(environ: Mapping[str, str], name: str, default: str) -> Path:
     if not parent.is_absolute():
         parent = Path(environ.get("HOME") or Path.home()) / default
     return parent / "qwenctl"
+
+
+def _hub_settings(environ: Mapping[str, str]) -> HubSettings:
+    parent = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or Path.home()) / ".cache"
+    home = Path(environ.get("HF_HOME") or Path(parent) / "huggingface")
+    cache = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub"
+    endpoint = environ.get("HF_ENDPOINT", "").strip().rstrip("/") or _HUB
+    if not _is_address(endpoint):
+        raise InvalidRequest(f"HF_ENDPOINT is {environ['HF_ENDPOINT']!r}", f"write an address: {_HUB}")
+    token = (environ.get("HF_TOKEN") or environ.get("HUGGING_FACE_HUB_TOKEN") or "").strip()
+    return HubSettings(
+        cache_dir=Path(cache).expanduser(),
+        endpoint=endpoint,
+        token=token or None,
+        may_send_token=environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _HUB_ON,
+        offline=(environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or "").lower() in _HUB_ON,
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 def _switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:

@@ -24,6 +24,7 @@ from pathlib import Path
 import llama_cpp
 
 from qwenctl.core import Finished, GenerationRequest, SamplingParams, TextDelta
+from qwenctl.services.calibration_key import cpu_name
 from qwenctl.services.engine import Engine, EngineOptions
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -93,17 +94,6 @@ def run(engine: Engine, questions: list[str], max_tokens: int) -> Run:
                 result.n_generated_tokens += event.usage.n_generated_tokens
     result.wall_s, result.cpu_s = time.perf_counter() - wall, time.process_time() - cpu
     return result
-
-
-def cpu_name() -> str:
-    """Return what the processor calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def summary(arguments: argparse.Namespace, runs: dict[int, list[Run]]) -> dict[str, object]:

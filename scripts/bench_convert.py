@@ -35,6 +35,7 @@ from pathlib import Path
 
 from quant.libggml import load_libggml
 from quant.recipe import OUTPUT_TYPES
+from qwenctl.services.calibration_key import cpu_name
 from qwenctl.services.machine_limits import usable_cores
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -233,12 +234,8 @@ def bench_kill(source: Path, work: Path, options: argparse.Namespace) -> dict[st
 def describe_machine() -> dict[str, object]:
     """What the figures hold for."""
     lib = load_libggml()
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
     return {
-        "cpu": model,
+        "cpu": cpu_name(),
         "n_cores": usable_cores(),
         "load_before": os.getloadavg()[0],
         "system": platform.platform(),

@@ -49,6 +49,7 @@ from offload_bench.task import N_DECODED, PHASES, PROMPT_TOKENS, Phase, Run, Tas
 
 from quant.gguf_read import read_gguf
 from quant.libggml import load_libggml
+from qwenctl.services.calibration_key import cpu_name
 from qwenctl.services.cpu_threads import default_n_threads
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -97,13 +98,11 @@ def gpu_free_bytes() -> list[int]:
 
 def machine() -> dict[str, Any]:
     """Return what the figures hold for."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    cpu = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     ggml = load_libggml()
     return {
-        "cpu": cpu.get("model name", platform.processor()),
-        "amx": "amx_int8" in cpu.get("flags", ""),
+        "cpu": cpu_name(),
+        "amx": "amx_int8" in flags,
         "cores": os.cpu_count(),
         "read_ahead_kb": sorted({int(path.read_text()) for path in Path("/sys/block").glob("*/queue/read_ahead_kb")}),
         "load": round(os.getloadavg()[0], 2),

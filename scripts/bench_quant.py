@@ -27,6 +27,7 @@ from quant_bench.quality import demo_imatrix, held_out_chunks, measure_quality, 
 
 from quant.codecs.fast import load_fast_encoders
 from quant.libggml import load_libggml
+from qwenctl.services.calibration_key import cpu_name
 from qwenctl.services.machine_limits import usable_cores
 
 PARTS = ("encoders", "conversion", "quality")
@@ -65,16 +66,8 @@ def note(text: str) -> None:
 def versions() -> str:
     """The machine and what runs on it."""
     lib, fast = load_libggml(), load_fast_encoders()
-    model = next(
-        (line.split(":", 1)[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
-        platform.machine(),
-    )
     isa = "not compiled" if fast is None else fast.isa
-    return f"{model}, Python {platform.python_version()}, ggml {lib.version} ({lib.commit}), encoders {isa}"
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+    return f"{cpu_name()}, Python {platform.python_version()}, ggml {lib.version} ({lib.commit}), encoders {isa}"
 
 
 def encoders(options: argparse.Namespace) -> tuple[list, str]:

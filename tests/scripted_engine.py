@@ -51,6 +51,7 @@ class ScriptedEngine:
     history: list[GenerationRequest] = field(default_factory=list)  # every request, in order of submission
     most_active: int = 0  # sequences that ran at the same time
     closed: bool = False
+    failure: GenerationFailed | None = None  # of the engine as a whole
 
     def __post_init__(self) -> None:
         self._queue = deque(self.replies)

@@ -1,4 +1,4 @@
-"""The kind of click command that this program is made of: it carries examples, shown in its help and in the README."""
+"""The kinds of click command that this program is made of: with examples, shown in their help and in the README."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+
+from qwenctl.cli.lazy_group import LazyGroup
 
 
 class Command(click.Command):
@@ -25,3 +27,7 @@ class Command(click.Command):
             for example in self.examples:
                 formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
         super().format_epilog(ctx, formatter)
+
+
+class CommandGroup(Command, LazyGroup):
+    """A command that has commands below it, and does something by itself, too."""

@@ -11,27 +11,20 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import click
 
 from qwenctl import __version__
+from qwenctl.cli.lazy_group import Entry, LazyGroup
 from qwenctl.errors import ExitCode
 from qwenctl.settings import Settings
-
-
-class Entry(NamedTuple):
-    """One row of the command table."""
-
-    section: str
-    module: str
-    summary: str  # one line, the same as the command's own short help
-
 
 COMMANDS: dict[str, Entry] = {
     "run": Entry("Use a model", "qwenctl.cli.commands.run", "Answer one prompt."),
     "chat": Entry("Use a model", "qwenctl.cli.commands.chat", "Talk with a model in the terminal."),
     "batch": Entry("Use a model", "qwenctl.cli.commands.batch", "Answer a file of prompts."),
+    "pull": Entry("Make models", "qwenctl.cli.commands.pull", "Get a model from a hub."),
     "convert": Entry("Make models", "qwenctl.cli.commands.convert", "Turn a Hugging Face checkpoint into a GGUF file."),
     "quantize": Entry("Make models", "qwenctl.cli.commands.quantize", "Turn a GGUF file into one of another type."),
     "imatrix": Entry(
@@ -43,48 +36,22 @@ COMMANDS: dict[str, Entry] = {
         "Look at models", "qwenctl.cli.commands.experts", "Show which experts a Mixture-of-Experts model uses."
     ),
     "eval": Entry("Look at models", "qwenctl.cli.commands.eval", "Measure how good models are on a text."),
-    "models": Entry("Look at models", "qwenctl.cli.commands.models", "List the converted models."),
+    "models": Entry(
+        "Look at models", "qwenctl.cli.commands.models", "List the models that are here, and look after them."
+    ),
+    "plan": Entry("Machines", "qwenctl.cli.commands.plan", "Say what fits a machine, how fast, and how to run it."),
+    "worker": Entry(
+        "Machines", "qwenctl.cli.commands.worker", "Lend this machine's devices to models that run on another."
+    ),
     "doctor": Entry(
-        "Look at the machine", "qwenctl.cli.commands.doctor", "Say what this machine has for models, and what is wrong."
+        "Machines", "qwenctl.cli.commands.doctor", "Say what this machine has for models, and what is wrong."
     ),
 }
 
 
-class LazyGroup(click.Group):
-    """A click group that imports a command's module only when the command is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Return the names in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import the module of `cmd_name` and return its command, or None for a name the table lacks."""
-        entry = COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        command: click.Command = import_module(entry.module).command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of `args`; a name that is not there is answered with the nearest one that is."""
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = import_module("difflib").get_close_matches(args[0], COMMANDS, 1)
-            raise click.UsageError(f"no command {args[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""), ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the table by sections, importing nothing."""
-        width = max(len(name) for name in COMMANDS)
-        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
-            rows = [(name.ljust(width), entry.summary) for name, entry in COMMANDS.items() if entry.section == section]
-            with formatter.section(section):
-                formatter.write_dl(rows)
-
-
 @click.group(
     cls=LazyGroup,
+    entries=COMMANDS,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="qwenctl COMMAND --help shows a command's options and examples.",

@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, NamedTuple, Self, TextIO
 
 from qwenctl.units import format_seconds
 
 FormatAmount = Callable[[float], str]
 LINE_EVERY_S = 5.0
+_MOST_PARTS = 8  # shown at once
+
+
+class Part(NamedTuple):
+    """A part of the work, such as a file."""
+
+    name: str
+    done: float
+    total: float
 
 
 class Progress(ABC):
@@ -28,6 +37,10 @@ class Progress(ABC):
         Args:
             total: the amount at the end, where it is known better than at the beginning.
         """
+
+    @abstractmethod
+    def show_parts(self, parts: Sequence[Part]) -> None:
+        """Say how far the parts are that are being worked on. Shown where there is room for more than one line."""
 
     def __enter__(self) -> Self:
         return self
@@ -42,6 +55,9 @@ class NoProgress(Progress):
     """Shows nothing."""
 
     def update(self, done: float, remark: str = "", *, total: float | None = None) -> None:
+        """Drop it."""
+
+    def show_parts(self, parts: Sequence[Part]) -> None:
         """Drop it."""
 
 
@@ -79,6 +95,9 @@ class LineProgress(Progress):
             parts.append(remark)
         self._write(f"{self._label} {' · '.join(parts)}\n")
 
+    def show_parts(self, parts: Sequence[Part]) -> None:
+        """Drop it: a line every few seconds is for the whole."""
+
 
 class RichProgress(Progress):
     """A live bar on a terminal: share, amounts, time left, remark."""
@@ -99,6 +118,7 @@ class RichProgress(Progress):
             transient=True,
         )
         self._task = self._bar.add_task(label, total=total, amount="", remark="")
+        self._parts: dict[str, Any] = {}  # name → task
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -116,3 +136,14 @@ class RichProgress(Progress):
         self._bar.update(
             self._task, completed=done, total=self._total, amount=amount, remark=remark.replace("[", r"\[")
         )
+
+    def show_parts(self, parts: Sequence[Part]) -> None:
+        """Give each a line of its own below the bar, and take it away when it is no longer named."""
+        shown = {part.name: part for part in parts[:_MOST_PARTS]}
+        for name in self._parts.keys() - shown.keys():
+            self._bar.remove_task(self._parts.pop(name))
+        for name, part in shown.items():
+            if name not in self._parts:
+                self._parts[name] = self._bar.add_task(f"  {name}".replace("[", r"\["), remark="", amount="")
+            amount = f"{self._format(part.done)} of {self._format(part.total)}"
+            self._bar.update(self._parts[name], completed=part.done, total=part.total, amount=amount)

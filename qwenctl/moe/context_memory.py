@@ -1,15 +1,20 @@
-"""What llama.cpp allocates for a context besides weights: KV cache, compute buffer, logits. Formulas on values.
+"""What llama.cpp allocates for a context besides weights: KV cache, states, compute buffer, logits. Formulas on values.
 
-The formulas of the compute buffer were fitted to what llama.cpp 0c1e57098 (llama-cpp-python 0.3.36) reports for
-qwen3moe at the shapes of 30B-A3B and 235B-A22B, 256 to 32768 cells, micro-batches of 64 to 4096, one and eight streams,
-with and without flash attention: exact to a MiB with flash attention or with 2048 cells and more, and up to 8 % too
-much below. Bytes of a token of the micro-batch, everything f32, k experts used:
+The formulas of the compute buffer were fitted to what llama.cpp 0c1e57098 (llama-cpp-python 0.3.36) reports at true
+shapes of qwen3, qwen3moe, llama with experts, deepseek2, qwen3next and qwen35moe, and with single lengths changed
+(scripts/check_plan_memory.py holds them against it). Numbers of a token of the micro-batch, all f32; k experts used,
+q = n_head × d, kv = n_head_kv × d:
 
-    experts     4 (2 k n_embd + 2 k n_ff)        down, weighted down, gate and up of all its experts
-    attention   4 (n_head n_cells + 3 n_head d + 2 n_head_kv d + n_embd)     scores, Q three times, K, V, residual
-    mask        4 n_cells, with flash attention 2 n_cells (f16), through all layers
+    dense ffn     3 n_ff + 3 n_embd + q                gate, up and their product beside residual, norm, attention
+    experts       3 k n_ff + 3 n_embd + q, or 2 k n_ff + 2 k n_embd: down and weighted down of all its experts;
+                  beside a shared expert 3 k n_ff + (k + 4) n_embd
+    attention     2 q + 2 kv + 3 n_embd, with gates 3 q + 2 kv + 4 n_embd; n_head n_cells scores
+    compressed    n_head (2 rank + 2 d) + 4 n_embd     keys and values kept as one vector of `rank` (MLA)
+    delta net     9 values + 5 keys + n_embd           linear attention, chunk by chunk
+    mask          4 n_cells bytes, with flash attention 2 (f16), through all layers
 
-Experts and attention take turns in the same memory. Without flash attention the scores are the largest part by far.
+They take turns in the same memory. Without flash attention the scores are the largest part by far. Errors come from
+gaps that ggml's allocator leaves or fills: up to 16 % of a compute buffer too much, at most 4 % too little.
 """
 
 from __future__ import annotations
@@ -39,6 +44,12 @@ class ContextShape:
     n_experts_used: int
     n_vocab: int
     n_layers: int  # without those for multi-token prediction, which llama.cpp does not load
+    n_ff_dense: int = 0  # of layers without experts
+    n_ff_shared: int = 0  # of the expert that every token uses
+    n_compressed: int = 0  # elements of keys and values kept together (MLA); 0: kept apart
+    n_delta_elements: int = 0  # of a token in linear attention: 9 values + 5 keys
+    state_bytes: int = 0  # of one sequence in all recurrent layers, however long it is
+    n_attention_layers: int | None = None  # layers with cells; None: all
 
     @classmethod
     def of(cls, metadata: Mapping[str, object], n_vocab: int) -> ContextShape:
@@ -56,23 +67,66 @@ class ContextShape:
         kv_heads = _numbers(metadata, f"{a}.attention.head_count_kv", max(heads))
         key_length = max(_numbers(metadata, f"{a}.attention.key_length", n_embd // max(1, *heads)))
         value_length = max(_numbers(metadata, f"{a}.attention.value_length", key_length))
-        all_kv_heads = sum(kv_heads) if len(kv_heads) > 1 else kv_heads[0] * n_layers
-        widths = _numbers(metadata, f"{a}.expert_feed_forward_length", 0)
-        if not max(widths):
-            widths = _numbers(metadata, f"{a}.feed_forward_length", 0)
+        key_mla = max(_numbers(metadata, f"{a}.attention.key_length_mla", 0))
+        state = _Recurrent.of(metadata, a, n_layers)
+        n_cell_layers = n_layers - state.n_layers
+        all_kv_heads = sum(kv_heads) if len(kv_heads) > 1 else kv_heads[0] * n_cell_layers
+        n_experts = max(_numbers(metadata, f"{a}.expert_count", 0))
+        n_ff = max(_numbers(metadata, f"{a}.feed_forward_length", 0))
+        n_ff_expert = max(_numbers(metadata, f"{a}.expert_feed_forward_length", 0)) or n_ff
         return cls(
             n_embd=n_embd,
             n_head=max(heads),
             n_head_kv=max(kv_heads),
             n_kv_elements=all_kv_heads * key_length,
-            n_v_elements=all_kv_heads * value_length,
-            head_dim=max(key_length, value_length),
-            n_ff_expert=max(widths),
-            n_experts=max(_numbers(metadata, f"{a}.expert_count", 0)),
+            n_v_elements=0 if key_mla else all_kv_heads * value_length,
+            head_dim=key_mla or max(key_length, value_length),
+            n_ff_expert=n_ff_expert,
+            n_experts=n_experts,
             n_experts_used=max(_numbers(metadata, f"{a}.expert_used_count", 0)),
             n_vocab=n_vocab,
             n_layers=n_layers,
+            n_ff_dense=n_ff if not n_experts or f"{a}.leading_dense_block_count" in metadata else 0,
+            n_ff_shared=_shared_width(metadata, a, n_ff_expert),
+            n_compressed=max(_numbers(metadata, f"{a}.attention.kv_lora_rank", 0)) if key_mla else 0,
+            n_delta_elements=state.n_delta_elements,
+            state_bytes=state.n_bytes,
+            n_attention_layers=n_cell_layers,
         )
+
+
+HYBRID = ("qwen3next", "qwen35", "qwen35moe")
+"""Families with layers of linear attention that are known here, by llama.cpp's names."""
+
+_FULL_ATTENTION_INTERVAL = 4  # of them, where the file does not say
+
+
+@dataclass(frozen=True, slots=True)
+class _Recurrent:
+    """Layers that keep a state instead of cells: the convolution's last inputs and a matrix a head, f32."""
+
+    n_layers: int = 0
+    n_bytes: int = 0  # of one sequence, all of them
+    n_delta_elements: int = 0
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, object], a: str, n_layers: int) -> _Recurrent:
+        if a not in HYBRID:
+            return cls()
+        interval = max(_numbers(metadata, f"{a}.full_attention_interval", _FULL_ATTENTION_INTERVAL))
+        taps, inner, groups, state = (
+            max(_numbers(metadata, f"{a}.ssm.{key}", 0))
+            for key in ("conv_kernel", "inner_size", "group_count", "state_size")
+        )
+        count = n_layers - n_layers // interval
+        keys = groups * state
+        elements = (taps - 1) * (inner + 2 * keys) + state * inner  # llama_hparams::n_embd_r, n_embd_s
+        return cls(count, 4 * elements * count, 9 * inner + 5 * keys)
+
+
+def _shared_width(metadata: Mapping[str, object], a: str, n_ff_expert: int) -> int:
+    width = max(_numbers(metadata, f"{a}.expert_shared_feed_forward_length", 0))
+    return width or n_ff_expert * max(_numbers(metadata, f"{a}.expert_shared_count", 0))
 
 
 def padded_cells(n_cells: int) -> int:
@@ -83,7 +137,7 @@ def padded_cells(n_cells: int) -> int:
 def kv_cache_bytes(shape: ContextShape, n_cells: int, n_streams: int, type_k: str = "f16", type_v: str = "f16") -> int:
     """Return the bytes of the KV cache; it is filled with zeros at once, so all of it is memory.
 
-    Models with recurrent layers take less than this: those layers have a state instead of cells.
+    With the states of recurrent layers, which have no cells.
 
     Args:
         n_cells: of each stream.
@@ -92,7 +146,7 @@ def kv_cache_bytes(shape: ContextShape, n_cells: int, n_streams: int, type_k: st
     """
     k_bytes = _type_bytes(type_k, shape.n_kv_elements)
     v_bytes = _type_bytes(type_v, shape.n_v_elements)
-    return padded_cells(n_cells) * n_streams * (k_bytes + v_bytes)
+    return n_streams * (padded_cells(n_cells) * (k_bytes + v_bytes) + shape.state_bytes)
 
 
 def scores_bytes(shape: ContextShape, n_ubatch: int, n_cells: int) -> int:
@@ -108,12 +162,29 @@ def compute_buffer_bytes(shape: ContextShape, n_ubatch: int, n_cells: int, *, fl
         n_cells: that one stream's tokens are held against.
         flash: whether attention is computed by flash attention.
     """
-    cells, k = padded_cells(n_cells), shape.n_experts_used
-    experts = 4 * (2 * k * shape.n_embd + 2 * k * shape.n_ff_expert)
-    projections = 3 * shape.n_head * shape.head_dim + 2 * shape.n_head_kv * shape.head_dim + shape.n_embd
-    attention = 4 * (projections + (0 if flash else shape.n_head * cells))
-    mask = (2 if flash else 4) * cells
-    return min(n_ubatch, cells) * (mask + max(experts, attention))
+    cells = padded_cells(n_cells)
+    scores = 0 if flash else shape.n_head * cells
+    elements = max(_ffn_elements(shape), _attention_elements(shape) + scores, shape.n_delta_elements + shape.n_embd)
+    return min(n_ubatch, cells) * ((2 if flash else 4) * cells + 4 * elements)
+
+
+def _ffn_elements(shape: ContextShape) -> int:
+    k, n_embd, n_ff = shape.n_experts_used, shape.n_embd, shape.n_ff_expert
+    beside = 3 * n_embd + shape.n_head * shape.head_dim
+    dense = 3 * shape.n_ff_dense + beside
+    if not k:
+        return dense
+    weighted = 3 * k * n_ff + (k + 4) * n_embd if shape.n_ff_shared else 2 * k * (n_ff + n_embd)
+    return max(dense, 3 * k * n_ff + beside, weighted)
+
+
+def _attention_elements(shape: ContextShape) -> int:
+    q, kv = shape.n_head * shape.head_dim, shape.n_head_kv * shape.head_dim
+    if shape.n_compressed:
+        return 2 * shape.n_head * (shape.n_compressed + shape.head_dim) + 4 * shape.n_embd
+    if shape.n_delta_elements:  # these families gate the output of their attention
+        return 3 * q + 2 * kv + 4 * shape.n_embd
+    return 2 * q + 2 * kv + 3 * shape.n_embd
 
 
 def work_bytes(shape: ContextShape, n_ubatch: int, n_cells: int, *, flash: bool = False) -> int:

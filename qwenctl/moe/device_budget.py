@@ -105,10 +105,11 @@ def _budget(
 ) -> DeviceBudget:
     n_layers = model.shape.n_layers
     inner = tuple(layer for layer in layers if layer < n_layers)
+    held = frozenset(inner)
     has_output = n_layers in layers
     dense = len(inner) * model.dense_layer_bytes + (model.output_bytes if has_output else 0)
     kv = -(-request.kv_bytes * len(inner) // n_layers)
     compute = request.compute_bytes if layers else 0
-    row = sum(size for layer, size in zip(model.layers, model.expert_bytes, strict=True) if layer in inner)
+    row = sum(size for layer, size in zip(model.layers, model.expert_bytes, strict=True) if layer in held)
     n_slots = max(0, min(model.n_experts, (free_bytes - dense - kv - compute) // row)) if row else 0
     return DeviceBudget(name, inner, has_output, dense, kv, compute, n_slots, n_slots * row, free_bytes)

@@ -136,7 +136,15 @@ def read_expert_map(gguf: GgufFile) -> ExpertMap | None:
         ExpertReadFailed: the files are not those any more that the header was read from.
     """
     try:
-        return _build(gguf)
+        return _build(gguf, _file_bytes(gguf))
+    except _Obstacle:
+        return None
+
+
+def planned_expert_map(gguf: GgufFile) -> ExpertMap | None:
+    """Return where the experts of a file will lie that is not there yet; None where there are none to be mapped."""
+    try:
+        return _build(gguf, (gguf.size_bytes,))
     except _Obstacle:
         return None
 
@@ -148,13 +156,13 @@ def why_not(gguf: GgufFile) -> str | None:
         ExpertReadFailed: the files are not those any more that the header was read from.
     """
     try:
-        _build(gguf)
+        _build(gguf, _file_bytes(gguf))
     except _Obstacle as obstacle:
         return str(obstacle)
     return None
 
 
-def _build(gguf: GgufFile) -> ExpertMap:
+def _build(gguf: GgufFile, file_bytes: tuple[int, ...]) -> ExpertMap:
     architecture = gguf.metadata.get("general.architecture")
     by_layer: dict[int, dict[Kind, TensorInfo]] = {}
     loaded = _loaded(gguf, str(architecture))
@@ -172,7 +180,7 @@ def _build(gguf: GgufFile) -> ExpertMap:
     mapped = sum(info.n_bytes for tensors in by_layer.values() for info in tensors.values())
     return ExpertMap(
         paths=gguf.paths,
-        file_bytes=_file_bytes(gguf),
+        file_bytes=file_bytes,
         architecture=str(architecture),
         n_experts=n_experts,
         n_experts_used=n_used,

@@ -13,8 +13,11 @@ A prompt of n tokens is ceil(n / u) passes, so larger ones read less. From 64 to
 
 But activations take memory from the slots, n_slots falls with u, and an answer after the prompt misses more often:
 
-    miss       = (1 - n_slots/E)^5.5                 of an LRU a layer; fits what was published for Qwen3-30B-A3B:
-                                                     12 % of the experts 0.47, 24 % 0.20, 40 % 0.05 to 0.10
+    miss       = (1 - n_slots/E)^x                   of an LRU a layer. x = 5.5 fits what was published for
+                                                     Qwen3-30B-A3B: 12 % of the experts 0.47, 24 % 0.20, 40 % 0.05 to
+                                                     0.10. With 256 experts and more routing is flatter, x = 2.5:
+                                                     18 % 0.57, 36 % 0.38, 54 % 0.28 of a model with 512; with few
+                                                     large ones (Mixtral: half of 8 miss 0.35) x = 1.5
     token_s    = sum over layers of k miss expert_bytes / disk_bytes_s + what does not depend on u
 """
 
@@ -31,7 +34,8 @@ from qwenctl.moe.model_size import ModelSize
 N_UBATCHES = (512, 1024, 2048, 4096)
 LONG_PROMPT_TOKENS = 4096  # what the choice is made for, …
 ANSWER_TOKENS = 128  # … followed by this
-_MISS_EXPONENT = 5.5
+_MISS_EXPONENTS = ((64, 1.5), (192, 5.5))  # below so many experts; from there on:
+_FLAT_EXPONENT = 2.5
 _WORTH = 1.05  # a larger micro-batch has to be this much faster
 
 
@@ -95,10 +99,17 @@ def prefill_s(model: ModelSize, rates: PrefillRates, candidate: Candidate, n_tok
     return seconds + (_pass_s(model, rates, candidate.n_slots, rest) if rest else 0.0)
 
 
+def miss_rate(n_experts: int, n_slots: float) -> float:
+    """Return the part of a token's experts that are not in a layer's slots."""
+    exponent = next((power for most, power in _MISS_EXPONENTS if n_experts < most), _FLAT_EXPONENT)
+    rate: float = max(0.0, 1 - n_slots / n_experts) ** exponent
+    return rate
+
+
 def miss_s(model: ModelSize, rates: PrefillRates, n_slots: float) -> float:
     """Return the estimated seconds that a generated token waits for experts without a slot."""
-    miss_rate: float = max(0.0, 1 - n_slots / model.n_experts) ** _MISS_EXPONENT
-    return model.n_experts_used * miss_rate * sum(model.expert_bytes) / rates.disk_bytes_s
+    missing = model.n_experts_used * miss_rate(model.n_experts, n_slots)
+    return missing * sum(model.expert_bytes) / rates.disk_bytes_s
 
 
 def choose_ubatch(model: ModelSize, rates: PrefillRates, candidates: Iterable[Candidate]) -> int:

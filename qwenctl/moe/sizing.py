@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from qwenctl.errors import DoesNotFit, InvalidRequest
 from qwenctl.moe.context_memory import compute_bytes, kv_cache_bytes, scores_bytes
 from qwenctl.moe.device_budget import DevicePlan, DeviceRequest, plan_devices
+from qwenctl.moe.flash_choice import FLOAT_CACHES, MOST_SCORES_BYTES
 from qwenctl.moe.machine_memory import MachineMemory
 from qwenctl.moe.microbatch import N_UBATCHES, Candidate, choose_ubatch
 from qwenctl.moe.model_size import ModelSize
@@ -34,7 +35,6 @@ _TIGHT_UBATCHES = (256, 128, 64)  # where not even the smallest of N_UBATCHES fi
 # in between; the rest is for what the scheduler and the I/O threads hold.
 _BASE_BYTES = 90 * MIB
 _BASE_VOCAB_BYTES = 700  # a token of the vocabulary, in llama.cpp and in ours
-_MOST_SCORES_BYTES = 1 << 30  # of attention without flash attention: services/native_model.py
 _SCORES_SHARE = 16  # nor more than this part of the budget, unless all experts have slots nevertheless
 _LEAST_RING_SLOTS = 4
 _RING_ROUNDS = 2  # experts of this many tokens in the ring, if that is …
@@ -57,7 +57,7 @@ def size_offload(model: ModelSize, machine: MachineMemory, request: OffloadReque
         InvalidRequest: `n_slots` is below the experts that one token uses.
     """
     _check(model, machine, request)
-    plan = _planned(model, machine, request)
+    plan = try_size(model, machine, request)
     if plan is None:
         raise _does_not_fit(model, machine, request)
     return plan
@@ -66,11 +66,11 @@ def size_offload(model: ModelSize, machine: MachineMemory, request: OffloadReque
 def smallest_ram_bytes(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> int:
     """Return the smallest `ram_bytes` that `size_offload` can plan with, a multiple of 1 MiB."""
     low, high = 0, 1
-    while _planned(model, machine, replace(request, ram_bytes=high * MIB)) is None:
+    while try_size(model, machine, replace(request, ram_bytes=high * MIB)) is None:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        if _planned(model, machine, replace(request, ram_bytes=middle * MIB)) is None:
+        if try_size(model, machine, replace(request, ram_bytes=middle * MIB)) is None:
             low = middle
         else:
             high = middle
@@ -79,12 +79,12 @@ def smallest_ram_bytes(model: ModelSize, machine: MachineMemory, request: Offloa
 
 def largest_context(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> int | None:
     """Return the longest context that fits, at most the one asked for, in steps of 256; None if none does."""
-    if _planned(model, machine, request) is not None:
+    if try_size(model, machine, request) is not None:
         return request.n_cells
     low, high = 0, request.n_cells // _CELLS_STEP
     while low < high:
         middle = (low + high + 1) // 2
-        if _planned(model, machine, replace(request, n_cells=_CELLS_STEP * middle)) is None:
+        if try_size(model, machine, replace(request, n_cells=_CELLS_STEP * middle)) is None:
             high = middle - 1
         else:
             low = middle
@@ -146,20 +146,15 @@ class _Room:
         """
         if self.request.flash_attention is not None:
             return (self.request.flash_attention,)
-        without = (
-            self.request.n_streams > 1
-            and scores <= _MOST_SCORES_BYTES
-            and self.request.type_v in ("f32", "f16", "bf16")
-        )
+        without = self.request.n_streams > 1 and scores <= MOST_SCORES_BYTES and self.request.type_v in FLOAT_CACHES
         return (False, True) if without else (True,)
 
     def _parts(self, n_ubatch: int, *, flash: bool) -> MemoryParts:
         model, request, devices = self.model, self.request, self.devices
         shared = self.machine.shared and request.ram_bytes is None
         return MemoryParts(
-            margin=_margin_bytes(self.budget, shared=shared),
-            base=max(_BASE_BYTES + _BASE_VOCAB_BYTES * model.shape.n_vocab, self.machine.used_bytes)
-            + request.reserved_bytes,
+            margin=margin_bytes(self.budget, shared=shared),
+            base=base_bytes(model.shape.n_vocab, self.machine.used_bytes) + request.reserved_bytes,
             dense=max(0, model.dense_bytes - devices.dense_bytes),
             kv=max(0, _kv_bytes(model, request) - devices.kv_bytes),
             compute=compute_bytes(model.shape, n_ubatch, request.n_cells, n_outputs=request.n_outputs, flash=flash),
@@ -203,8 +198,8 @@ def prompt_space(model: ModelSize, n_ubatch: int) -> PromptSpace:
     return PromptSpace(shape.n_embd, shape.n_ff_expert, model.n_experts_used, n_ubatch, largest)
 
 
-def _planned(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> OffloadPlan | None:
-    """Return the best plan for the request's budget, None if there is none.
+def try_size(model: ModelSize, machine: MachineMemory, request: OffloadRequest) -> OffloadPlan | None:
+    """Return the best plan for the request's budget, None if there is none; nothing else is checked.
 
     Devices are planned for the smallest micro-batch first, and then for the chosen one, unless that costs them layers.
     """
@@ -259,7 +254,12 @@ def _padded(n_bytes: int, step: int) -> int:
     return -(-n_bytes // step) * step
 
 
-def _margin_bytes(budget: int, *, shared: bool) -> int:
+def base_bytes(n_vocab: int, used_bytes: int) -> int:
+    """Return what Python, libraries and the vocabulary take, at least what this process holds already."""
+    return max(_BASE_BYTES + _BASE_VOCAB_BYTES * n_vocab, used_bytes)
+
+
+def margin_bytes(budget: int, *, shared: bool) -> int:
     """Return what stays unplanned: less where a control group or --ram is the bound, and nobody else lives there."""
     return 256 * MIB + budget // 20 if shared else 64 * MIB + budget // 50
 

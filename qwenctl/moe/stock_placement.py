@@ -4,7 +4,8 @@
     with experts       every layer's dense part first, then the experts of as many layers as fit; the others' stay in
                        main memory, through a buffer-type override of their tensors, as llama.cpp's --n-cpu-moe does
 
-Layers are split over devices as device_split.py says. Knows nothing of slots.
+Layers are split over devices as device_split.py says; where not all fit so, each device is filled, unless the user said
+how to split. Knows nothing of slots.
 """
 
 from __future__ import annotations
@@ -117,21 +118,44 @@ def place_stock(sizes: LayerSizes, devices: Sequence[DeviceMemory], request: Dev
     """
     n_layers = len(sizes.dense)
     free = usable_bytes(devices, request.vram_bytes)
-    for count in range(request.most_layers(n_layers) if sum(free) else 0, 0, -1):
-        held = held_layers(n_layers, request.split or free, count)
+    most = request.most_layers(n_layers) if sum(free) else 0
+    counts = range(most, 0, -1) if request.split else range(most, 0, -1)[:1]
+    tries = [held_layers(n_layers, request.split or free, count) for count in counts]
+    if not request.split:
+        tries.append(_filled(sizes, request, free, most))
+    for held in tries:
         parts = tuple(
             _part(sizes, request, device.name, room, layers)
             for device, room, layers in zip(devices, free, held, strict=True)
         )
-        if all(part.planned_bytes <= part.free_bytes for part in parts):
+        if any(held) and all(part.planned_bytes <= part.free_bytes for part in parts):
             on_devices = {layer for part in parts for layer in part.layers if sizes.experts[layer]}
-            return StockPlacement(n_layers, count, parts, _without(on_devices, parts))
+            return StockPlacement(n_layers, sum(map(len, held)), parts, _without(on_devices, parts))
     return StockPlacement(n_layers, 0, (), ())
 
 
 def cpu_override(layers: Iterable[int]) -> str:
     """Return the pattern of the expert tensors of these layers, for llama.cpp's tensor_buft_overrides."""
     return rf"blk\.({'|'.join(map(str, layers))}){EXPERT_TENSORS}"
+
+
+def _filled(sizes: LayerSizes, request: DeviceRequest, free: Sequence[int], most: int) -> list[list[int]]:
+    """Return each device's layers, at most the last `most`: what fits on the last device, then on the one before."""
+    n_layers = len(sizes.dense)
+    kv = -(-request.kv_bytes // n_layers)
+    layer = n_layers
+    held: list[list[int]] = []
+    for room in reversed(free):
+        left, layers = room - request.compute_bytes, []
+        while layer > n_layers - most:
+            needed = sizes.output if layer == n_layers else sizes.dense[layer] + kv
+            if needed > left:
+                break
+            left -= needed
+            layers.append(layer)
+            layer -= 1
+        held.append(layers[::-1])
+    return held[::-1]
 
 
 def _part(sizes: LayerSizes, request: DeviceRequest, name: str, free_bytes: int, layers: Sequence[int]) -> StockPart:

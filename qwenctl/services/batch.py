@@ -305,6 +305,8 @@ class _Run:
         if done.reason is FinishReason.CANCELLED:
             return  # somebody wants the run to end: the line is not answered
         if done.reason is FinishReason.ERROR:
+            if (failure := self._model.engine.failure) is not None:
+                raise failure  # not the line's: the next run answers it
             self._fail(running.key, running.line_number, "generation_failed", done.error or "the engine failed")
             return
         name = self._model.engine.info.name

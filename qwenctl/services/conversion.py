@@ -14,7 +14,7 @@ from quant.codecs.row_encoder import make_row_encoder
 from quant.conversion_plan import ConversionPlan, Importance, read_source
 from quant.imatrix_file import read_imatrix
 from quant.libggml import load_libggml
-from quant.pipeline import ConversionProgress, run_plan
+from quant.pipeline import ConversionOutcome, ConversionProgress, run_plan
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.machine_limits import peak_rss_bytes, usable_cores
 from qwenctl.services.type_choice import ChosenPlan, TypeRequest, choose_plan
@@ -136,6 +136,13 @@ def write_plan(
     n_threads = n_threads or usable_cores()
     encoder = make_row_encoder(load_libggml(), quality)
     outcome = run_plan(planned, out, encoder, n_threads, force=force, restart=restart, on_progress=on_progress)
+    return conversion_result(planned, out, outcome, started, n_threads)
+
+
+def conversion_result(
+    planned: ConversionPlan, out: Path, outcome: ConversionOutcome, started_s: float, n_threads: int
+) -> ConversionResult:
+    """Return the figures of a conversion that began at `started_s`, on the monotonic clock, and has ended now."""
     return ConversionResult(
         path=out,
         output_type=planned.output.name,
@@ -143,7 +150,7 @@ def write_plan(
         n_weights=planned.n_weights,
         bits_per_weight=planned.bits_per_weight,
         n_weights_resumed=outcome.n_weights_resumed,
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - started_s,
         weights_per_s=outcome.n_weights / outcome.convert_s if outcome.convert_s else 0.0,
         n_threads=n_threads,
         peak_rss_bytes=peak_rss_bytes(),

@@ -1,6 +1,7 @@
 """What of this machine and this installation matters for running models, and what is wrong with it, each with its fix.
 
-Looks; measures only on request. Changes nothing but the stored calibration. Knows nothing of how it is shown.
+Looks; measures on request, except for a short look at the disk. Changes nothing but the stored calibration. Knows
+nothing of how it is shown.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,6 @@ from qwenctl import __version__
 from qwenctl.errors import QwenctlError
 from qwenctl.moe.abi_check import UnknownBuild
 from qwenctl.moe.calibration import Calibration, stored_calibrations
-from qwenctl.moe.devices import DeviceCalls, device_memory, find_devices
 from qwenctl.moe.disk_speed import DiskSpeed, measure_disk
 from qwenctl.moe.expert_map import read_expert_map
 from qwenctl.moe.ggml_calls import Ggml
@@ -32,16 +33,21 @@ from qwenctl.moe.slot_layout import LayoutMaker
 from qwenctl.services.calibrate import calibrated
 from qwenctl.services.calibration_key import cpu_name
 from qwenctl.services.cpu_threads import cpu_quota, default_n_threads
+from qwenctl.services.driver_versions import driver_versions
 from qwenctl.services.expert_offload import open_ggml
 from qwenctl.services.layout_trial import LayoutTrial, try_layouts
+from qwenctl.services.machine_devices import machine_devices
 from qwenctl.services.machine_limits import usable_cores
 from qwenctl.services.memory_limits import machine_memory
+from qwenctl.services.models_disk import DiskLook, look_at_disk
 from qwenctl.services.native_log import native_log
 from qwenctl.settings import Settings
 from qwenctl.units import MIB, format_memory
 
 _SLICE_BYTES = MIB  # of reads from a model without experts
 _REBUILD = "`make setup` builds llama.cpp for this machine again"
+_LEAST_DEVICE_BYTES = 256 * MIB
+_HIDE_DEVICES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
 _USEFUL_FEATURES = {
     *("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "i8mm", "sve"),
@@ -101,23 +107,28 @@ class Diagnosis:
     library: Library
     memory: MachineMemory
     devices: tuple[DeviceMemory, ...]
+    drivers: tuple[str, ...]
+    disk: DiskLook | None  # None: no model there to read from
     calibrations: tuple[Calibration, ...]
     measured: Measured | None
     settings: Settings
     problems: tuple[Problem, ...]
 
 
-def diagnose(settings: Settings, model: Path | None = None, root: Path = Path("/")) -> Diagnosis:
+def diagnose(
+    settings: Settings, model: Path | None = None, rpc: Sequence[str] = (), root: Path = Path("/")
+) -> Diagnosis:
     """Look at this machine.
 
     Args:
         settings: of the program.
-        model: measure on this GGUF file; None: measure nothing.
+        model: measure on this GGUF file; None: have no more than a short look at the disk.
+        rpc: "host:port" of RPC servers whose devices are listed too.
         root: where /proc and /sys are looked for.
 
     Raises:
         NativeLibraryError: there is no llama.cpp to be looked at.
-        QwenctlError: the model cannot be read.
+        QwenctlError: the model cannot be read, or a server does not answer.
     """
     native_log()  # or ggml tells on standard error what it does
     cpu = _cpu(root)
@@ -125,12 +136,15 @@ def diagnose(settings: Settings, model: Path | None = None, root: Path = Path("/
     library = _library(unknown, try_layouts())
     n_threads = settings.n_threads or cpu.n_threads
     measured = None if model is None else _measure(model, ggml, settings, n_threads)
-    devices = _devices(ggml)
+    devices, drivers = machine_devices(rpc), driver_versions(root)
     memory = machine_memory(devices, root)
+    disk = look_at_disk(settings.models_dir)
     problems = (
         *_cpu_problems(cpu, library, settings),
         *_library_problems(library),
         *_memory_problems(memory),
+        *_device_problems(devices, drivers, settings),
+        *_disk_problems(disk),
         *_cache_problems(settings),
         *_measured_problems(measured),
     )
@@ -142,6 +156,8 @@ def diagnose(settings: Settings, model: Path | None = None, root: Path = Path("/
         library,
         memory,
         devices,
+        drivers,
+        disk,
         stored_calibrations(settings.cache_dir),
         measured,
         settings,
@@ -174,13 +190,6 @@ def _library(unknown: str | None, layouts: tuple[LayoutTrial, ...]) -> Library:
     said = llama_cpp.llama_print_system_info().decode("ascii", "replace")
     features = re.findall(r"(\w+) = 1", said)
     return Library(llama_cpp.__version__, loaded.version, loaded.commit, tuple(features), unknown, layouts)
-
-
-def _devices(ggml: Ggml | None) -> tuple[DeviceMemory, ...]:
-    if ggml is None:
-        return ()
-    calls = DeviceCalls(ggml)
-    return tuple(device_memory(calls, device) for device in find_devices(calls))
 
 
 def _measure(path: Path, ggml: Ggml | None, settings: Settings, n_threads: int) -> Measured:
@@ -228,6 +237,29 @@ def _memory_problems(memory: MachineMemory) -> list[Problem]:
     return [Problem(what, "end other programs, or give this one more")]
 
 
+def _device_problems(devices: Sequence[DeviceMemory], drivers: Sequence[str], settings: Settings) -> list[Problem]:
+    found = [
+        Problem(f"{one.name} has {format_memory(one.free_bytes)} of memory left", "end the programs that use it")
+        for one in devices
+        if one.free_bytes < _LEAST_DEVICE_BYTES
+    ]
+    if drivers and not any(not one.name.startswith("RPC") for one in devices):
+        hidden = [name for name in _HIDE_DEVICES if name in settings.variables]
+        what = f"the driver {', '.join(drivers)} is loaded, and llama.cpp sees no GPU"
+        fix = f"unset {hidden[0]}" if hidden else "build it for the GPU, for one: CMAKE_ARGS=-DGGML_CUDA=ON make setup"
+        found.append(Problem(what, fix))
+    return found
+
+
+def _disk_problems(disk: DiskLook | None) -> list[Problem]:
+    return [] if disk is None or disk.past_cache else [_read_through_cache(disk.path)]
+
+
+def _read_through_cache(path: Path) -> Problem:
+    what = f"{path} lies where files cannot be read past the page cache"
+    return Problem(what, "keep models that do not fit in memory on a local disk")
+
+
 def _cache_problems(settings: Settings) -> list[Problem]:
     folder = settings.cache_dir
     while not folder.exists() and folder != folder.parent:
@@ -241,8 +273,7 @@ def _cache_problems(settings: Settings) -> list[Problem]:
 def _measured_problems(measured: Measured | None) -> list[Problem]:
     found: list[Problem] = []
     if measured is not None and not measured.disk.past_cache:
-        what = f"{measured.path} lies where files cannot be read past the page cache"
-        found.append(Problem(what, "keep models that do not fit in memory on a local disk"))
+        found.append(_read_through_cache(measured.path))
     if measured is not None and measured.calibration is not None and not measured.calibration.experts:
         what = "other programs use this machine so much that it could not be measured"
         found.append(Problem(what, "try again when it is quiet"))

@@ -47,7 +47,7 @@ def hint_of(death: Death, rpc: Sequence[str]) -> str | None:
     if _other_version(death):
         return "run the rpc-server of the llama.cpp that qwenctl was built with"
     if _lost_a_server(death, rpc):
-        return "start the RPC server again and repeat the command; batch answers failed lines with --retry-errors"
+        return "start the RPC server again and repeat the command; batch goes on where it was"
     if death.status == -signal.SIGKILL:
         return "the system does so when memory runs out: try a smaller --ctx, or a smaller model"
     return None

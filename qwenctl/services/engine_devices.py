@@ -32,6 +32,13 @@ class EngineDevices:
     devices: tuple[Device, ...]
     memory: tuple[DeviceMemory, ...]
 
+    @property
+    def has_gpu(self) -> bool:
+        """Whether one is a GPU of this machine, as far as is known."""
+        if self.calls is None:
+            return bool(llama_cpp.llama_supports_gpu_offload())
+        return any(not device.is_remote for device in self.devices)
+
     def tell(self, params: Any, n_gpu_layers: int, layer_counts: Sequence[int], n_unloaded: int) -> tuple[object, ...]:
         """Write a plan into llama_model_params.
 

@@ -4,8 +4,8 @@ goes away, and this one is to live on.
     Engine's surface → a call over a pipe (engine_child.py) → engine_worker.py → Engine
     events come back with the answer to `step`; what is under way is known here too, and ends here when the process does
 
-Where the process dies, each request under way ends with an error, and every later call raises the same one. Knows
-nothing of how the engine works.
+Where the process dies, or a worker hangs that it waits for, for which it is killed (engine_servers.py), each request
+under way ends with an error, and every later call raises the same one. Knows nothing of how the engine works.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ from qwenctl.core import (
 )
 from qwenctl.errors import GenerationFailed, InvalidRequest, ModelLoadFailed
 from qwenctl.services.engine_child import ChildDied, EngineChild
-from qwenctl.services.engine_death import hint_of, reason_of
 from qwenctl.services.engine_messages import MessageTooLarge, Opened, decode, decode_events
 from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.engine_servers import EngineServers
 from qwenctl.services.engine_surface import EngineSurface
-from qwenctl.services.rpc_servers import greet
 
 T = TypeVar("T")
 
@@ -63,11 +62,12 @@ class EngineProcess(EngineSurface):
     Threads may share it as they may share an `Engine`.
     """
 
-    def __init__(self, child: EngineChild, opened: Opened, options: EngineOptions) -> None:
+    def __init__(self, child: EngineChild, opened: Opened, options: EngineOptions, servers: EngineServers) -> None:
         self.info: ModelInfo = opened.info
         self.placement, self.warnings = opened.placement, opened.warnings  # as Engine has them
         self.options = options
         self._child = child
+        self._servers = servers
         self._stop = weakref.finalize(self, child.kill)
         self._under_way: dict[str, _UnderWay] = {}
         self._events: deque[GenerationEvent] = deque()  # not returned by `step` yet
@@ -88,20 +88,27 @@ class EngineProcess(EngineSurface):
             Exception: what `Engine.open` raises.
         """
         options = options or EngineOptions()
-        for endpoint in options.rpc:
-            greet(endpoint)
+        servers = EngineServers(options.rpc)
         child = child or EngineChild()
         try:
+            servers.watch(child.kill)
             opened = child.call("open", partial(decode, Opened), path=path, options=options)
         except ChildDied as died:
+            servers.close()
             child.close()
-            what = f"{path} could not be loaded: {reason_of(died.death, options.rpc)}"
-            raise ModelLoadFailed(what, hint_of(died.death, options.rpc)) from None
+            reason, hint = servers.reason_of(died.death)
+            raise ModelLoadFailed(f"{path} could not be loaded: {reason}", hint) from None
         except BaseException:
+            servers.close()
             child.kill()
             child.close()
             raise
-        return cls(child, opened, options)
+        return cls(child, opened, options, servers)
+
+    @property
+    def failure(self) -> GenerationFailed | None:
+        """Why the process ended; None: it did not."""
+        return self._failure
 
     @property
     def has_work(self) -> bool:
@@ -174,6 +181,7 @@ class EngineProcess(EngineSurface):
         if self._closed:
             return
         self._closed = True
+        self._servers.close()
         try:
             if not self._failure:
                 self._child.call("close", self._take_events, limit_s=_CLOSE_LIMIT_S)
@@ -194,8 +202,7 @@ class EngineProcess(EngineSurface):
         try:
             return self._child.call(name, take, limit_s=limit_s, **fields)
         except ChildDied as died:
-            death, rpc = died.death, self.options.rpc
-            raise self._fail(GenerationFailed(reason_of(death, rpc), hint_of(death, rpc))) from None
+            raise self._fail(GenerationFailed(*self._servers.reason_of(died.death))) from None
         except TimeoutError:
             self._child.kill()
             what = f"the engine's process did not react for {limit_s:g} s and was ended"

@@ -35,6 +35,11 @@ class EngineSurface(ABC):
     def _drop_everything(self) -> None:
         """End what is under way and forget its events."""
 
+    @property
+    def failure(self) -> GenerationFailed | None:
+        """Why nothing can be generated any more, whatever the request; None: it can."""
+        return None
+
     def _failure_of(self, event: Finished) -> GenerationFailed:
         """Return what to raise for a request that ended with an error."""
         return GenerationFailed(event.error or "llama.cpp failed")

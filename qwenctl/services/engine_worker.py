@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,12 @@ from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.engine_errors import encode_error
 from qwenctl.services.engine_messages import MessageError, MessageTooLarge, Opened, decode, frame_of, read_frame
 from qwenctl.services.native_log import ERROR, LogLine, native_log
+from qwenctl.services.tcp_keepalive import keep_all_alive
 
 if sys.platform != "win32":
     import resource
 
+_LOOK_FOR_CONNECTIONS_S = 0.5
 _PARENT_GONE, _BUG = 0, 70  # exit codes; 70: a message that makes no sense (EX_SOFTWARE)
 
 Job = Callable[[], None]
@@ -144,6 +147,7 @@ class EngineWorker:
         wanted = decode(EngineOptions, options)
         if wanted.rpc:
             calls = DeviceCalls(Ggml(load_libggml().path.parent))
+            threading.Thread(target=_keep_connections_alive, daemon=True).start()
             for endpoint in wanted.rpc:
                 add_rpc_server(calls, endpoint)
         self._engine = Engine.open(Path(decode(str, path)), wanted)
@@ -186,6 +190,13 @@ _BETWEEN_STEPS: dict[Any, Callable[..., object]] = {
     "check_integrity": EngineWorker.check_integrity,
     "offload_stats": EngineWorker.offload_stats,
 }
+
+
+def _keep_connections_alive() -> NoReturn:
+    """ggml opens its connections as it likes, while a model is loaded more than once."""
+    while True:
+        keep_all_alive()
+        time.sleep(_LOOK_FOR_CONNECTIONS_S)
 
 
 def _raise(error: Exception, _: EngineWorker) -> NoReturn:

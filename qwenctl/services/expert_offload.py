@@ -11,7 +11,7 @@ qwenctl/moe computes; knows nothing of slots or graphs.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp
@@ -22,6 +22,7 @@ from qwenctl.errors import DoesNotFit, InvalidRequest, ModelLoadFailed
 from qwenctl.moe.abi_check import UnknownBuild, check_abi
 from qwenctl.moe.backend import ExpertDevice
 from qwenctl.moe.device_places import places_of
+from qwenctl.moe.engine_choice import first_suitable, is_for_stock
 from qwenctl.moe.expert_map import ExpertMap, read_expert_map, why_not
 from qwenctl.moe.expert_session import ExpertSession, SessionPlan
 from qwenctl.moe.ggml_calls import Ggml
@@ -34,13 +35,11 @@ from qwenctl.moe.split_stream import stream_pieces
 from qwenctl.services.engine_devices import EngineDevices
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.memory_limits import machine_memory
-from qwenctl.services.offload_layout import OffloadLayout, offload_layouts
+from qwenctl.services.offload_layout import OffloadLayout, layout_groups
 from qwenctl.services.routing_memory import RoutingMemory
 
 _N_IO_THREADS, _MOST_IO_THREADS = 4, 8
 _LEAST_WAVE_ROWS = 1024
-_WORTH = 1.05  # times as quick as stock llama.cpp, by this machine's rates
-_SMALL_BYTES = 512 << 20  # of experts that fit: their products are too short to gain from another arrangement
 _LOAD_MODE_NONE = 0  # enum llama_load_mode
 
 
@@ -185,11 +184,10 @@ def _open(  # noqa: PLR0917 - what was decided so far
     abort: tuple[int, int],
 ) -> ExpertOffload | None:
     wanted = options.offload
-    machine = machine_memory(devices.memory)
-    chosen, model, plan, n_io_threads = _chosen(gguf, experts, ggml, options, machine, context)
-    whole = fits_devices(model, machine, _request(options, context, chosen, n_io_threads))
-    if wanted.mode == "auto" and (whole or _is_for_stock(plan, experts, chosen)):
+    decided = decide(gguf, experts, ggml, options, machine_memory(devices.memory), context)
+    if decided is None:
         return None
+    plan, chosen = decided.plan, decided.layout
     has_slots = any(budget.n_slots for budget in plan.devices.budgets)
     session = ExpertSession(
         ggml,
@@ -201,12 +199,15 @@ def _open(  # noqa: PLR0917 - what was decided so far
             decode_per_expert=chosen.choice.decode_per_expert or has_slots,  # what devices are quickest beside
             batch_per_expert=chosen.choice.batch_per_expert,
             n_threads=context.n_threads,
-            n_io_threads=n_io_threads,
+            n_io_threads=decided.n_io_threads,
             wave_rows=max(plan.n_ubatch, _LEAST_WAVE_ROWS),
         ),
         abort=abort,
         devices=places_of(
-            devices.devices, experts.layers, plan.devices, prompt_space(model, plan.n_ubatch) if has_slots else None
+            devices.devices,
+            experts.layers,
+            plan.devices,
+            prompt_space(decided.model, plan.n_ubatch) if has_slots else None,
         ),
     )
     memory = RoutingMemory(gguf, session, wanted.calibration_dir) if wanted.calibration_dir else None
@@ -221,31 +222,41 @@ def _open(  # noqa: PLR0917 - what was decided so far
     return ExpertOffload(plan, session, experts, gguf, memory)
 
 
-def _chosen(  # noqa: PLR0917 - what was decided so far
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a model's experts are to be offloaded."""
+
+    layout: OffloadLayout
+    model: ModelSize
+    plan: OffloadPlan
+    n_io_threads: int
+
+
+def decide(  # noqa: PLR0917 - all that it depends on
     gguf: GgufFile,
     experts: ExpertMap,
     ggml: Ggml,
     options: EngineOptions,
     machine: MachineMemory,
     context: ContextSize,
-) -> tuple[OffloadLayout, ModelSize, OffloadPlan, int]:
-    """Return layout and sizes, and the number of reading threads.
+) -> Decision | None:
+    """Return layout and sizes; None: the model is for stock llama.cpp.
 
-    Which layout is best depends on whether all experts fit, and what fits on the layout. Where devices of this machine
-    take experts, the file's own layout is best: only from there can they be copied, for prompts all of them.
+    Raises:
+        DoesNotFit: see `open_offload`.
     """
-    tried = []
-    if machine.devices and options.offload.layout == "auto":
-        tried.append(replace(options, repack=False))
-    for asked in (*tried, options):
-        for chosen in offload_layouts(ggml, experts, asked, context.n_threads):
-            model = size_of_model(gguf, experts, chosen.slot_bytes)
-            plan, n_io_threads = _sized(model, machine, options, context, chosen)
-            if plan.resident:
-                break
-        if any(budget.n_slots and not budget.name.startswith("RPC") for budget in plan.devices.budgets):
-            break
-    return chosen, model, plan, n_io_threads
+
+    def sized(chosen: OffloadLayout) -> Decision:
+        model = size_of_model(gguf, experts, chosen.slot_bytes)
+        return Decision(chosen, model, *_sized(model, machine, options, context, chosen))
+
+    groups = layout_groups(ggml, experts, options, context.n_threads, has_devices=bool(machine.devices))
+    chosen, found = first_suitable(groups, sized, lambda one: one.plan)
+    if options.offload.mode == "auto":
+        request = _request(options, context, chosen, found.n_io_threads)
+        if fits_devices(found.model, machine, request) or is_for_stock(found.plan, found.model, chosen.choice):
+            return None
+    return found
 
 
 def _sized(
@@ -257,7 +268,7 @@ def _sized(
         DoesNotFit: see `open_offload`.
     """
     asked = options.offload.n_io_threads
-    measured = min(_MOST_IO_THREADS, max(_N_IO_THREADS, chosen.n_io_threads or 0))
+    measured = io_threads(chosen)
     try:
         n_io_threads = asked or measured
         return size_offload(model, machine, _request(options, context, chosen, n_io_threads)), n_io_threads
@@ -265,6 +276,11 @@ def _sized(
         if asked or measured == _N_IO_THREADS:
             raise
     return size_offload(model, machine, _request(options, context, chosen, _N_IO_THREADS)), _N_IO_THREADS
+
+
+def io_threads(layout: OffloadLayout) -> int:
+    """Return how many threads read, where memory is not short."""
+    return min(_MOST_IO_THREADS, max(_N_IO_THREADS, layout.n_io_threads or 0))
 
 
 def _request(options: EngineOptions, context: ContextSize, chosen: OffloadLayout, n_io_threads: int) -> OffloadRequest:
@@ -288,11 +304,3 @@ def _request(options: EngineOptions, context: ContextSize, chosen: OffloadLayout
         layout=chosen.choice.layout,
         rates=chosen.rates,
     )
-
-
-def _is_for_stock(plan: OffloadPlan, experts: ExpertMap, chosen: OffloadLayout) -> bool:
-    """Return whether all fits and llama.cpp by itself is as quick, be it with prompts or with answers."""
-    choice = chosen.choice
-    if experts.expert_bytes >= _SMALL_BYTES and any(budget.n_slots for budget in plan.devices.budgets):
-        return False
-    return plan.resident and (experts.expert_bytes < _SMALL_BYTES or choice.gain < _WORTH or not choice.never_slower)

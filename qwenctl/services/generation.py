@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from qwenctl.core import GenerationEvent, GenerationRequest, Message, ModelInfo
-from qwenctl.errors import InvalidRequest, PromptTooLong
+from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, ends_inside_thinking
 from qwenctl.services.prompt_cut import PromptCut, cut_messages
 from qwenctl.services.reply import ReplyAssembler, ReplyEvent
@@ -34,6 +34,10 @@ class TextEngine(Protocol):
     @property
     def has_work(self) -> bool:
         """Whether `step` would do something."""
+
+    @property
+    def failure(self) -> GenerationFailed | None:
+        """Why nothing can be generated any more, whatever the request; None: it can."""
 
     def offload_stats(self) -> dict[str, Any] | None:
         """Return placement and counters of the expert scheduler; None: nothing is offloaded."""

@@ -12,7 +12,7 @@ import os
 from importlib import metadata
 from pathlib import Path
 
-from qwenctl.services.model_facts import model_files
+from qwenctl.services.split_files import model_files
 
 Identity = dict[str, object]
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import re
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
 
 from qwenctl.core import ModelInfo
+from qwenctl.services.split_files import model_files
 from qwenctl.services.vocabulary import Vocabulary
 
 _SAMPLING = "general.sampling."
-_SHARD = re.compile(r"^(.*)-00001-of-(\d{5})\.gguf$")
 
 
 def metadata_text(model: Any, key: str) -> str | None:
@@ -48,15 +47,6 @@ def model_info(path: Path, model: Any, vocabulary: Vocabulary, n_ctx: int) -> Mo
         bos_token=vocabulary.text(llama_cpp.llama_vocab_bos(vocab)),
         eos_token=vocabulary.text(llama_cpp.llama_vocab_eos(vocab)),
     )
-
-
-def model_files(path: Path) -> tuple[Path, ...]:
-    """Return all files that a model should have: `path`, and its siblings if it is the first of a split set."""
-    match = _SHARD.match(path.name)
-    if not match:
-        return (path,)
-    n_files = int(match[2])
-    return tuple(path.with_name(f"{match[1]}-{number:05}-of-{n_files:05}.gguf") for number in range(1, n_files + 1))
 
 
 def _count(model: Any, key: str) -> int:

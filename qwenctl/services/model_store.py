@@ -1,71 +1,96 @@
 """Which models are here, and which file a name means.
 
-MODEL is a GGUF file, the name of a converted model in the models folder, or nothing for the bundled demo. Knows folders
-and file names; opening and loading are other services' work.
+MODEL is a GGUF file, the name of a model in the models folder, the name that it was pulled by, or nothing for the
+default one, else the bundled demo. Knows folders and file names; opening and loading are other services' work.
 """
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from quant.errors import QuantError
+from quant.errors import JsonFileError, QuantError
 from quant.gguf_read import read_gguf
 from quant.recipe import OUTPUT_TYPES
-from qwenctl.errors import ModelNotFound
+from qwenctl.errors import InvalidRequest, ModelNotFound
+from qwenctl.services.default_model import read_default
 from qwenctl.services.demo_file import DEMO_NAME, converted_demo
+from qwenctl.services.hub.model_names import parse_name
+from qwenctl.services.model_origin import Origin, find_asked, read_origin
+from qwenctl.services.split_files import SUFFIX, is_later_part, model_files, model_name
 from qwenctl.settings import Settings
-
-_SUFFIX = ".gguf"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model that can be named."""
+    """A model that can be named. `path` is its first file."""
 
     name: str
     path: Path
+    n_files: int
     n_bytes: int
+    n_linked_bytes: int  # of them, those that lie elsewhere: in the Hugging Face cache
     output_type: str | None  # None: the file does not say, or cannot be read
+    origin: Origin | None = None  # None: made here, or nothing is known
     problem: str | None = None  # why it cannot be read
 
 
 def list_models(settings: Settings) -> tuple[StoredModel, ...]:
-    """Return the converted models, by name, and the demo if it has been converted."""
-    stored = [_look_at(path.stem, path) for path in _converted(settings)]
+    """Return the models, by name, and the demo if it has been converted."""
+    stored = [look_at(path) for path in stored_files(settings)]
     demo = converted_demo(settings)
     if demo is not None and all(model.name != DEMO_NAME for model in stored):
-        stored.append(_look_at(DEMO_NAME, demo))
+        stored.append(look_at(demo, DEMO_NAME))
     return tuple(stored)
 
 
-def _converted(settings: Settings) -> list[Path]:
-    return sorted(path for path in settings.models_dir.glob(f"*{_SUFFIX}") if path.is_file())
+def stored_files(settings: Settings) -> list[Path]:
+    """Return the first file of each model in the models folder; links that lead nowhere are among them."""
+    found = settings.models_dir.glob(f"*{SUFFIX}")
+    return sorted(path for path in found if (path.is_file() or path.is_symlink()) and not is_later_part(path))
 
 
-def _look_at(name: str, path: Path) -> StoredModel:
-    n_bytes = path.stat().st_size
+def look_at(path: Path, name: str | None = None) -> StoredModel:
+    """Return what can be told of a model from its files' lengths, its header and its record."""
+    parts = model_files(path)
+    n_bytes = {part: part.stat().st_size for part in parts if part.is_file()}
+    n_linked_bytes = sum(n for part, n in n_bytes.items() if part.is_symlink())
+    output_type, origin, problem = None, None, None
     try:
         number = read_gguf(path).metadata.get("general.file_type")
+        output_type = next((key for key, kind in OUTPUT_TYPES.items() if kind.ftype_id == number), None)
     except QuantError as error:
-        return StoredModel(name, path, n_bytes, None, error.message)
-    return StoredModel(
-        name, path, n_bytes, next((key for key, kind in OUTPUT_TYPES.items() if kind.ftype_id == number), None)
-    )
+        problem = error.message
+    try:
+        origin = read_origin(path)
+    except JsonFileError as error:
+        problem = problem or error.message
+    if path.is_symlink() and not path.exists():
+        problem = f"{path}: its file in the Hugging Face cache is gone; pull it again"
+    name = name or model_name(path)
+    return StoredModel(name, path, len(parts), sum(n_bytes.values()), n_linked_bytes, output_type, origin, problem)
 
 
 def find_model(name: str, settings: Settings) -> Path | None:
-    """Return the GGUF file that `name` means: a path, or a converted model's name with or without `.gguf`."""
+    """Return the GGUF file that `name` means: a path, a model's name with or without `.gguf`, or what it was pulled by.
+
+    Of a split set that is its first file.
+    """
     given = Path(name).expanduser()
-    if given.suffix == _SUFFIX and given.is_file():
+    if given.suffix == SUFFIX and given.is_file():
         return given
-    if Path(name).name != name:
-        return None
-    kept = settings.models_dir / (name if name.endswith(_SUFFIX) else name + _SUFFIX)
-    if kept.is_file():
-        return kept
-    return converted_demo(settings) if name == DEMO_NAME else None
+    if Path(name).name == name:
+        kept = settings.models_dir / (name if name.endswith(SUFFIX) else name + SUFFIX)
+        if kept.is_file():
+            return kept
+        first = sorted(settings.models_dir.glob(f"{glob.escape(name)}-00001-of-[0-9][0-9][0-9][0-9][0-9]{SUFFIX}"))
+        if first:
+            return first[0]
+        if name == DEMO_NAME:
+            return converted_demo(settings)
+    return find_asked(settings.models_dir, name) if _may_be_pulled(name) else None
 
 
 def is_model(name: str, settings: Settings) -> bool:
@@ -79,6 +104,11 @@ def locate_model(name: str | None, settings: Settings) -> Path | None:
     Raises:
         ModelNotFound: no file and no model of that name; a checkpoint that is not converted.
     """
+    if name is None:
+        name = read_default(settings)
+        if name is not None and not is_model(name, settings):
+            hint = "qwenctl models default NAME chooses another one, --unset none"
+            raise ModelNotFound(f"the default model {name} is not there", hint)
     if name is None or name == DEMO_NAME:
         return find_model(DEMO_NAME, settings) if name else converted_demo(settings)
     found = find_model(name, settings)
@@ -91,7 +121,7 @@ def looks_like_path(text: str) -> bool:
     """Tell whether somebody who typed `text` most likely meant a file, not a prompt."""
     if any(char.isspace() for char in text):
         return False
-    if text.endswith((_SUFFIX, ".safetensors")) or text.startswith(("/", "./", "../", "~/")):
+    if text.endswith((SUFFIX, ".safetensors")) or text.startswith(("/", "./", "../", "~/")):
         return True
     return (Path(text) / "config.json").is_file()
 
@@ -105,9 +135,24 @@ def model_not_found(name: str, settings: Settings) -> ModelNotFound:
     if given.suffix == ".safetensors" and given.is_file():
         hint = f"qwenctl convert {given.parent} {given.parent.resolve().name}"
         return ModelNotFound(f"{name} is part of a Hugging Face checkpoint, not a GGUF file", f"convert it: {hint}")
-    known = [path.stem for path in _converted(settings)]
-    near = get_close_matches(name.removesuffix(_SUFFIX), known, 1)
+    known = [model_name(path) for path in stored_files(settings)]
+    near = get_close_matches(name.removesuffix(SUFFIX), known, 1)
     if near:
         return ModelNotFound(f"no model {name}", f"did you mean {near[0]}?")
+    if _may_be_pulled(name) and _is_hub_name(name):
+        return ModelNotFound(f"no model {name} is here", f"get it: qwenctl pull {name}")
     message = f"no model {name}: neither a GGUF file nor a name in {settings.models_dir}"
     return ModelNotFound(message, "qwenctl models lists what is there")
+
+
+def _may_be_pulled(name: str) -> bool:
+    """Tell whether `name` has the form of what models are pulled by, and not that of a prompt or a path."""
+    return (":" in name or "/" in name) and not any(char.isspace() for char in name)
+
+
+def _is_hub_name(name: str) -> bool:
+    try:
+        parse_name(name)
+    except InvalidRequest:
+        return False
+    return not name.endswith(SUFFIX)

@@ -4,7 +4,8 @@ Flash attention, unless asked for or against: as llama.cpp likes it with a GPU o
 off as long as the matrix of attention scores stays below a GiB: ggml's CPU kernel takes ten times as long for each cell
 that a generated token looks at as two matrix products do, and what it computes depends on how many tokens are computed
 together (cells are split among threads for a single token, from 512 cells on; tiles are used from 64 tokens on:
-ggml-cpu/ops.cpp). It is the better one for prompts, by a quarter or so. With offloaded experts moe/sizing.py decides.
+ggml-cpu/ops.cpp). It is the better one for prompts, by a quarter or so. A remote device does not say what it is, and is
+treated as a CPU, so that a model says the same there. With offloaded experts moe/sizing.py decides.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from quant.errors import GgufError
 from quant.gguf_read import GgufFile, read_gguf
 from qwenctl.core import ModelInfo
 from qwenctl.errors import ModelLoadFailed
+from qwenctl.moe.flash_choice import flash_is_better
 from qwenctl.moe.stock_placement import StockPlacement
 from qwenctl.services.abort_flag import AbortFlag
 from qwenctl.services.activation_probe import ActivationProbe
@@ -37,7 +39,6 @@ from qwenctl.services.vocabulary import Vocabulary
 
 _MOST_DEFAULT_N_CTX = 8192
 _DEFAULT_CELLS = 32768  # of all sequences together: llama.cpp fills the cache with zeros, so it is memory at once
-_MOST_SCORES_BYTES = 1 << 30  # of the attention scores of a micro-batch, f32, all heads
 
 _GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 _DEFAULT_N_UBATCH = 512
@@ -269,11 +270,9 @@ class NativeModel:
             return on if self._offload.plan.flash_attention else off
         n_heads = int(llama_cpp.llama_model_n_head(self._model))
         n_seen = self.n_cells if self.shares_cells else self.n_ctx
-        small = 4 * n_heads * min(self._n_ubatch(options), options.n_batch) * n_seen <= _MOST_SCORES_BYTES
-        cpu_only = not self._devices.devices and (
-            self._devices.calls is not None or not llama_cpp.llama_supports_gpu_offload()
-        )
-        return off if small and cpu_only and options.cache_type_v in ("f16", "f32", "bf16") else auto
+        n_tokens, cpu_only = min(self._n_ubatch(options), options.n_batch), not self._devices.has_gpu
+        better = flash_is_better(n_heads, n_tokens, n_seen, options.cache_type_v, cpu_only=cpu_only)
+        return auto if better else off
 
 
 def _default_n_ctx(gguf: GgufFile, options: EngineOptions) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwenctl.errors import InvalidRequest
 from qwenctl.moe.calibration import Calibration
@@ -43,14 +43,17 @@ class OffloadLayout:
     is_measured: bool
 
 
-def offload_layouts(ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_threads: int) -> Iterator[OffloadLayout]:
-    """Decide, or measure and decide: yield what suits all experts in memory, then what some on the disk.
+def layout_groups(
+    ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_threads: int, *, has_devices: bool
+) -> Iterator[Iterator[OffloadLayout]]:
+    """Decide, measuring first where nothing is known: what `engine_choice.first_suitable` chooses from.
 
     Args:
         ggml: the library.
         experts: the model's.
         options: of the engine. Where rearranging is off (`repack`), slots hold the file's bytes.
         n_threads: that compute.
+        has_devices: whether there are any that could take experts.
 
     Raises:
         InvalidRequest: what was asked for does not exist on this CPU, or not for this model.
@@ -58,8 +61,26 @@ def offload_layouts(ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_th
     """
     folder, small = options.offload.calibration_dir, experts.expert_bytes < _WORTH_BYTES
     calibration = None if folder is None or small else calibrated(experts, ggml, folder, n_threads)
-    for resident in (True, False):
-        yield _layout(ggml, experts, options, n_threads, calibration, resident=resident)
+    return groups_with(ggml, experts, options, n_threads, calibration, has_devices=has_devices)
+
+
+def groups_with(
+    ggml: Ggml,
+    experts: ExpertMap,
+    options: EngineOptions,
+    n_threads: int,
+    calibration: Calibration | None,
+    *,
+    has_devices: bool,
+) -> Iterator[Iterator[OffloadLayout]]:
+    """Decide by rates that are known, or None.
+
+    Yields groups of two: what suits all experts in memory, then what some on the disk. Where devices of this machine
+    take experts, the file's own layout is best: only from there can they be copied, for prompts all of them.
+    """
+    tried = [replace(options, repack=False)] if has_devices and options.offload.layout == "auto" else []
+    for asked in (*tried, options):
+        yield (_layout(ggml, experts, asked, n_threads, calibration, resident=resident) for resident in (True, False))
 
 
 def _layout(

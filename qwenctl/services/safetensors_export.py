@@ -13,11 +13,12 @@ from typing import Literal
 
 from quant.codecs.int4_search import is_compiled
 from quant.export_format import ExportFormat
-from quant.export_pipeline import run_export
+from quant.export_pipeline import ExportOutcome, run_export
 from quant.export_plan import MAX_SHARD_BYTES, ExportPlan, plan_export
 from quant.imatrix_file import read_imatrix
 from quant.pipeline import ConversionProgress
 from quant.second_moments import read_second_moments
+from quant.source_files import DISK, SourceFiles
 from qwenctl import __version__
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.machine_limits import peak_rss_bytes, usable_cores
@@ -87,6 +88,11 @@ def plan(request: ExportRequest) -> ExportPlan:
     """
     if request.source.is_file():
         raise InvalidRequest(f"{request.source} is a file; AWQ and GPTQ are made from a Hugging Face checkpoint folder")
+    return plan_of(request)
+
+
+def plan_of(request: ExportRequest, files: SourceFiles = DISK) -> ExportPlan:
+    """Return the plan for a checkpoint whose weights are in `files`. Raises what is wrong with it or the statistics."""
     return plan_export(
         request.source,
         ExportFormat(request.format_name, request.group_size),
@@ -94,6 +100,7 @@ def plan(request: ExportRequest) -> ExportPlan:
         moments=None if request.hessians is None else read_second_moments(request.hessians),
         max_shard_bytes=request.max_shard_bytes,
         tool=f"qwenctl:{__version__}",
+        files=files,
     )
 
 
@@ -123,6 +130,13 @@ def write_plan(
     started = time.monotonic()
     n_threads = n_threads or usable_cores()
     outcome = run_export(planned, out, n_threads, force=force, restart=restart, on_progress=on_progress)
+    return export_result(planned, out, outcome, started, n_threads)
+
+
+def export_result(
+    planned: ExportPlan, out: Path, outcome: ExportOutcome, started_s: float, n_threads: int
+) -> ExportResult:
+    """Return the figures of an export that began at `started_s`, on the monotonic clock, and has ended now."""
     done = outcome.conversion
     return ExportResult(
         path=out,
@@ -132,7 +146,7 @@ def write_plan(
         n_weights=planned.n_weights,
         bits_per_weight=planned.bits_per_weight,
         n_weights_resumed=done.n_weights_resumed,
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - started_s,
         weights_per_s=done.n_weights / done.convert_s if done.convert_s else 0.0,
         n_threads=n_threads,
         peak_rss_bytes=peak_rss_bytes(),

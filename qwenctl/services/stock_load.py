@@ -7,7 +7,6 @@ of these lives as long as its model is being loaded.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import replace
 from typing import Any
 
 from quant.gguf_read import GgufFile
@@ -38,9 +37,8 @@ def plan_stock(
         return None
     shape = ContextShape.of(gguf.metadata, table.n_rows)
     kv = kv_cache_bytes(shape, context.n_cells, context.n_streams, options.cache_type_k, options.cache_type_v)
-    # A dense layer computes as one expert would.
     compute = compute_bytes(
-        replace(shape, n_experts_used=max(1, shape.n_experts_used)),
+        shape,
         options.n_ubatch or _USUAL_UBATCH,
         context.n_cells,
         n_outputs=context.n_outputs,

@@ -20,9 +20,10 @@ LAYERS = {
     "qwenctl.settings": 2,
     "qwenctl.telemetry": 3,
     "qwenctl.moe": 4,
-    "qwenctl.services": 5,
-    "qwenctl.cli": 6,
-    "qwenctl.__main__": 6,
+    "qwenctl.planning": 5,
+    "qwenctl.services": 6,
+    "qwenctl.cli": 7,
+    "qwenctl.__main__": 7,
 }
 
 # Pickles execute what they load; the others are large, and what they do is done here.

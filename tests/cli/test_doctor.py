@@ -17,6 +17,7 @@ from qwenctl.moe.layout_choice import LayoutChoice
 from qwenctl.moe.machine_memory import DeviceMemory, MachineMemory
 from qwenctl.services import doctor
 from qwenctl.services.doctor import Cpu
+from qwenctl.services.driver_versions import driver_versions
 from qwenctl.services.layout_trial import LayoutTrial, try_layouts
 from qwenctl.units import GIB, MIB
 
@@ -56,13 +57,13 @@ def test_this_machine(qwenctl):
 def test_the_document(qwenctl, home, monkeypatch):
     monkeypatch.setenv("QWENCTL_THREADS", "2")
     store_calibration(STORED, home / "cache" / "qwenctl")
-    monkeypatch.setattr(doctor, "_devices", lambda ggml: (DeviceMemory("CUDA0", 20 * GIB, 24 * GIB),))
+    monkeypatch.setattr(doctor, "machine_devices", lambda rpc: (DeviceMemory("CUDA0", 20 * GIB, 24 * GIB),))
     ran = qwenctl("doctor", "--json")
     document = json.loads(ran.stdout)
     assert (ran.code, ran.stderr) == (0, "")
     assert document.keys() == {
         *("version", "python", "system", "cpu", "library", "memory", "devices", "calibrations", "measured", "problems"),
-        *("folders", "variables"),
+        *("folders", "variables", "drivers", "disk"),
     }
     assert document["cpu"] == {
         "name": "Xeon",
@@ -85,6 +86,62 @@ def test_the_document(qwenctl, home, monkeypatch):
     assert document["folders"]["cache"] == str(home / "cache" / "qwenctl")
     assert document["variables"]["QWENCTL_THREADS"] == "2"
     assert (document["measured"], document["problems"]) == (None, [])
+
+
+@pytest.mark.usefixtures("machine")
+def test_variables_that_native_libraries_read_are_shown(qwenctl, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("GGML_CUDA_DISABLE_GRAPHS", "1")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    ran = qwenctl("doctor", "--json")
+    variables = json.loads(ran.stdout)["variables"]
+    assert (variables["CUDA_VISIBLE_DEVICES"], variables["GGML_CUDA_DISABLE_GRAPHS"]) == ("0,1", "1")
+    assert "hf_secret" not in ran.stdout
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_driver_without_a_gpu_is_a_problem(qwenctl, monkeypatch):
+    monkeypatch.setattr(doctor, "machine_devices", lambda rpc: ())
+    monkeypatch.setattr(doctor, "driver_versions", lambda root: ("nvidia 580.95.05",))
+    ((what, fix),) = problems(qwenctl("doctor", "--json"))
+    assert what == "the driver nvidia 580.95.05 is loaded, and llama.cpp sees no GPU"
+    assert "CMAKE_ARGS=-DGGML_CUDA=ON make setup" in fix
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    ((_, fix),) = problems(qwenctl("doctor", "--json"))
+    assert fix == "unset CUDA_VISIBLE_DEVICES"
+    monkeypatch.setattr(doctor, "machine_devices", lambda rpc: (DeviceMemory("CUDA0", 20 * MIB, GIB),))
+    assert problems(qwenctl("doctor", "--json")) == [
+        ("CUDA0 has 20.0 MiB of memory left", "end the programs that use it")
+    ]
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_disk_under_the_models_is_looked_at(qwenctl, monkeypatch, tmp_path):
+    monkeypatch.setenv("QWENCTL_MODELS", str(tmp_path))
+    assert json.loads(qwenctl("doctor", "--json").stdout)["disk"] is None
+    with (tmp_path / "large.gguf").open("wb") as file:
+        for _ in range(65):
+            file.write(bytes(MIB))
+    disk = json.loads(qwenctl("doctor", "--json").stdout)["disk"]
+    assert disk["path"] == str(tmp_path / "large.gguf")
+    assert disk["one_bytes_s"] > 0
+    assert disk["four_bytes_s"] > 0
+    lines = [" ".join(line.split()) for line in qwenctl("doctor").stdout.splitlines()]
+    assert any(line.startswith("disk ") and "GB/s one read at a time" in line for line in lines)
+
+
+def test_drivers_are_read_from_the_kernel(tmp_path):
+    assert driver_versions(tmp_path) == ()
+    nvidia = tmp_path / "proc/driver/nvidia"
+    nvidia.mkdir(parents=True)
+    (nvidia / "version").write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (builder)  Tue Sep 2025\n"
+        "GCC version:  gcc version 12.3.0\n"
+    )
+    (tmp_path / "sys/module/amdgpu").mkdir(parents=True)
+    (tmp_path / "sys/module/amdgpu/version").write_text("6.12.12\n")
+    (tmp_path / "sys/module/xe").mkdir()
+    assert driver_versions(tmp_path) == ("nvidia 580.95.05", "amdgpu 6.12.12", "xe")
 
 
 @pytest.mark.usefixtures("machine")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qwenctl.errors import InvalidRequest
-from qwenctl.settings import Settings
+from qwenctl.settings import HubSettings, Settings
 
 
 def settings(**environ):
@@ -19,6 +19,7 @@ def test_defaults_follow_the_xdg_specification():
         data_dir=Path("/home/anna/.local/share/qwenctl"),
         cache_dir=Path("/home/anna/.cache/qwenctl"),
         models_dir=Path("/home/anna/.local/share/qwenctl/models"),
+        hub=HubSettings(Path("/home/anna/.cache/huggingface/hub"), "https://huggingface.co"),
     )
     assert settings(XDG_DATA_HOME="/data").models_dir == Path("/data/qwenctl/models")
     assert settings(XDG_CACHE_HOME="relative").cache_dir == Path("/home/anna/.cache/qwenctl")
@@ -34,9 +35,26 @@ def test_variables():
     assert not settings(NO_COLOR="", TERM="xterm").plain  # an empty NO_COLOR is none: no-color.org
 
 
+def test_the_hubs_own_variables_mean_what_huggingface_hub_says():
+    """Held against huggingface_hub/constants.py, which reads them once, at import."""
+    hub = settings(HF_HOME="/big/hf", HF_TOKEN=" hf_x ", HF_ENDPOINT="https://mirror.org/hub/").hub
+    assert hub == HubSettings(Path("/big/hf/hub"), "https://mirror.org/hub", "hf_x")
+    assert "hf_x" not in repr(hub)
+    assert "hf_x" not in str(settings(HF_TOKEN="hf_x").variables)
+    assert settings(XDG_CACHE_HOME="/c").hub.cache_dir == Path("/c/huggingface/hub")
+    assert settings(HF_HOME="/big", HF_HUB_CACHE="/fast").hub.cache_dir == Path("/fast")
+    assert settings(HF_HUB_OFFLINE="1").hub.offline
+    assert settings(TRANSFORMERS_OFFLINE="True").hub.offline
+    assert not settings(HF_HUB_OFFLINE="0").hub.offline
+    assert not settings(HF_HUB_DISABLE_IMPLICIT_TOKEN="1").hub.may_send_token
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("HF_ENDPOINT", "huggingface.co"),
+        ("HF_ENDPOINT", "http://["),
+        ("HF_ENDPOINT", "https:///models"),
         ("QWENCTL_THREADS", "0"),
         ("QWENCTL_THREADS", "-1"),
         ("QWENCTL_THREADS", "٤"),

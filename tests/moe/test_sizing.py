@@ -129,7 +129,8 @@ def test_the_sizes_of_a_file_are_those_of_its_tensors(tmp_path: Path) -> None:
     assert size.embedding_bytes == 4 * 64 * 259
     assert size.output_bytes == size.embedding_bytes + 4 * 64  # tied: llama.cpp has a second copy
     assert size.dense_bytes == experts.dense_bytes + size.embedding_bytes
-    assert size.shape == ContextShape(64, 2, 1, 2 * 32, 2 * 32, 32, 32, 4, 2, 259, 2)
+    shape = ContextShape(64, 2, 1, 2 * 32, 2 * 32, 32, 32, 4, 2, 259, 2, n_attention_layers=2)
+    assert size.shape == shape
 
 
 def test_layers_for_prediction_take_no_memory(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import ctypes
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +55,28 @@ def running_rpc_server() -> Iterator[RpcServer]:
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def answering(behave: Callable[[socket.socket], object]) -> Iterator[str]:
+    """Something that answers every connection in its own way."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        over = threading.Event()
+
+        def serve() -> None:
+            while True:
+                with server.accept()[0] as client:
+                    if over.is_set():
+                        return
+                    behave(client)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        yield address
+        over.set()
+        socket.create_connection(server.getsockname()).close()
+        thread.join()
 
 
 def main(endpoint: str) -> None:

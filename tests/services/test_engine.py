@@ -493,9 +493,9 @@ def test_the_model_is_opened_on_the_thread_that_computes(smollm2_gguf: Path, mon
     threads: dict[str, int] = {}
     load, decode = NativeModel._load, NativeModel.decode
 
-    def noted_load(self: NativeModel, options: EngineOptions) -> object:
+    def noted_load(self: NativeModel, *args: object) -> object:
         threads["load"] = threading.get_ident()
-        return load(self, options)
+        return load(self, *args)  # type: ignore[arg-type]
 
     def noted_decode(self: NativeModel) -> int:
         threads["decode"] = threading.get_ident()
@@ -511,12 +511,12 @@ def test_the_model_is_opened_on_the_thread_that_computes(smollm2_gguf: Path, mon
 def test_ctrl_c_ends_the_loading_of_a_model(smollm2_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load, after, threads_before = NativeModel._load, [], set(threading.enumerate())
 
-    def interrupted_load(self: NativeModel, options: EngineOptions) -> object:
+    def interrupted_load(self: NativeModel, *args: object) -> object:
         os.kill(os.getpid(), signal.SIGINT)
         while not self._abort_flag.is_set:  # the main thread has noticed
             time.sleep(0.01)
         try:
-            return load(self, options)
+            return load(self, *args)  # type: ignore[arg-type]
         except ModelLoadFailed:
             after.append("stopped")
             raise

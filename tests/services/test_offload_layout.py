@@ -18,13 +18,13 @@ from qwenctl.moe.offload_options import OffloadOptions
 from qwenctl.services import offload_layout as module
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.expert_offload import open_ggml
-from qwenctl.services.offload_layout import OffloadLayout, offload_layouts
+from qwenctl.services.offload_layout import OffloadLayout, layout_groups
 from qwenctl.units import GIB
 
 
 def offload_layout(ggml: Ggml, experts: ExpertMap, options: EngineOptions, n_threads: int) -> OffloadLayout:
     """Return what suits all experts in memory."""
-    return next(offload_layouts(ggml, experts, options, n_threads))
+    return next(next(layout_groups(ggml, experts, options, n_threads, has_devices=False)))
 
 
 @pytest.fixture(scope="module")
@@ -146,5 +146,6 @@ def test_both_layouts_come_of_one_measurement(
         return Calibration(CalibrationKey("cpu", 2, "library", "shape", "/"))
 
     monkeypatch.setattr(module, "calibrated", unkept)
-    assert len(list(offload_layouts(ggml, large(experts), options(calibration_dir=tmp_path), 2))) == 2
+    groups = list(layout_groups(ggml, large(experts), options(calibration_dir=tmp_path), 2, has_devices=False))
+    assert [len(list(group)) for group in groups] == [2]
     assert len(measured) == 1

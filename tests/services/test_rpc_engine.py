@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,7 @@ from qwenctl.services.engine_death import hint_of, reason_of
 from qwenctl.services.engine_opening import open_engine
 from qwenctl.services.generation import TextEngine
 from qwenctl.services.rpc_servers import MAX_SERVERS, greet
-from tests.services.rpc_server import running_rpc_server
+from tests.services.rpc_server import answering, running_rpc_server
 
 GREEDY = SamplingParams(temperature=0)
 ENDLESS = 'root ::= "word " root'
@@ -85,36 +82,21 @@ def test_too_many_servers_and_one_named_twice() -> None:
         options(*(f"host{n}:1" for n in range(MAX_SERVERS + 1)))
 
 
-@contextmanager
-def listener(behave: Callable[[socket.socket], object]) -> Iterator[str]:
-    """Something that is no RPC server."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            with server.accept()[0] as client:
-                behave(client)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-        thread.join()
-
-
 def test_servers_that_do_not_answer_as_they_should(demo_gguf: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         refused = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(ModelLoadFailed, match=f"no RPC server at {refused}: Connection refused"):
         open_engine(demo_gguf.with_name("never-looked-at.gguf"), options(refused))
-    with listener(lambda client: client.recv(33)) as closes, pytest.raises(ModelLoadFailed, match="is no RPC server"):
+    with answering(lambda client: client.recv(33)) as closes, pytest.raises(ModelLoadFailed, match="is no RPC server"):
         greet(closes)
     with (
-        listener(lambda client: client.sendall(b"HTTP/1.1 400 Bad Request\r\n")) as web,
+        answering(lambda client: client.sendall(b"HTTP/1.1 400 Bad Request\r\n")) as web,
         pytest.raises(ModelLoadFailed, match="is no RPC server"),
     ):
         greet(web)
     with (
-        listener(lambda client: client.recv(33) and client.recv(1)) as silent,
+        answering(lambda client: client.recv(33) and client.recv(1)) as silent,
         pytest.raises(ModelLoadFailed, match=r"does not answer within 0\.2 s") as failed,
     ):
         greet(silent, limit_s=0.2)

@@ -73,7 +73,8 @@ def command(
     """Answer a file of prompts.
 
     IN.jsonl holds one JSON object a line: {"prompt": "…"}, or a line of the OpenAI batch format. "-" is standard input.
-    MODEL is a GGUF file or the name of a converted model; without it, the bundled demo answers.
+    MODEL is a GGUF file or a model's name; without it, the default model answers (`qwenctl models default`), or the
+    bundled demo.
 
     Answers are appended to FILE as they finish, each with its line's custom_id, in the order in which they finish. Run
     the same command again after an interruption: lines that FILE answers already are left out. A line that cannot be

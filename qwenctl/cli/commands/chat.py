@@ -54,7 +54,8 @@ def command(
 ) -> int:
     """Talk with a model in the terminal.
 
-    MODEL is a GGUF file or the name of a converted model; without it, the bundled demo answers.
+    MODEL is a GGUF file or a model's name; without it, the default model answers (`qwenctl models default`), or the
+    bundled demo.
 
     Type /help in the chat for its commands. If standard input is not a terminal, each line of it is a turn, and the
     answers alone go to standard output.

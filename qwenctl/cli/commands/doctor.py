@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from qwenctl.cli.command import Command
+from qwenctl.cli.device_options import rpc_option
 from qwenctl.cli.errors import one_line
 from qwenctl.cli.options import model_argument, output_options
 from qwenctl.cli.output import Output
@@ -31,12 +32,14 @@ from qwenctl.units import format_bytes, format_memory
 )
 @model_argument
 @click.option("--measure", is_flag=True, help="Measure CPU and disk with the experts of MODEL, and remember it.")
+@rpc_option
 @output_options
-def command(*, model: str | None, measure: bool, output: Output, settings: Settings) -> int:
+def command(*, model: str | None, measure: bool, rpc: tuple[str, ...], output: Output, settings: Settings) -> int:
     """Say what this machine has for models, and what is wrong.
 
-    Shows CPU, the built llama.cpp with a trial of its products, memory and its bound, GPUs, what was measured here
-    before, and the environment variables that are in force. The exit code is 1 if there are problems.
+    Shows CPU, the built llama.cpp with a trial of its products, memory and its bound, devices and drivers, the disk
+    under the models, what was measured here before, and the environment variables that are in force. The exit code is 1
+    if there are problems.
 
     MODEL is a GGUF file or the name of a converted model, whose experts --measure reads and multiplies.
     """
@@ -45,7 +48,7 @@ def command(*, model: str | None, measure: bool, output: Output, settings: Setti
     path = locate_model(model, settings) if measure else None
     if measure and path is None:
         raise InvalidRequest("--measure needs a model", "name one, or make the demo with: qwenctl run")
-    found = diagnose(settings, path)
+    found = diagnose(settings, path, rpc)
     if output.json_mode:
         output.data(_document(found))
     else:
@@ -86,9 +89,19 @@ def _fields(found: Diagnosis) -> Iterator[tuple[str, str]]:
         yield "device", f"{device.name}: {format_memory(device.free_bytes)} of {format_memory(device.total_bytes)} free"
     if not found.devices:
         yield "devices", "no GPU that this build of llama.cpp knows"
+    yield "drivers", ", ".join(found.drivers) or "none of a GPU"
+    yield "disk", _disk(found)
     yield "models", str(found.settings.models_dir)
     yield "cache", str(found.settings.cache_dir)
     yield "variables", " ".join(f"{name}={value}" for name, value in found.settings.variables.items()) or "none"
+
+
+def _disk(found: Diagnosis) -> str:
+    if found.disk is None:
+        return f"no model in {found.settings.models_dir} to read from"
+    one, four = (rate / 1e9 for rate in (found.disk.one_bytes_s, found.disk.four_bytes_s))
+    cached = "" if found.disk.past_cache else ", from the page cache"
+    return f"{one:.2f} GB/s one read at a time, {four:.2f} with four ({found.disk.path.name}{cached})"
 
 
 def _layouts(library: Library) -> str:
@@ -120,6 +133,8 @@ def _document(found: Diagnosis) -> dict[str, Any]:
     document["folders"] = {"models": str(settings.models_dir), "cache": str(settings.cache_dir)}
     document["variables"] = dict(settings.variables)
     document["memory"].pop("devices")
+    if found.disk is not None:
+        document["disk"]["path"] = str(found.disk.path)
     if measured is not None:
         document["measured"]["path"] = str(measured.path)
     return document

@@ -101,8 +101,8 @@ def command(
     The method is llama-perplexity's, so figures compare: TEXT is cut into chunks of 512 tokens, each is computed by
     itself, and the second half is scored. The reference's predictions are computed on the way; no file is written.
 
-    MODEL is a GGUF file or the name of a converted model, one or several; without it, the bundled demo. TEXT is a file,
-    or - for standard input; without it, a text in several languages that comes with the program.
+    MODEL is a GGUF file or a model's name, one or several; without it, the default model or the bundled demo. TEXT is a
+    file, or - for standard input; without it, a text in several languages that comes with the program.
     """
     _check_options(metric, reference, offload, ram_bytes, vram_bytes)
     models, text_name = tell_apart(words, settings)

@@ -89,8 +89,8 @@ def command(
 ) -> None:
     """Show which experts a Mixture-of-Experts model uses.
 
-    MODEL is a GGUF file or the name of a converted model; without it, the bundled demo. It answers some prompts that
-    come with the program, or those in FILE, while the experts that each token is sent to are counted.
+    MODEL is a GGUF file or a model's name; without it, the default model or the bundled demo. It answers some prompts
+    that come with the program, or those in FILE, while the experts that each token is sent to are counted.
 
     Shows how much each expert of each layer is used, how uneven that is, whether a layer has collapsed to a few
     experts, and the hit rate to expect when only a part of all experts is kept in memory.

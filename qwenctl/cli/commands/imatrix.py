@@ -113,7 +113,7 @@ def command(
 
     MODEL, a GGUF file or the name of a converted model, reads text; for each column of each weight matrix the squares
     of what it is multiplied with are added up, expert by expert. Files are those of llama.cpp's llama-imatrix. Without
-    MODEL, the bundled demo reads.
+    MODEL, the default model or the bundled demo reads.
 
     Says which experts saw few tokens or none. Interrupted, the same command goes on where it was saved last.
     """

@@ -1,48 +1,40 @@
-"""`qwenctl models`: list the converted models."""
+"""`qwenctl models`: the models that are here. By itself it lists them."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from qwenctl.cli.command import Command
+from qwenctl.cli.command import CommandGroup
+from qwenctl.cli.lazy_group import Entry
+from qwenctl.cli.model_list import print_models
 from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
-from qwenctl.services.model_store import StoredModel, list_models
 from qwenctl.settings import Settings
-from qwenctl.units import format_bytes
+
+_FOLDER = "qwenctl.cli.model_commands"
+_COMMANDS = {
+    "ls": Entry("Look", f"{_FOLDER}.ls", "List the models that are here."),
+    "show": Entry("Look", f"{_FOLDER}.show", "Say where a model came from, and what it takes of the disk."),
+    "verify": Entry("Look", f"{_FOLDER}.verify", "Check models for damage."),
+    "default": Entry("Change", f"{_FOLDER}.default", "Choose the model that is used where none is named."),
+    "rm": Entry("Change", f"{_FOLDER}.rm", "Remove models."),
+    "prune": Entry("Change", f"{_FOLDER}.prune", "Remove what interrupted and outdated work has left."),
+}
 
 
-@click.command(
+@click.group(
     "models",
-    cls=Command,
-    examples=["qwenctl models", "qwenctl models --json"],
+    cls=CommandGroup,
+    entries=_COMMANDS,
+    invoke_without_command=True,
+    examples=["qwenctl models", "qwenctl models --json", "qwenctl models rm qwen3-8b-q4_k_m"],
 )
 @output_options
-def command(output: Output, settings: Settings) -> None:
-    """List the converted models.
+@click.pass_context
+def command(context: click.Context, /, *, output: Output, settings: Settings) -> None:
+    """List the models that are here, and look after them.
 
     They lie in QWENCTL_MODELS, by default in qwenctl's data folder.
     """
-    models = list_models(settings)
-    if output.json_mode:
-        output.data([_document(model) for model in models])
-    elif models:
-        rows = [(model.name, format_bytes(model.n_bytes), model.output_type or "?", model.path) for model in models]
-        output.table(("NAME", "SIZE", "TYPE", "PATH"), rows, right=(1,))
-    else:
-        output.note(f"no converted models in {settings.models_dir}; qwenctl convert makes them")
-    for model in models:
-        if model.problem:
-            output.warning(model.problem)
-
-
-def _document(model: StoredModel) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "bytes": model.n_bytes,
-        "type": model.output_type,
-        "path": str(model.path),
-        "problem": model.problem,
-    }
+    if context.invoked_subcommand is None:
+        print_models(output, settings)

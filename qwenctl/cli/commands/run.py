@@ -54,8 +54,8 @@ def command(
 ) -> None:
     """Answer one prompt.
 
-    MODEL is a GGUF file or the name of a converted model; without it, the bundled demo answers. A single word that is
-    neither a GGUF file nor such a name is the PROMPT.
+    MODEL is a GGUF file or a model's name; without it, the default model answers (`qwenctl models default`), or the
+    bundled demo. A single word that is neither a GGUF file nor such a name is the PROMPT.
 
     Text that is piped in is the prompt, or follows the PROMPT after a blank line; "-" stands for it.
 

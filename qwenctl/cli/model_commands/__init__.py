@@ -1,0 +1,1 @@
+"""The commands below `qwenctl models`, one a file."""

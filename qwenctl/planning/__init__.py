@@ -1,0 +1,1 @@
+"""What fits a machine, how fast it will be, and how to run it: pure functions of values."""

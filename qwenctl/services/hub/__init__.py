@@ -1,0 +1,1 @@
+"""Models from a hub: what a name means, what lies there, and how its bytes get here whole."""

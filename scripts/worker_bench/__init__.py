@@ -1,0 +1,1 @@
+"""What scripts/bench_worker.py is made of."""

@@ -1,0 +1,25 @@
+"""A repository of the test hub as the program's own RemoteFiles."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from qwenctl.services.hub.remote_file import RemoteFile
+from tests.hub_server.repository import HubRepository
+
+
+def remote_files(endpoint: str, repository: HubRepository, *, revision: str = "main") -> list[RemoteFile]:
+    """Return all files of a revision, pinned to its commit."""
+    sha = repository.refs.get(revision, revision)
+    return [
+        RemoteFile(
+            repository.repo_id,
+            sha,
+            path,
+            f"{endpoint}/{repository.repo_id}/resolve/{sha}/{quote(path)}",
+            len(blob.data),
+            sha256=blob.sha256 if blob.is_lfs else None,
+            git_oid=None if blob.is_lfs else blob.git_oid,
+        )
+        for path, blob in repository.commits[sha].items()
+    ]
