@@ -1,5 +1,7 @@
 """What was measured on this machine for one model shape, and its file in the cache folder. Measures nothing itself.
 
+Devices are not in it: what they cost is measured in milliseconds each time a model is opened (device_costs.py).
+
 One JSON file a key. A file that is damaged, of another format or for another key counts as missing: the next start
 measures again. It is written beside its place and renamed, so that no reader meets half of it.
 """
@@ -19,7 +21,7 @@ from qwenctl.moe.microbatch import PrefillRates
 _FORMAT = 1
 _FOLDER = "calibration"
 
-Record = TypeVar("Record", "CalibrationKey", "ExpertRate", "DiskRate", "DeviceRate")
+Record = TypeVar("Record", "CalibrationKey", "ExpertRate", "DiskRate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +55,6 @@ class DiskRate:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceRate:
-    """Copies to a device, alone and while the CPU computes."""
-
-    name: str
-    alone_bytes_s: float
-    loaded_bytes_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class Calibration:
     """All rates of one key.
 
@@ -72,10 +65,9 @@ class Calibration:
     key: CalibrationKey
     experts: tuple[ExpertRate, ...] = ()
     disk: tuple[DiskRate, ...] = ()
-    devices: tuple[DeviceRate, ...] = ()
 
     def __post_init__(self) -> None:
-        records: tuple[Any, ...] = (self.key, *self.experts, *self.disk, *self.devices)
+        records: tuple[Any, ...] = (self.key, *self.experts, *self.disk)
         for one in records:
             for name, value in asdict(one).items():
                 if isinstance(value, int | float) and not (isfinite(value) and value > 0):
@@ -181,7 +173,6 @@ def _read(path: Path) -> Calibration | None:
             _record(CalibrationKey, document["key"]),
             tuple(_record(ExpertRate, one) for one in document["experts"]),
             tuple(_record(DiskRate, one) for one in document["disk"]),
-            tuple(_record(DeviceRate, one) for one in document["devices"]),
         )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

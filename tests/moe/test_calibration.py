@@ -14,7 +14,6 @@ import pytest
 from qwenctl.moe.calibration import (
     Calibration,
     CalibrationKey,
-    DeviceRate,
     DiskRate,
     ExpertRate,
     load_calibration,
@@ -39,7 +38,6 @@ MEASURED = Calibration(
         ExpertRate("Q4_K", "plain", "expert", 512, 80e9),
     ),
     (DiskRate(1, 0.9e9), DiskRate(4, 2.0e9), DiskRate(8, 2.05e9)),
-    (DeviceRate("CUDA0", 24e9, 17e9),),
 )
 
 
@@ -101,7 +99,7 @@ def _set(*path: str | int, value: object) -> Callable[[dict[str, Any]], object]:
         _set("experts", 0, "n_tokens", value=True),
         _set("experts", 0, "unknown", value=1),
         _set("disk", 0, value={"queue_depth": 1}),
-        _set("devices", 0, "name", value=7),
+        _set("disk", 0, "bytes_s", value="fast"),
         lambda document: [document],
         lambda document: None,
     ],
@@ -177,7 +175,7 @@ def test_rates_for_the_micro_batch() -> None:
     [
         {"disk": (DiskRate(0, 1e9),)},
         {"disk": (DiskRate(1, float("inf")),)},
-        {"devices": (DeviceRate("CUDA0", 1e9, -1),)},
+        {"disk": (DiskRate(1, -1),)},
         {"experts": (ExpertRate("Q4_K", "plain", "id", 0, 1e9),)},
     ],
 )
