@@ -4,6 +4,7 @@
     scripts/bench_offload.py --quick            30B shape, one round, in about three minutes
     scripts/bench_offload.py                    30B and 235B shapes, three rounds, cold and warm: an hour or more
     scripts/bench_offload.py --only stock --memory 0.25 --phases decode
+    scripts/bench_offload.py --quick --layers 48 --memory 1 --vram 8            with 8 GiB of a GPU, for both
     scripts/bench_offload.py --set n_ubatch=1024 --offload prefetch="'off'"      other EngineOptions, OffloadOptions
 
 Random weights at true layer shapes and fewer layers (see offload_bench/synthetic_model.py); written once, then kept
@@ -122,6 +123,8 @@ class Bench:
         self.path = path
         self.sizes = model_sizes(path)
         self.gpus = gpu_free_bytes()
+        if options.vram is not None and self.gpus:
+            self.gpus = [min(sum(self.gpus), int(options.vram * (1 << 30)))]
         self.prompts = Prompts(text_tokens(path, REPOSITORY))
         self.measured = Measurements(self.sizes.n_experts_used)
         self.calibration = options.work / "calibration"
@@ -239,6 +242,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, help="of the model file (default: 12 of 30b, 4 of 235b)")
     parser.add_argument("--alignment", type=int, default=4096, help="of its tensors in bytes (default: 4096)")
     parser.add_argument("--memory", type=float, nargs="+", default=[1.0, 0.5, 0.25], help="fractions of the experts")
+    parser.add_argument("--vram", type=float, metavar="GIB", help="of the GPUs in all (default: what is free)")
     parser.add_argument("--phases", choices=PHASES, nargs="+", default=list(PHASES))
     parser.add_argument("--rounds", type=int, help="default: 3; with --quick 1")
     parser.add_argument("--only", choices=("stock", "qwenctl"), help="measure one of the two")
@@ -255,6 +259,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.set, options.offload = dict(options.set), dict(options.offload)
+    if options.vram is not None:
+        options.offload["vram_bytes"] = int(options.vram * (1 << 30))
     options.rounds = options.rounds or (1 if options.quick else 3)
     options.shape = options.shape or (["30b"] if options.quick else list(N_LAYERS))
     return options

@@ -75,7 +75,7 @@ def measure(part: str, folder: Path, arguments: argparse.Namespace) -> object:
         return measure_corruptions(folder, on_the_way, (arguments.corruptions - 8 * on_the_way + 4) // 5)
     if part == "disk":
         return measure_full_disks(folder, arguments.full_disks)
-    return measure_throughput(folder, arguments.runs, n_shards=4, shard_bytes=256 << 20)
+    return measure_throughput(folder, arguments.runs, n_shards=4, shard_bytes=128 << 20)
 
 
 def show(part: str, found: object) -> None:

@@ -17,12 +17,13 @@ from qwenctl.settings import Settings
 from qwenctl.units import format_memory, parse_bytes
 
 _MOST_BYTES = 1 << 50
+_TOKEN_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class TokenCount(click.ParamType[int]):
-    """A number of tokens: 4096, or 4k and 4K for 4 × 1024."""
+    """A number of tokens: 4096, 4k for 4 × 1024, or 1M for 1024 × 1024; in any case."""
 
     name = "tokens"
 
@@ -30,10 +31,10 @@ class TokenCount(click.ParamType[int]):
         """Return the tokens that `value` names; zero and nonsense are usage errors."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d{1,10})([kK]?)", value.strip(), re.ASCII)
-        n_tokens = int(match.group(1)) * (1024 if match.group(2) else 1) if match else 0
+        match = re.fullmatch(r"(\d{1,10})([km]?)", value.strip().lower(), re.ASCII)
+        n_tokens = int(match.group(1)) * _TOKEN_UNITS[match.group(2)] if match else 0
         if not 0 < n_tokens < 1 << 31:
-            self.fail(f"{value!r} is not a number of tokens; write 4096 or 4k", param, ctx)
+            self.fail(f"{value!r} is not a number of tokens; write 4096, 4k or 1M", param, ctx)
         return n_tokens
 
 

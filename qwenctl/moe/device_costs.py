@@ -1,4 +1,4 @@
-"""What computing with a device costs before anything has been computed: guessed, then measured in milliseconds."""
+"""What computing with a device costs: guessed, measured in milliseconds while opening, and told by each run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import numpy as np
 
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.costs import CostCurve, Costs
+from qwenctl.moe.device_executor import Run
 from qwenctl.moe.device_tier import DeviceTier
 from qwenctl.moe.host_memory import HostMemory
 
 _TOKENS = (1, 4, 16, 64, 256, 1024)
 _PROBES, _PROBE_PAIRS = 3, 8
 _UNDER_LOAD = 1.25
+WAITED_S = 15e-6  # a wait this long says that the device ended last, …
+_WAITED_SHARE = 0.1  # … if it is this part of the run: whoever comes late may also just have been held up
 _SWIGLU = np.array([abi.GGML_GLU_OP["SWIGLU"]] + [0] * 15, dtype=np.int32).tobytes()
 
 
@@ -83,3 +86,16 @@ def measured_costs(tier: DeviceTier, position: int, *, pinned: bool = True) -> C
 
 def _device_curve(expert_s: float) -> CostCurve:
     return CostCurve(_TOKENS, tuple(expert_s * max(1.0, n / 16) for n in _TOKENS))
+
+
+def device_seconds(run: Run, predicted_s: float) -> float:
+    """Return what a run took its device, as far as can be told.
+
+    Args:
+        run: finished. The CPU computed between `queued_s` and `waited_from_s`.
+        predicted_s: what it should have taken. Where the device ended unnoticed before the wait, it took at most the
+            time until then, and the prediction stands if it is below that.
+    """
+    elapsed_s, wait_s = run.ended_s - run.started_s, run.ended_s - run.waited_from_s
+    waited = wait_s >= max(WAITED_S, _WAITED_SHARE * elapsed_s)
+    return elapsed_s if waited else min(elapsed_s, predicted_s)

@@ -21,7 +21,7 @@ from typing import Any
 from qwenctl.errors import ExpertReadFailed
 from qwenctl.moe.costs import Costs, Measured, updated
 from qwenctl.moe.device_copier import DeviceCopier
-from qwenctl.moe.device_costs import measured_costs
+from qwenctl.moe.device_costs import WAITED_S, device_seconds, measured_costs
 from qwenctl.moe.device_executor import Run
 from qwenctl.moe.device_pools import DevicePool
 from qwenctl.moe.device_tier import DeviceTier
@@ -38,8 +38,6 @@ _STEPS_A_REFRESH = 512
 _LOOKS_EVERY = 4  # steps of a layer between two looks for experts to bring from far
 _LEARNS_EVERY = 8  # steps of all layers
 _MOST_UNDER_WAY = 16  # experts that are brought
-# A wait this long says that the device ended last, so that its own time is known.
-WAITED_S = 15e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,25 +175,21 @@ class HybridDevices:
                 self.n_overlapped_steps += 1
                 self.overlapped_s += cpu.compute_s
 
-    def note(self, position: int, run: Run, device_counts: Sequence[int], cpu: CpuPart, n_sent: int = 0) -> None:
+    def note(self, position: int, run: Run, device_counts: Sequence[int], cpu: CpuPart) -> None:
         """Learn from a step.
 
         Args:
             position: of the layer.
             run: finished.
-            device_counts: tokens of each expert of the run; empty: its time says nothing about decode steps.
+            device_counts: tokens of each expert of the run; empty: its time says nothing about runs of one token.
             cpu: what the CPU did meanwhile.
-            n_sent: experts that came along.
         """
-        waited = run.ended_s - run.waited_from_s >= WAITED_S
-        self.count(cpu, waited=waited)
+        self.count(cpu, waited=run.ended_s - run.waited_from_s >= WAITED_S)
         if not self.policy.learns or self.n_steps % _LEARNS_EVERY:
             return
         label = self.tier.label_of(position)
         costs = self._measured[label]
-        device_s = max(run.ended_s - run.started_s - n_sent * costs.loaded_upload_s_per_expert, 1e-6)
-        if not waited:  # it ended unnoticed, some time before: it took no longer than this
-            device_s = min(device_s, costs.device_call_s + costs.device.total(device_counts))
+        device_s = device_seconds(run, costs.device_call_s + costs.device.total(device_counts))
         counts, cpu_s = ((), 0.0) if cpu.waited_for_reads else (cpu.counts, cpu.compute_s)
         self._measured[label] = updated(
             costs,

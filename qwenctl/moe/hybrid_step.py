@@ -19,11 +19,12 @@ import numpy.typing as npt
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.batch_step import BatchStep
 from qwenctl.moe.costs import Costs
+from qwenctl.moe.device_costs import WAITED_S
 from qwenctl.moe.device_executor import Run
 from qwenctl.moe.device_pools import DevicePool
 from qwenctl.moe.device_prompt import PromptCall
 from qwenctl.moe.expert_pools import LayerSlots
-from qwenctl.moe.hybrid_devices import WAITED_S, CpuPart, HybridDevices
+from qwenctl.moe.hybrid_devices import CpuPart, HybridDevices
 from qwenctl.moe.layer_call import LayerCall
 from qwenctl.moe.schedule import Counts, LayerPlan, Routed, plan_equals, plan_layer
 from qwenctl.moe.token_graph import TokenGraph
@@ -96,6 +97,13 @@ class Split:
         self.n_sent = len(sent)
         return set(chosen)
 
+    def telling(self, n_experts: int) -> tuple[int, ...]:
+        """Return the tokens of each expert that the device computed for one token; none if some came along.
+
+        Those were on their way before the run began: its time is not that of computing, nor of that and the sending.
+        """
+        return () if self.n_sent else (1,) * n_experts
+
     def _taken(self, costs: Costs, sizes: Counts, room: int) -> Counts:
         """Look the split up: costs are the same object until they are refreshed."""
         if costs is not self._costs:
@@ -154,7 +162,7 @@ class HybridTokenStep(TokenStep):
             raise
         computed = perf_counter_ns()
         devices.tier.finish(self._position, run, call.out, there)
-        devices.note(self._position, run, [1] * len(there), part, self._split.n_sent)
+        devices.note(self._position, run, self._split.telling(len(there)), part)
         self._bring([ids[place] for place in there], ids)
         self._stats.missing_overhead_ns.append(queued - began + perf_counter_ns() - computed)
         return status
@@ -222,7 +230,7 @@ class HybridBatchStep(BatchStep):
             raise
         devices.tier.finish(self._position, run, call.out, pairs)
         there = [expert for expert in experts if expert in on_device]
-        devices.note(self._position, run, [1] * len(there) if call.n_tokens == 1 else (), part, self._split.n_sent)
+        devices.note(self._position, run, self._split.telling(len(there)) if call.n_tokens == 1 else (), part)
         if decoding:
             self._bring(there, rest, experts)
         return status

@@ -54,9 +54,17 @@ def test_the_environment_chooses_threads_where_no_option_does():
     assert parsed("--threads", "2", n_threads=7).n_threads == 2
 
 
+@pytest.mark.parametrize(("text", "n_tokens"), [("4096", 4096), ("32K", 32768), ("1m", 1 << 20), ("1M", 1 << 20)])
+def test_numbers_of_tokens(text, n_tokens):
+    assert parsed("--ctx", text).n_ctx == n_tokens
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
+        (("--ctx", "0k"), "'0k' is not a number of tokens"),
+        (("--ctx", "4g"), "'4g' is not a number of tokens"),
+        (("--ctx", "9999m"), "'9999m' is not a number of tokens"),
         (("--ram", "much"), "'much' is not a size"),
         (("--ram", "48Gi"), "'48Gi' is not a size"),
         (("--ram", "-1GiB"), "is not a size"),

@@ -30,10 +30,13 @@ from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.device_costs import measured_costs
 from qwenctl.moe.device_places import DevicePlace
 from qwenctl.moe.device_pools import open_pools, slots_within
+from qwenctl.moe.device_prompt import PromptCall
 from qwenctl.moe.device_tier import DeviceTier
 from qwenctl.moe.devices import Device, DeviceCalls, add_rpc_server, device_memory, find_devices
 from qwenctl.moe.expert_map import ExpertTensor, Kind, MoeLayer
 from qwenctl.moe.ggml_calls import Ggml, TensorContext, address_of, at
+from qwenctl.moe.host_memory import HostMemory, PinnedPages, host_buffer_type
+from qwenctl.moe.prompt_space import PromptSpace
 from tests.conftest import ROOT
 from tests.services.rpc_server import RpcServer, running_rpc_server
 
@@ -481,3 +484,77 @@ print("computing", flush=True)
 while True:
     through(tier, 0, x, ids, out)
 """
+
+
+def test_memory_of_a_device_that_has_none_of_its_own_is_ordinary(
+    calls: DeviceCalls, devices: tuple[Device, Device]
+) -> None:
+    """A server copies nothing from here by itself: all that makes use of that does without."""
+    memory = HostMemory(calls, devices[0], 4096)
+    ctypes.memset(memory.address, 7, 4096)
+    assert ctypes.string_at(memory.address, 4096) == b"\7" * 4096
+    memory.close()
+    assert host_buffer_type(calls, devices[0]) == 0
+    pages = PinnedPages(calls, devices[0])
+    assert not pages.is_possible
+    assert not pages.pin(memory.address, 4096)
+    pages.close()
+
+
+def test_experts_copied_beside_the_computing(calls: DeviceCalls, devices: tuple[Device, Device]) -> None:
+    experts = experts_of("Q8_0", False, 0)
+    budget = 4 * experts.layer.expert_bytes + (8 << 20)
+    tier = DeviceTier(calls, [experts.layer], [DevicePlace(devices[0], (0,), budget)], chunk_pairs=8)
+    try:
+        assert tier.can_copy_beside(0)
+        n_slots = tier.stats()[0].n_slots
+        for first in range(0, N_EXPERTS, 2):  # more than there are slots: later ones take the places of earlier ones
+            for expert in (first, first + 1):
+                tier.copy_beside(0, expert, experts.addresses(expert), (first, first + 1))
+            x, _ = inputs(1, 2, first)
+            ids = np.array([[first, first + 1]], dtype=np.int32)
+            out = np.full((2, N_EMBD), np.nan, dtype=np.float32)
+            assert through(tier, 0, x, ids, out) == 2
+            assert np.array_equal(out, experts.on_cpu(calls.ggml, x, ids).reshape(-1, N_EMBD))
+        tier.check_integrity()
+        slot_of = tier.slot_of[0]
+        assert slot_of is not None
+        assert sum(slot >= 0 for slot in slot_of) == min(n_slots, N_EXPERTS)
+    finally:
+        tier.close()
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("type_name", ["Q4_K", "Q8_0"])
+def test_prompts_whose_experts_lie_there_pass_through_or_are_the_cpus(
+    calls: DeviceCalls, devices: tuple[Device, Device], type_name: str, merged: bool
+) -> None:
+    experts = experts_of(type_name, merged, 1)
+    space = PromptSpace(N_EMBD, N_FF, 4, 200, experts.layer.expert_bytes + 4096)
+    tier = DeviceTier(calls, [experts.layer], [DevicePlace(devices[0], (0,), BUDGET_BYTES, space)])
+    try:
+        assert not tier.takes_prompts(0, 201)
+        for expert in (5, 2, 7):
+            tier.upload(0, expert, experts.addresses(expert))
+        joined = [memory_of(experts, expert) for expert in (0, 1, 3)]
+        passing = list(zip((0, 1, 3), (addresses for _, addresses in joined), strict=True))
+        for n_tokens in (33, 200):
+            x, ids = inputs(n_tokens, 4, n_tokens)
+            routed = ids.reshape(-1)
+            tier.start_prompt(0, PromptCall(routed, 4, passing, x.ctypes.data, GLU_PARAMS))
+            out = np.full((len(routed), N_EMBD), 7, dtype=np.float32)  # what the CPU has put there meanwhile
+            others = np.flatnonzero(np.isin(routed, (4, 6)))
+            tier.finish_prompt(0, out.ctypes.data, others)
+            expected = experts.on_cpu(calls.ggml, x, ids).reshape(-1, N_EMBD)
+            expected[others] = 7
+            np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+        assert tier.stats()[0].n_passed == 6
+    finally:
+        tier.close()
+
+
+def memory_of(experts: Experts, expert: int) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """An expert's matrices one after the other, as in a slot in RAM; and their addresses."""
+    memory = np.concatenate([matrix[expert] for matrix in experts.weights])
+    offsets = np.cumsum([0, *(matrix.shape[1] for matrix in experts.weights[:-1])])
+    return memory, [int(memory.ctypes.data) + int(offset) for offset in offsets]

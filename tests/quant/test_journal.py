@@ -8,7 +8,7 @@ import pytest
 
 from quant.durable_files import DurableFiles
 from quant.errors import OutputBusy, ResumeRefused
-from quant.journal import Journal, describe_differences, read_state
+from quant.journal import Journal, ReadMark, describe_differences, read_state
 
 
 @pytest.fixture
@@ -30,6 +30,17 @@ def test_says_what_was_written(path: Path) -> None:
     assert state.identity == {"output type": "q8_0"}
     assert state.done == {0: 10, 1: 11, 2: 12, 5: 15}
     assert (state.ready_inode, state.n_sound_bytes) == (77, path.stat().st_size)
+
+
+def test_how_far_a_source_was_read_is_the_last_that_was_said(path: Path) -> None:
+    with Journal(path, DurableFiles()) as journal:
+        journal.start({"output type": "q8_0"})
+        journal.record_done([(0, 10)], {"a": ReadMark(100, "ab"), "b": ReadMark(8, "cd")})
+        journal.record_done([], {"a": ReadMark(0)})
+        kept = dict(journal.state.read)
+    state = read_state(path.read_bytes())
+    assert state.read == kept == {"a": ReadMark(0), "b": ReadMark(8, "cd")}
+    assert state.done == {0: 10}
 
 
 def test_cut_anywhere_it_counts_its_whole_lines(path: Path) -> None:

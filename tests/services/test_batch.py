@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from qwenctl.core import GenerationEvent
+from qwenctl.core import Finished, GenerationEvent
 from qwenctl.errors import BatchFailed, GenerationFailed, InvalidRequest, QwenctlError
 from qwenctl.services.batch import BatchOptions, BatchProgress, BatchSummary, run_batch
 from qwenctl.services.chat_template import ChatTemplate
@@ -283,6 +283,25 @@ def test_other_settings_or_another_model_are_refused(files: Files) -> None:
     with pytest.raises(InvalidRequest, match="by another model or with other options"):
         files.run(ScriptedEngine(architecture="llama"))
     assert counts(files.run(parallel=1)) == (0, 0, 1, 0)
+
+
+def test_an_engine_that_is_no_more_is_the_runs_error_and_no_lines(files: Files) -> None:
+    """A remote device went away, for one: the lines under way are not answered, and the next run does it."""
+    files.ask(*prompts(3))
+    gone = GenerationFailed("the worker host:1 was lost")
+
+    class Dying(ScriptedEngine):
+        def step(self) -> list[GenerationEvent]:
+            events = super().step()
+            if any(isinstance(event, Finished) and event.error for event in events):
+                self.failure = gone
+            return events
+
+    engine = Dying(replies=[["fine"], [*"abcd", gone], [*"abcd", gone]], n_parallel=2)
+    with pytest.raises(GenerationFailed, match="host:1 was lost"):
+        files.run(engine, parallel=2)
+    assert (files.answers, files.errors) == ({"id-0": "fine"}, {})
+    assert counts(files.run(ScriptedEngine(n_parallel=2))) == (2, 0, 1, 0)
 
 
 def test_errors_are_final_unless_asked(files: Files) -> None:

@@ -19,6 +19,7 @@ from qwenctl.errors import InvalidRequest, ModelLoadFailed
 from qwenctl.services.machine_devices import machine_devices
 from qwenctl.services.rpc_connection import RpcConnection
 from qwenctl.services.rpc_servers import RPC_VERSION, greet
+from qwenctl.services.tcp_keepalive import keep_all_alive
 from qwenctl.services.worker_front import WorkerFront
 from qwenctl.services.worker_identity import (
     HELLO,
@@ -209,6 +210,16 @@ def test_silence_and_the_end_of_a_worker_are_noticed() -> None:
         assert greet(front.address)
         watch.close()
     assert said == []
+
+
+def test_every_tcp_connection_of_a_process_is_kept_alive() -> None:
+    with answering(lambda client: client.recv(1)) as address, ask(address, b"") as connection:
+        assert not connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        keep_all_alive()
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 9000
+        connection.sendall(b"x")
+        assert connection.fileno() >= 0
 
 
 # --- a model on two workers ------------------------------------------------------------------------------------------
