@@ -46,7 +46,9 @@ MACHINES: Mapping[str, str] = {
 }
 """Machines that people ask about, by name."""
 
-PUBLISHED_BAND = 0.4
+BAND = 0.4
+"""What estimates are within, as a rule: scripts/check_plan_published.py has what they were held against."""
+
 _SYSTEM_BYTES = 2 * GIB  # of main memory, that the system and other programs hold
 _MOST_DEVICES = 64
 _USUAL_CORES, _USUAL_MEMORY, _USUAL_DISK = 8, "ddr5", "nvme3"
@@ -146,7 +148,7 @@ class _Said:
             DeviceMemory(f"GPU{index}", card.free_bytes, card.total_bytes) for index, card in enumerate(cards)
         )
         memory = MachineMemory(available, 0, self.ram_bytes, "the machine described", devices=devices)
-        return Machine(name, memory, tuple(rates), self._cpu(), PUBLISHED_BAND, assumptions)
+        return Machine(name, memory, tuple(rates), self._cpu(), BAND, assumptions)
 
     def _assume(self) -> tuple[str, ...]:
         """Fill in what was not said; return what, in words."""

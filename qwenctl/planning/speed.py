@@ -32,9 +32,9 @@ PROMPT_TOKENS = 2048  # that prompt and cache are taken to hold, if the context 
 _EXPERT_ARITHMETIC, _EXPERT_HALF_TOKENS = 0.5, 75.0
 _UNPINNED_BYTES_S = 10e9  # of uploads from the mapped file, as llama.cpp by itself makes them; measured 7 to 12
 _ATTENTION_ARITHMETIC = 0.5  # of a device's rate
-# Of the CPU's rate of dense products, for a prompt's attention, and of its reading rate, for an answer's cells: with
-# ggml's flash kernel, and as two products.
-_CPU_ATTENTION = {True: 0.2, False: 0.3}
+# With ggml's flash kernel, and as two products: products a second of a core in a prompt's attention, measured with
+# SmolLM2 on two cores, and what is reached of the CPU's reading rate for an answer's cells.
+_CORE_ATTENTION_MACS_S = {True: 12e9, False: 9e9}
 _CPU_CACHE_READ = {True: 0.3, False: 0.8}
 _FEW_TOKENS = 4.0  # an expert: below, its weights are read rather than multiplied
 _HAND_OVER_S = 30e-6  # of activations between devices
@@ -163,7 +163,7 @@ class _Timing:
         if gpu:
             spent["device launches"] += gpu.layer_s
         products = n_tokens * n_cells * work.attention_macs
-        on_cpu = cpu.batch.dense_macs_s * _CPU_ATTENTION[self._placement.flash]
+        on_cpu = cpu.n_threads * _CORE_ATTENTION_MACS_S[self._placement.flash]
         rate = gpu.macs_s * _ATTENTION_ARITHMETIC if gpu else on_cpu
         spent["attention"] += products / rate
         if work.expert_bytes:
@@ -245,7 +245,7 @@ class _Timing:
         gpu, cpu = self._machine.gpus[0], self._machine.cpu
         dense_s = work.dense_bytes / min(gpu.upload_bytes_s, _UNPINNED_BYTES_S)
         _cheapest(spent, ("arithmetic", n_tokens * work.dense_macs / cpu.batch.dense_macs_s), ("upload", dense_s))
-        on_cpu = cpu.batch.dense_macs_s * _CPU_ATTENTION[self._placement.flash]
+        on_cpu = cpu.n_threads * _CORE_ATTENTION_MACS_S[self._placement.flash]
         spent["attention"] += n_tokens * n_cells * work.attention_macs / on_cpu
         if work.expert_bytes:
             used = experts_used(self._n_experts, self._n_used, n_tokens)

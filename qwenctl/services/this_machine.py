@@ -26,7 +26,7 @@ from qwenctl.planning.hardware import (
     described_card,
 )
 from qwenctl.planning.machine import CpuRates, GpuRates, Machine
-from qwenctl.planning.machine_text import PUBLISHED_BAND
+from qwenctl.planning.machine_text import BAND
 from qwenctl.planning.model import PlannedModel
 from qwenctl.planning.placement import ExpertLayout, LayoutGroups
 from qwenctl.planning.plan import Layouts
@@ -42,7 +42,6 @@ from qwenctl.services.offload_layout import OffloadLayout, groups_with
 from qwenctl.services.rpc_servers import check_endpoints, remote_devices
 from qwenctl.settings import Settings
 
-MEASURED_BAND = 0.3
 _UNKNOWN_TYPE_BITS = 4.5
 _REMOTE = GpuRates(read_bytes_s=40e9, macs_s=500e9, layer_s=150e-6, upload_bytes_s=1e9)
 _REMOTE_WORDS = "workers as quick as a processor with eight cores, over 10 Gbit/s"
@@ -80,7 +79,7 @@ def look_at_this_machine(settings: Settings, path: Path | None, rpc: Sequence[st
         memory=machine_memory((*remote, *devices.memory)),
         gpus=(_REMOTE,) * len(remote) + _gpu_rates(devices),
         cpu=cpu_rates(near, n_threads),
-        band=PUBLISHED_BAND if near is None or remote or devices.devices else MEASURED_BAND,
+        band=BAND,
         assumptions=(*_assumptions(near), *((_REMOTE_WORDS,) if remote else ())),
     )
     place = path or settings.models_dir / "model.gguf"
