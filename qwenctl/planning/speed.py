@@ -32,9 +32,10 @@ PROMPT_TOKENS = 2048  # that prompt and cache are taken to hold, if the context 
 _EXPERT_ARITHMETIC, _EXPERT_HALF_TOKENS = 0.5, 75.0
 _UNPINNED_BYTES_S = 10e9  # of uploads from the mapped file, as llama.cpp by itself makes them; measured 7 to 12
 _ATTENTION_ARITHMETIC = 0.5  # of a device's rate
-# With ggml's flash kernel, and as two products: products a second of a core in a prompt's attention, measured with
-# SmolLM2 on two cores, and what is reached of the CPU's reading rate for an answer's cells.
-_CORE_ATTENTION_MACS_S = {True: 12e9, False: 9e9}
+# With ggml's flash kernel, and as two products: products a second of a core in a prompt's attention, measured on two
+# cores with heads of 128 (30B-A3B's) and of 64 (SmolLM2's), and what is reached of the CPU's reading rate for an
+# answer's cells.
+_CORE_ATTENTION_MACS_S = {True: 22e9, False: 9e9}
 _CPU_CACHE_READ = {True: 0.3, False: 0.8}
 _FEW_TOKENS = 4.0  # an expert: below, its weights are read rather than multiplied
 _HAND_OVER_S = 30e-6  # of activations between devices
@@ -137,7 +138,7 @@ class _Timing:
         while done < n_prompt:
             n_tokens = min(step, n_prompt - done)
             for work, place in zip(self._works, self._placement.layers, strict=True):
-                self._prefill_layer(spent, work, place, n_tokens, done + n_tokens / 2)
+                self._prefill_layer(spent, work, place, n_tokens, done)
             self._hand_over(spent)
             done += n_tokens
         self._dense(spent, self._output, self._placement.output_device, 1)
@@ -154,8 +155,10 @@ class _Timing:
         if work.expert_bytes:
             self._experts(spent, work, place, n_tokens, experts_used(self._n_experts, self._n_used, n_tokens))
 
-    def _prefill_layer(self, spent: Spent, work: LayerWork, place: LayerPlace, n_tokens: int, n_cells: float) -> None:
+    def _prefill_layer(self, spent: Spent, work: LayerWork, place: LayerPlace, n_tokens: int, n_done: int) -> None:
         gpu, cpu = self._gpu(place.device), self._machine.cpu
+        # ggml's kernels for the CPU compute what the mask hides, too.
+        n_cells = n_done + (n_tokens / 2 if gpu else n_tokens)
         if gpu is None and self._machine.gpus and not self._scheduled:
             self._uploaded(spent, work, n_tokens, n_cells)
             return
@@ -199,18 +202,19 @@ class _Timing:
         even: bool = False,
     ) -> None:
         """Add a layer's experts: `used` of them; `even`: as many of a prompt's as that all are as likely."""
-        n_experts, few = self._n_experts, n_tokens * self._n_used / used < _FEW_TOKENS
+        few = n_tokens * self._n_used / used < _FEW_TOKENS
         on_device, missing = self._shares(place, even=even)
         tokens = n_tokens * self._n_used
         rates = self._placement.rates
         rate = rates.expert_rate(tokens / used)
         compute_s = tokens * (1 - on_device) * work.expert_macs / rate
+        if few:  # rates of one token were measured in the processor's cache
+            compute_s = max(compute_s, used * (1 - on_device) * work.expert_bytes / self._machine.cpu.read_bytes_s)
         disk_s = used * missing * work.expert_bytes / rates.disk_bytes_s
-        hits = max(0.0, 1 - missing / max(1e-9, 1 - on_device)) if n_experts else 1.0
         if even:  # waves: computed as experts arrive
             cpu_s = max(compute_s + used * missing * work.expert_bytes / rates.arrange_bytes_s, disk_s)
         else:
-            cpu_s = max(hits * compute_s, disk_s) + (1 - hits) * compute_s
+            cpu_s = compute_s + disk_s
         name = "disk" if disk_s > compute_s else "memory" if few else "arithmetic"
         gpu = self._gpu(place.device)
         device_s = 0.0
