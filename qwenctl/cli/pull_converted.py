@@ -49,12 +49,8 @@ def pull_converted(wanted: Wanted, asked: PullAsked, hub: Hub, settings: Setting
         KeyboardInterrupt: what is done is kept.
     """
     target, options = resolve_output(asked.out or wanted.label, settings), asked.download
-    if not options.force:
-        if is_converted_already(wanted, target, asked.imatrix):
-            print_here(target, wanted, output)
-            return
-        if target.exists():
-            raise OutputExists(f"{target} is there already", "--force replaces it; OUT gives the new one another name")
+    if is_there(wanted, asked, target, output):
+        return
     with small_files(target, write=not asked.dry_run) as folder:
         planned = _plan(wanted, asked, target, folder, hub)
         show_conversion_plan(wanted, planned, target, output)
@@ -74,6 +70,22 @@ def pull_converted(wanted: Wanted, asked: PullAsked, hub: Hub, settings: Setting
         record(wanted, asked, target)
     say_how_to_run(target, settings, output)
     print_conversion(result, f"{result.output_type}: {format_bytes(result.n_bytes)}", output)
+
+
+def is_there(wanted: Wanted, asked: PullAsked, target: Path, output: Output) -> bool:
+    """Say so, and return True, if an earlier pull has left exactly this.
+
+    Raises:
+        OutputExists: something else has the name, and --force was not given.
+    """
+    if asked.download.force:
+        return False
+    if is_converted_already(wanted, target, asked.imatrix):
+        print_here(target, wanted, output)
+        return True
+    if target.exists():
+        raise OutputExists(f"{target} is there already", "--force replaces it; OUT gives the new one another name")
+    return False
 
 
 def record(wanted: Wanted, asked: PullAsked, target: Path) -> None:

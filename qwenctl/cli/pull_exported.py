@@ -5,19 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from quant.errors import OutputExists
 from qwenctl.cli.conversion_output import print_conversion
 from qwenctl.cli.output import Output
-from qwenctl.cli.pull_converted import PullAsked, record
+from qwenctl.cli.pull_converted import PullAsked, is_there, record
 from qwenctl.cli.pull_progress import streamed_bars
-from qwenctl.cli.pull_report import export_document, print_dry_run, print_here, show_export_plan
+from qwenctl.cli.pull_report import export_document, print_dry_run, show_export_plan
 from qwenctl.services.hub.hub_access import Hub
-from qwenctl.services.hub.pull_conversion import (
-    imatrix_file,
-    is_converted_already,
-    open_checkpoint_on_hub,
-    small_files,
-)
+from qwenctl.services.hub.pull_conversion import imatrix_file, open_checkpoint_on_hub, small_files
 from qwenctl.services.hub.resolution import Wanted
 from qwenctl.services.remote_export import RemoteExportPlan, convert_remote_export, plan_remote_export
 from qwenctl.services.safetensors_export import ExportRequest, resolve_folder, speed_note
@@ -40,12 +34,8 @@ def pull_exported(wanted: Wanted, asked: PullAsked, request: ExportRequest, hub:
         KeyboardInterrupt: what is done is kept.
     """
     target, options = resolve_folder(asked.out or wanted.label), asked.download
-    if not options.force:
-        if is_converted_already(wanted, target, asked.imatrix):
-            print_here(target, wanted, output)
-            return
-        if target.exists():
-            raise OutputExists(f"{target} is there already", "--force replaces it; OUT gives the new one another name")
+    if is_there(wanted, asked, target, output):
+        return
     with small_files(target, write=not asked.dry_run) as folder:
         checkpoint = open_checkpoint_on_hub(wanted, folder, hub)
         matrix = imatrix_file(asked.imatrix, hub, folder) if asked.imatrix else None
