@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from quant.conversion_plan import ConversionPlan
-from quant.errors import NotEnoughDisk, WriteFailed
 from tests.quant.conversion_runs import SMALLEST, digest, leftovers, run, small_plan, sync_every_slice
-from tests.quant.disk_faults import FailingFiles, KilledFiles, PowerLossFiles, PowerLostError
+from tests.quant.stopped_runs import each_or_some, failing_at_each, killed_at_each, without_power_at_each
 from tests.tiny_checkpoint import write_checkpoint
 
 COMPLETE = {"", ".digests.json"}
@@ -48,18 +46,7 @@ def test_the_number_of_threads_does_not_show(source: Path, tmp_path: Path, whole
     assert digest(tmp_path / "m.gguf") == whole
 
 
-# A conversion of 17 slices makes about 80 operations: fast tests stop it at each fifth, slow ones at each.
-_each = pytest.mark.parametrize(
-    "stride", [pytest.param(5, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
-)
-
-
-def stops(folder: Path, stride: int) -> Iterator[tuple[int, Path]]:
-    """Yield operations to stop at, each with a fresh output. The caller breaks when one was not reached any more."""
-    for at in range(1, 1000, stride):
-        out = folder / f"{at}" / "m.gguf"
-        out.parent.mkdir()
-        yield at, out
+_each = each_or_some(5)  # a conversion of 17 slices makes about 80 operations
 
 
 def check_and_resume(plan: ConversionPlan, out: Path, whole: str) -> None:
@@ -73,15 +60,8 @@ def check_and_resume(plan: ConversionPlan, out: Path, whole: str) -> None:
 @pytest.mark.usefixtures("_slice_by_slice")
 def test_killed(source: Path, tmp_path: Path, whole: str, stride: int) -> None:
     plan = small_plan(source)
-    for at, out in stops(tmp_path, stride):
-        child = os.fork()
-        if child == 0:
-            run(plan, out, KilledFiles(at))
-            os._exit(0)
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
-            break
-        check_and_resume(plan, out, whole)
-    assert at > 40
+    run_with, check = partial(run, plan), partial(check_and_resume, plan, whole=whole)
+    assert killed_at_each(tmp_path / "m.gguf", stride, run_with, check) > 40
 
 
 @_each
@@ -89,17 +69,8 @@ def test_killed(source: Path, tmp_path: Path, whole: str, stride: int) -> None:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_the_disk_fails(source: Path, tmp_path: Path, whole: str, code: int, stride: int) -> None:
     plan = small_plan(source)
-    for at, out in stops(tmp_path, stride):
-        try:
-            run(plan, out, FailingFiles(at, code))
-            break
-        except NotEnoughDisk:
-            expected = errno.ENOSPC
-        except WriteFailed:
-            expected = errno.EIO
-        assert code == expected
-        check_and_resume(plan, out, whole)
-    assert at > 40
+    run_with, check = partial(run, plan), partial(check_and_resume, plan, whole=whole)
+    assert failing_at_each(tmp_path / "m.gguf", stride, run_with, check, code) > 40
 
 
 @_each
@@ -108,11 +79,5 @@ def test_the_journal_promises_nothing_that_a_power_failure_takes(
     source: Path, tmp_path: Path, whole: str, stride: int
 ) -> None:
     plan = small_plan(source)
-    for at, out in stops(tmp_path, stride):
-        try:
-            run(plan, out, PowerLossFiles(at))
-        except PowerLostError:
-            check_and_resume(plan, out, whole)
-        else:
-            break
-    assert at > 40
+    run_with, check = partial(run, plan), partial(check_and_resume, plan, whole=whole)
+    assert without_power_at_each(tmp_path / "m.gguf", stride, run_with, check) > 40

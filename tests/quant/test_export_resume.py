@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,16 @@ from quant import pipeline
 from quant.errors import NotEnoughDisk, WriteFailed
 from quant.export_plan import ExportPlan
 from quant.pipeline import ConversionProgress
-from tests.quant.disk_faults import FailingFiles, KilledFiles, PowerLossFiles, PowerLostError, SlowFiles
+from tests.quant.disk_faults import FailingFiles, KilledFiles, SlowFiles
 from tests.quant.export_runs import LEFT, SMALLEST, beside, digest, run, small_plan, statistics
+from tests.quant.stopped_runs import (
+    each_or_some,
+    failing_at_each,
+    in_child,
+    killed_at_each,
+    stops,
+    without_power_at_each,
+)
 from tests.tiny_checkpoint import write_checkpoint
 
 
@@ -39,18 +46,7 @@ def _unit_by_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_POLL_S", 0.0)
 
 
-# An export of 27 units makes about 150 operations: fast tests stop it at each eleventh, slow ones at each.
-_each = pytest.mark.parametrize(
-    "stride", [pytest.param(11, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
-)
-
-
-def stops(folder: Path, stride: int) -> Iterator[tuple[int, Path]]:
-    """Yield operations to stop at, each with a fresh output. The caller breaks when one was not reached any more."""
-    for at in range(1, 1000, stride):
-        out = folder / f"{at}" / "out"
-        out.parent.mkdir()
-        yield at, out
+_each = each_or_some(11)  # an export of 27 units makes about 150 operations
 
 
 def check_and_resume(plan: ExportPlan, out: Path, whole: str, *, force: bool = False) -> None:
@@ -63,29 +59,18 @@ def check_and_resume(plan: ExportPlan, out: Path, whole: str, *, force: bool = F
 
 @_each
 def test_killed(plan: ExportPlan, tmp_path: Path, whole: str, stride: int) -> None:
-    for at, out in stops(tmp_path, stride):
-        child = os.fork()
-        if child == 0:
-            run(plan, out, KilledFiles(at))
-            os._exit(0)
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
-            break
-        check_and_resume(plan, out, whole)
-    assert at > 80
+    run_with, check = partial(run, plan), partial(check_and_resume, plan, whole=whole)
+    assert killed_at_each(tmp_path / "out", stride, run_with, check) > 80
 
 
 @_each
 def test_killed_while_it_replaces_another(plan: ExportPlan, tmp_path: Path, whole: str, stride: int) -> None:
     """The old folder or the new one has the name, or neither for a moment; the old one is never mixed with the new."""
     old = small_plan(plan.source, "gptq")
-    for at, out in stops(tmp_path, stride):
+    for at, out in stops(tmp_path / "out", stride):
         run(old, out)
         before = digest(out)
-        child = os.fork()
-        if child == 0:
-            run(plan, out, KilledFiles(at), force=True)
-            os._exit(0)
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+        if in_child(lambda at=at, out=out: run(plan, out, KilledFiles(at), force=True)) == 0:
             break
         assert not out.exists() or digest(out) in (before, whole)
         check_and_resume(plan, out, whole, force=True)
@@ -95,31 +80,16 @@ def test_killed_while_it_replaces_another(plan: ExportPlan, tmp_path: Path, whol
 @_each
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_the_disk_fails(plan: ExportPlan, tmp_path: Path, whole: str, code: int, stride: int) -> None:
-    for at, out in stops(tmp_path, stride):
-        try:
-            run(plan, out, FailingFiles(at, code))
-            break
-        except NotEnoughDisk:
-            expected = errno.ENOSPC
-        except WriteFailed:
-            expected = errno.EIO
-        assert code == expected
-        check_and_resume(plan, out, whole)
-    assert at > 80
+    run_with, check = partial(run, plan), partial(check_and_resume, plan, whole=whole)
+    assert failing_at_each(tmp_path / "out", stride, run_with, check, code) > 80
 
 
 @_each
 def test_the_journal_promises_nothing_that_a_power_failure_takes(
     plan: ExportPlan, tmp_path: Path, whole: str, stride: int
 ) -> None:
-    for at, out in stops(tmp_path, stride):
-        try:
-            run(plan, out, PowerLossFiles(at))
-        except PowerLostError:
-            check_and_resume(plan, out, whole)
-        else:
-            break
-    assert at > 80
+    run_with, check = partial(run, plan), partial(check_and_resume, plan, whole=whole)
+    assert without_power_at_each(tmp_path / "out", stride, run_with, check) > 80
 
 
 def test_what_an_earlier_run_did_is_not_done_again(plan: ExportPlan, tmp_path: Path, whole: str) -> None:

@@ -6,7 +6,8 @@ import errno
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,8 @@ from quant.errors import (
     BadWeights,
     CheckpointError,
     DamagedSource,
-    NotEnoughDisk,
     ResumeRefused,
     UnsupportedTensor,
-    WriteFailed,
 )
 from quant.journal import read_state
 from quant.libggml import load_libggml
@@ -33,7 +32,14 @@ from quant.stream_pipeline import run_streamed
 from quant.stream_run import StreamOptions, StreamProgress
 from tests.packed_checkpoint import Packing, pack_checkpoint
 from tests.quant.conversion_runs import SMALLEST, digest, leftovers, run
-from tests.quant.disk_faults import FailingFiles, KilledFiles, PowerLossFiles, PowerLostError
+from tests.quant.stopped_runs import (
+    Run,
+    each_or_some,
+    failing_at_each,
+    in_child,
+    killed_at_each,
+    without_power_at_each,
+)
 from tests.quant.streamed_folder import StreamedFolder, plan_streamed
 from tests.tiny_checkpoint import TinyModel, tiny_weights, write_checkpoint
 
@@ -134,9 +140,7 @@ def test_progress_ends_at_everything(folder: Path, tmp_path: Path) -> None:
 # --- stopped ---
 
 
-_each = pytest.mark.parametrize(
-    "stride", [pytest.param(11, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
-)
+_each = each_or_some(11)
 
 
 @pytest.fixture
@@ -145,12 +149,8 @@ def _mark_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_run, "_POLL_S", 0.0)
 
 
-def stops(folder: Path, stride: int) -> Iterator[tuple[int, Path]]:
-    """Yield operations to stop at, each with a fresh output. The caller breaks when one was not reached any more."""
-    for at in range(1, 1000, stride):
-        out = folder / f"{at}" / "m.gguf"
-        out.parent.mkdir()
-        yield at, out
+def streaming(folder: Path, source: StreamedFolder | None = None) -> Run:
+    return lambda out, files: stream(folder, out, source, files)
 
 
 def check_and_resume(folder: Path, out: Path, whole: str) -> None:
@@ -160,24 +160,11 @@ def check_and_resume(folder: Path, out: Path, whole: str) -> None:
     assert (digest(out), leftovers(out)) == (whole, COMPLETE)
 
 
-def in_child(work: Callable[[], object]) -> int:
-    """Run `work` in a forked process; return its exit status, negative for a signal."""
-    child = os.fork()
-    if child == 0:
-        work()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 @_each
 @pytest.mark.usefixtures("_mark_often")
 def test_killed_at_an_operation_of_the_disk(folder: Path, tmp_path: Path, whole: str, stride: int) -> None:
-    source = StreamedFolder(latency_s=0.001)
-    for at, out in stops(tmp_path, stride):
-        if in_child(lambda at=at, out=out: stream(folder, out, source, KilledFiles(at))) == 0:
-            break
-        check_and_resume(folder, out, whole)
-    assert at > 20
+    run_with, check = streaming(folder, StreamedFolder(latency_s=0.001)), partial(check_and_resume, folder, whole=whole)
+    assert killed_at_each(tmp_path / "m.gguf", stride, run_with, check) > 20
 
 
 class KillAtFetch:
@@ -213,30 +200,15 @@ def test_killed_again_and_again(folder: Path, tmp_path: Path, whole: str) -> Non
 @pytest.mark.usefixtures("_mark_often")
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_the_disk_fails(folder: Path, tmp_path: Path, whole: str, code: int, stride: int) -> None:
-    for at, out in stops(tmp_path, stride):
-        try:
-            stream(folder, out, files=FailingFiles(at, code))
-            break
-        except NotEnoughDisk:
-            expected = errno.ENOSPC
-        except WriteFailed:
-            expected = errno.EIO
-        assert code == expected
-        check_and_resume(folder, out, whole)
-    assert at > 20
+    run_with, check = streaming(folder), partial(check_and_resume, folder, whole=whole)
+    assert failing_at_each(tmp_path / "m.gguf", stride, run_with, check, code) > 20
 
 
 @_each
 @pytest.mark.usefixtures("_mark_often")
 def test_the_power_fails(folder: Path, tmp_path: Path, whole: str, stride: int) -> None:
-    for at, out in stops(tmp_path, stride):
-        try:
-            stream(folder, out, files=PowerLossFiles(at))
-        except PowerLostError:
-            check_and_resume(folder, out, whole)
-        else:
-            break
-    assert at > 20
+    run_with, check = streaming(folder), partial(check_and_resume, folder, whole=whole)
+    assert without_power_at_each(tmp_path / "m.gguf", stride, run_with, check) > 20
 
 
 def test_ctrl_c_does_not_wait_for_the_network(folder: Path, tmp_path: Path, whole: str) -> None:

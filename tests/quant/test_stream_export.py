@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,9 @@ from quant.export_pipeline import ExportOutcome
 from quant.export_plan import ExportPlan
 from quant.export_stream import plan_export_spans, run_streamed_export
 from quant.stream_run import StreamOptions, StreamProgress
-from tests.quant.disk_faults import FailingFiles, KilledFiles
+from tests.quant.disk_faults import FailingFiles
 from tests.quant.export_runs import SMALLEST, beside, digest, run, small_plan, statistics, written_moments
+from tests.quant.stopped_runs import each_or_some, killed_at_each
 from tests.quant.streamed_folder import StreamedFolder
 from tests.tiny_checkpoint import write_checkpoint
 
@@ -75,25 +76,19 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return digest(out)
 
 
-@pytest.mark.parametrize("stride", [pytest.param(23, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+@each_or_some(23)
 def test_killed(folder: Path, tmp_path: Path, whole: str, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_run, "SYNC_S", 0.0)
     monkeypatch.setattr(stream_run, "_POLL_S", 0.0)
     source = StreamedFolder(latency_s=0.0005)
     plan = streamed_plan(folder, source)
-    for at in range(1, 1000, stride):
-        out = tmp_path / f"{at}" / "out"
-        out.parent.mkdir()
-        child = os.fork()
-        if child == 0:
-            stream(plan, source, out, KilledFiles(at))
-            os._exit(0)
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
-            break
+
+    def check(out: Path) -> None:
         if not out.exists() or beside(out):
             stream(plan, source, out)
         assert (digest(out), beside(out)) == (whole, set())
-    assert at > 40
+
+    assert killed_at_each(tmp_path / "out", stride, partial(stream, plan, source), check) > 40
 
 
 def test_the_disk_is_full(folder: Path, tmp_path: Path, whole: str) -> None:
