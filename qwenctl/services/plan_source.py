@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
 
 from quant.errors import GgufError, JsonFileError
 from quant.ggml_types import GgmlType
@@ -22,6 +21,7 @@ from quant.json_fields import JsonFields
 from quant.json_file import parse_json_object, read_json_object
 from quant.model_outline import ModelOutline, outline_of_config, outline_of_gguf
 from qwenctl.errors import InvalidRequest, ModelNotFound
+from qwenctl.planning.commands import SourceKind
 from qwenctl.services.hub.listing import Repository
 from qwenctl.services.hub.model_names import FamilyName, RepoName
 from qwenctl.services.hub.remote_file import RemoteFile
@@ -33,7 +33,6 @@ _MAX_CONFIG_BYTES = 4 << 20
 _FIRST_HEADER_BYTES = 1 << 20
 _NO_CONFIG = "a checkpoint without config.json cannot be planned"
 
-SourceKind = Literal["gguf", "checkpoint", "hub", "hub gguf"]
 ReadRange = Callable[[RemoteFile, int, int], bytes]
 
 
