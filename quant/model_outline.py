@@ -7,7 +7,7 @@ before a byte of weights is there. Knows nothing of machines.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from quant.errors import CheckpointError, UnsupportedArchitecture
@@ -24,7 +24,7 @@ from quant.tensor_info import TensorInfo
 from quant.tensor_names import target_shapes
 
 _LEAST_COLUMNS = 32  # of a matrix that can be quantized; convolutions of a few taps stay F32
-# With config.json alone the vocabulary is not known: 60 bytes a token of Qwen3's, its merges counted.
+# With config.json alone the vocabulary is not known: 39 bytes a token of Qwen3's, its merges counted.
 _VOCABULARY_BYTES = 40
 
 
@@ -46,7 +46,7 @@ class ModelOutline:
     shapes: Mapping[str, tuple[int, ...]]
     types: Mapping[str, GgmlType] | None = None
     converts: bool = True
-    header_bytes: int = field(default=0)
+    header_bytes: int = 0
 
     @property
     def architecture(self) -> str:
@@ -98,7 +98,7 @@ def outline_of_gguf(name: str, gguf: GgufFile) -> ModelOutline:
     """Return the outline of a file whose header was read."""
     shapes = {tensor.name: tensor.shape for tensor in gguf.tensors.values()}
     types = {tensor.name: GGML_TYPES[tensor.dtype] for tensor in gguf.tensors.values()}
-    return ModelOutline(name, gguf.metadata, shapes, types, converts=True, header_bytes=gguf.data_offset_bytes)
+    return ModelOutline(name, gguf.metadata, shapes, types, header_bytes=gguf.data_offset_bytes)
 
 
 def outline_of_config(name: str, fields: JsonFields) -> ModelOutline:

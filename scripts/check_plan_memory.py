@@ -18,12 +18,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from quant.recipe import OUTPUT_TYPES
+from qwenctl.units import MIB
 from scripts.plan_check.memory_cases import CASES, Compared, compare, read_outline
 from scripts.plan_check.no_alloc import measure
 
 MOST = 0.02
 OUTPUT = OUTPUT_TYPES["q4_k_m"]
-MIB = 1 << 20
 
 
 def main() -> int:
@@ -40,12 +40,7 @@ def main() -> int:
         print(json.dumps([asdict(one) | {"error": one.error, "context_error": one.context_error} for one in found]))
     else:
         show(found)
-    return int(any(abs(one.error) > MOST or abs(cells_error(one)) > MOST for one in found))
-
-
-def cells_error(one: Compared) -> float:
-    """How far KV cache and states are off."""
-    return (one.planned.kv + one.planned.states) / (one.counted.kv + one.counted.states) - 1
+    return int(any(abs(one.error) > MOST or abs(one.cells_error) > MOST for one in found))
 
 
 def show(found: list[Compared]) -> None:
@@ -57,8 +52,8 @@ def show(found: list[Compared]) -> None:
         context = one.context
         print(
             f"{one.model:32} {context.n_cells:9,} {context.n_parallel:3} {context.n_ubatch:5} {context.kv_type:>5} "
-            f"{'on ' if context.flash else 'off'} {(one.planned.kv + one.planned.states) / MIB:8.0f} "
-            f"{(one.counted.kv + one.counted.states) / MIB:8.0f} {one.planned.compute / MIB:7.0f} "
+            f"{'on ' if context.flash else 'off'} {one.planned.cells / MIB:8.0f} "
+            f"{one.counted.cells / MIB:8.0f} {one.planned.compute / MIB:7.0f} "
             f"{one.counted.compute / MIB:7.0f}  {one.error:+.2%} ({one.context_error:+.1%} without weights)"
         )
     worst, alone = max(abs(one.error) for one in found), max(abs(one.context_error) for one in found)

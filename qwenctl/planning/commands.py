@@ -9,7 +9,8 @@ from typing import Literal
 from qwenctl.moe.context_memory import kv_cache_bytes
 from qwenctl.planning.plan import RunPlan
 
-Origin = Literal["gguf", "checkpoint", "hub", "hub gguf"]
+SourceKind = Literal["gguf", "checkpoint", "hub", "hub gguf"]
+"""Where a model is, and in which form."""
 
 _AWQ_BITS = 4.16  # a weight of a linear layer: groups of 128 with scale and zero
 _GROUP = 128
@@ -25,14 +26,12 @@ class VllmRoad:
     Attributes:
         export: the command that makes the AWQ folder.
         serve: the command that serves it.
-        n_devices: that share every layer.
         weights_bytes: of the export, all devices together.
         fits: whether weights and one context of the length asked for fit.
     """
 
     export: str
     serve: str
-    n_devices: int
     weights_bytes: int
     fits: bool
 
@@ -43,7 +42,7 @@ def model_label(plan: RunPlan) -> str:
     return name if plan.model.quant is None else f"{name}-{plan.model.quant}"
 
 
-def run_commands(plan: RunPlan, asked: str, origin: Origin, rpc: tuple[str, ...] = ()) -> tuple[str, ...]:
+def run_commands(plan: RunPlan, asked: str, origin: SourceKind, rpc: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the commands, in order: have the model, run it.
 
     Args:
@@ -74,7 +73,7 @@ def run_commands(plan: RunPlan, asked: str, origin: Origin, rpc: tuple[str, ...]
     return (*first, " ".join([run, *options]))
 
 
-def vllm_road(plan: RunPlan, asked: str, origin: Origin) -> VllmRoad | None:
+def vllm_road(plan: RunPlan, asked: str, origin: SourceKind) -> VllmRoad | None:
     """Return the road to vLLM; None: too small a machine, or a model that is not exported."""
     devices, outline, shape = plan.machine.memory.devices, plan.model.outline, plan.model.shape
     if origin in ("gguf", "hub gguf") or not outline.converts or sum(one.total_bytes for one in devices) < _LEAST_BYTES:
@@ -94,7 +93,7 @@ def vllm_road(plan: RunPlan, asked: str, origin: Origin) -> VllmRoad | None:
         options.append("--enable-expert-parallel")  # an expert's columns cannot be cut within a group of scales
     verb = "pull" if origin == "hub" else "convert"
     export = f"qwenctl {verb} {_quoted(asked)} {folder} --format awq"
-    return VllmRoad(export, f"vllm serve ./{folder} {' '.join(options)}", n_devices, weights, fits)
+    return VllmRoad(export, f"vllm serve ./{folder} {' '.join(options)}", weights, fits)
 
 
 def _tensor_parallel(n_devices: int, n_heads: int) -> int:

@@ -24,13 +24,11 @@ class ContextAdvice:
     Attributes:
         n_ctx_train: that the model was trained for; 0: not said.
         is_trained: whether the one asked for lies within.
-        yarn_factor: that the file already has, 1: none.
         notes: a line each.
     """
 
     n_ctx_train: int
     is_trained: bool
-    yarn_factor: float
     notes: tuple[str, ...]
 
 
@@ -42,7 +40,7 @@ def advise_context(outline: ModelOutline, n_ctx: int) -> ContextAdvice:
     factor = float(stated) if isinstance(stated, int | float) else 1.0
     reach = max(trained, int(factor * outline.number("rope.scaling.original_context_length")))
     if not trained or n_ctx <= reach:
-        return ContextAdvice(trained, True, factor, ())
+        return ContextAdvice(trained, True, ())
     needed = n_ctx / trained
     notes = [f"the model was trained for {trained:,} tokens; {n_ctx:,} are {needed:.3g} times that"]
     if needed <= _MOST_FACTOR:
@@ -58,4 +56,4 @@ def advise_context(outline: ModelOutline, n_ctx: int) -> ContextAdvice:
             )
     else:
         notes.append("beyond four times the trained context YaRN is not stated to work: expect nonsense")
-    return ContextAdvice(trained, False, factor, tuple(notes))
+    return ContextAdvice(trained, False, tuple(notes))

@@ -116,13 +116,13 @@ CPU_LAYER_S = 60e-6
 
 def find_card(name: str) -> Card | None:
     """Return the card that `name` means, in any case, with or without blanks and RTX; None: not in the table."""
-    key = name.lower().replace(" ", "").removeprefix("nvidia").removeprefix("geforce")
+    key = _key(name)
     return CARDS.get(key) or CARDS.get(_ALIASES.get(key, ""))
 
 
 def described_card(description: str) -> Card | None:
     """Return the card that a driver calls so: "NVIDIA H100 80GB HBM3"; None: not in the table."""
-    key = description.lower().replace(" ", "").removeprefix("nvidia").removeprefix("geforce")
+    key = _key(description)
     names = sorted({**CARDS, **_ALIASES}, key=len, reverse=True)
     return next((find_card(name) for name in names if key.startswith(name)), None)
 
@@ -131,3 +131,7 @@ def card_of_memory(n_bytes: int) -> Card:
     """Return a card of so much memory: the rates are those of the smallest common one that has as much."""
     known = [CARDS[name] for name in _BY_MEMORY]
     return next((card for card in known if card.total_bytes >= n_bytes), known[-1])
+
+
+def _key(name: str) -> str:
+    return name.lower().replace(" ", "").removeprefix("nvidia").removeprefix("geforce")

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from qwenctl.errors import DoesNotFit
 from qwenctl.moe.context_memory import compute_bytes, kv_cache_bytes
-from qwenctl.moe.device_budget import DeviceRequest
+from qwenctl.moe.device_budget import DeviceBudget, DeviceRequest
 from qwenctl.moe.engine_choice import first_suitable, is_for_stock
 from qwenctl.moe.flash_choice import flash_is_better
 from qwenctl.moe.layout_choice import LayoutChoice
@@ -226,12 +227,14 @@ def _offloaded(size: ModelSize, machine: Machine, plan: OffloadPlan, rates: Pref
 
 
 def _device_uses(plan: OffloadPlan, machine: Machine) -> list[MemoryUse]:
-    uses = []
-    for device, one in zip(machine.memory.devices, plan.devices.budgets, strict=False):
-        parts = {"dense": one.dense_bytes, "experts": one.slots_bytes, "kv": one.kv_bytes, "compute": one.compute_bytes}
-        uses.append(MemoryUse(device.name, device.total_bytes, parts))
-    uses += [MemoryUse(one.name, one.total_bytes, {}) for one in machine.memory.devices[len(plan.devices.budgets) :]]
-    return uses
+    return [
+        MemoryUse(device.name, device.total_bytes, {} if one is None else _budget_parts(one))
+        for device, one in zip_longest(machine.memory.devices, plan.devices.budgets)
+    ]
+
+
+def _budget_parts(one: DeviceBudget) -> dict[str, int]:
+    return {"dense": one.dense_bytes, "experts": one.slots_bytes, "kv": one.kv_bytes, "compute": one.compute_bytes}
 
 
 def _ram_use(plan: OffloadPlan) -> MemoryUse:
@@ -298,11 +301,10 @@ def _stock_ram(model: PlannedModel, machine: Machine, placement: StockPlacement,
 def _stock_uses(
     model: PlannedModel, machine: Machine, placement: StockPlacement, kv: int, compute: int
 ) -> list[MemoryUse]:
-    uses = []
-    for device, part in zip(machine.memory.devices, placement.parts or (None,) * 64, strict=False):
-        parts = {} if part is None else _stock_parts(model, part, kv, compute)
-        uses.append(MemoryUse(device.name, device.total_bytes, parts))
-    return uses
+    return [
+        MemoryUse(device.name, device.total_bytes, {} if part is None else _stock_parts(model, part, kv, compute))
+        for device, part in zip_longest(machine.memory.devices, placement.parts)
+    ]
 
 
 def _stock_parts(model: PlannedModel, part: StockPart, kv: int, compute: int) -> dict[str, int]:

@@ -102,11 +102,7 @@ def plan_quant(
 
 
 def plan_best(
-    outline: ModelOutline,
-    machine: Machine,
-    request: ContextRequest,
-    layouts: Layouts = no_layouts,
-    quants: Sequence[str] = QUALITY_ORDER,
+    outline: ModelOutline, machine: Machine, request: ContextRequest, layouts: Layouts = no_layouts
 ) -> RunPlan:
     """Return the plan for the best quantization that fits; a file that is there has only its own.
 
@@ -116,12 +112,12 @@ def plan_best(
     if outline.types is not None:
         return plan_quant(outline, None, machine, request, layouts)
     fitting: dict[str, tuple[str, float]] = {}
-    for quant in quants:
+    for quant in QUALITY_ORDER:
         model = PlannedModel.of(outline, OUTPUT_TYPES[quant])
         if placement := try_place(model, machine, request, layouts(model)):
             rate = estimate_speed(model, machine, placement, request).decode.tokens_s / request.n_parallel
             fitting[quant] = placement.tier, rate
-    return plan_quant(outline, _best(fitting) if fitting else quants[-1], machine, request, layouts)
+    return plan_quant(outline, _best(fitting) if fitting else QUALITY_ORDER[-1], machine, request, layouts)
 
 
 def _best(fitting: Mapping[str, tuple[str, float]]) -> str:

@@ -4,12 +4,13 @@ A token of an answer, layer by layer, one after the other:
 
     dense_s    dense bytes / read rate + cells × KV bytes / read rate + what a layer takes beside
     experts_s  e = E (1 - (1 - k/E)^sequences) experts, of which a share is on the device, a share in RAM, m on the disk
-               (microbatch.miss_rate); the device's beside the CPU's, the disk's beside the hits:
-               max(device, max(RAM hits, disk) + misses)
+               (microbatch.miss_rate); the device's beside the CPU's, which waits for the disk:
+               max(device, CPU + disk)
 
 A prompt in micro-batches of u tokens: the same with products / arithmetic rate, never less than reading the weights
-once; attention u × cells × n_head × d × 2; experts that are nowhere are read once a micro-batch. Beside a device the
-smaller of the CPU's products and the upload of its weights over PCIe counts.
+once; attention u × cells × n_head × d × 2; experts that are nowhere are read once a micro-batch, while others are
+computed: max(CPU + arranging, disk). Beside a device the smaller of the CPU's products and the upload of its weights
+over PCIe counts.
 
 Every second goes to one resource, so the largest sum is what bounds. Pure.
 """
@@ -120,6 +121,8 @@ class _Timing:
         self._output = output_work(model)
         self._n_experts, self._n_used = model.shape.n_experts, model.shape.n_experts_used
         self._scheduled = placement.offload is not None
+        self._cpu_attention_macs_s = machine.cpu.n_threads * _CORE_ATTENTION_MACS_S[placement.flash]
+        self._cpu_cache_bytes_s = machine.cpu.read_bytes_s * _CPU_CACHE_READ[placement.flash]
 
     def decode(self, n_cells: int) -> Estimate:
         """Return the rate of answers with `n_cells` tokens of each sequence in the cache."""
@@ -147,16 +150,14 @@ class _Timing:
     def _decode_layer(self, spent: Spent, work: LayerWork, place: LayerPlace, n_tokens: int, n_cells: int) -> None:
         self._dense(spent, work, place.device, n_tokens)
         gpu = self._gpu(place.device)
-        cache_rate = (
-            gpu.read_bytes_s if gpu else self._machine.cpu.read_bytes_s * _CPU_CACHE_READ[self._placement.flash]
-        )
+        cache_rate = gpu.read_bytes_s if gpu else self._cpu_cache_bytes_s
         spent["cache"] += n_tokens * (n_cells * work.cell_bytes + work.state_bytes) / cache_rate
         spent["device launches" if gpu else "layers"] += gpu.layer_s if gpu else self._machine.cpu.layer_s
         if work.expert_bytes:
             self._experts(spent, work, place, n_tokens, experts_used(self._n_experts, self._n_used, n_tokens))
 
     def _prefill_layer(self, spent: Spent, work: LayerWork, place: LayerPlace, n_tokens: int, n_done: int) -> None:
-        gpu, cpu = self._gpu(place.device), self._machine.cpu
+        gpu = self._gpu(place.device)
         # ggml's kernels for the CPU compute what the mask hides, too.
         n_cells = n_done + (n_tokens / 2 if gpu else n_tokens)
         if gpu is None and self._machine.gpus and not self._scheduled:
@@ -166,9 +167,7 @@ class _Timing:
         if gpu:
             spent["device launches"] += gpu.layer_s
         products = n_tokens * n_cells * work.attention_macs
-        on_cpu = cpu.n_threads * _CORE_ATTENTION_MACS_S[self._placement.flash]
-        rate = gpu.macs_s * _ATTENTION_ARITHMETIC if gpu else on_cpu
-        spent["attention"] += products / rate
+        spent["attention"] += products / (gpu.macs_s * _ATTENTION_ARITHMETIC if gpu else self._cpu_attention_macs_s)
         if work.expert_bytes:
             used = experts_used(self._n_experts, self._n_used, n_tokens)
             if gpu and not self._scheduled and place.ram_slots:
@@ -247,10 +246,9 @@ class _Timing:
     def _uploaded(self, spent: Spent, work: LayerWork, n_tokens: int, n_cells: float) -> None:
         """Add a layer in main memory beside a device: the CPU's products, or the upload and the device's."""
         gpu, cpu = self._machine.gpus[0], self._machine.cpu
-        dense_s = work.dense_bytes / min(gpu.upload_bytes_s, _UNPINNED_BYTES_S)
+        dense_s = work.dense_bytes / _unpinned_bytes_s(gpu)
         _cheapest(spent, ("arithmetic", n_tokens * work.dense_macs / cpu.batch.dense_macs_s), ("upload", dense_s))
-        on_cpu = cpu.n_threads * _CORE_ATTENTION_MACS_S[self._placement.flash]
-        spent["attention"] += n_tokens * n_cells * work.attention_macs / on_cpu
+        spent["attention"] += n_tokens * n_cells * work.attention_macs / self._cpu_attention_macs_s
         if work.expert_bytes:
             used = experts_used(self._n_experts, self._n_used, n_tokens)
             self._uploaded_experts(spent, work, n_tokens, used)
@@ -263,7 +261,7 @@ class _Timing:
         _cheapest(
             spent,
             ("arithmetic", on_cpu),
-            ("upload", used * work.expert_bytes / min(gpu.upload_bytes_s, _UNPINNED_BYTES_S) + on_gpu),
+            ("upload", used * work.expert_bytes / _unpinned_bytes_s(gpu) + on_gpu),
         )
 
     def _hand_over(self, spent: Spent) -> None:
@@ -273,6 +271,10 @@ class _Timing:
 
     def _gpu(self, device: int | None) -> GpuRates | None:
         return None if device is None else self._machine.gpus[device]
+
+
+def _unpinned_bytes_s(gpu: GpuRates) -> float:
+    return min(gpu.upload_bytes_s, _UNPINNED_BYTES_S)
 
 
 def _expert_macs_s(gpu: GpuRates, tokens_an_expert: float) -> float:

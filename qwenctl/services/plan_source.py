@@ -7,12 +7,10 @@ user/repo[:type][@revision], short name  config.json, or the headers of the GGUF
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
 
 from quant.errors import GgufError, JsonFileError
 from quant.ggml_types import GgmlType
@@ -20,9 +18,10 @@ from quant.gguf_cursor import MAX_HEADER_BYTES, NeedMoreBytesError
 from quant.gguf_header import GgufHeader, parse_header
 from quant.gguf_read import read_gguf
 from quant.json_fields import JsonFields
-from quant.json_file import read_json_object
+from quant.json_file import parse_json_object, read_json_object
 from quant.model_outline import ModelOutline, outline_of_config, outline_of_gguf
 from qwenctl.errors import InvalidRequest, ModelNotFound
+from qwenctl.planning.commands import SourceKind
 from qwenctl.services.hub.listing import Repository
 from qwenctl.services.hub.model_names import FamilyName, RepoName
 from qwenctl.services.hub.remote_file import RemoteFile
@@ -34,7 +33,6 @@ _MAX_CONFIG_BYTES = 4 << 20
 _FIRST_HEADER_BYTES = 1 << 20
 _NO_CONFIG = "a checkpoint without config.json cannot be planned"
 
-SourceKind = Literal["gguf", "checkpoint", "hub", "hub gguf"]
 ReadRange = Callable[[RemoteFile, int, int], bytes]
 
 
@@ -83,7 +81,7 @@ def find_source(name: str, quant: str | None, settings: Settings) -> PlanSource:
 def _local(name: str, settings: Settings) -> PlanSource | None:
     found = find_model(name, settings)
     if found is not None:
-        return PlanSource(name, "gguf", outline_of_gguf(found.stem, read_gguf(found)), found)
+        return PlanSource(name, "gguf", _checked(outline_of_gguf(found.stem, read_gguf(found)), found.name), found)
     given = Path(name).expanduser()
     config = given / "config.json" if given.is_dir() else given
     if (config.name != "config.json" and config.suffix != ".json") or not config.is_file():
@@ -120,18 +118,11 @@ def remote_source(
     if config is None or config.n_bytes > _MAX_CONFIG_BYTES:
         raise ModelNotFound(f"{repository.repo_id} has no config.json", _NO_CONFIG)
     path = Path(config.name)
-    fields = JsonFields(path, _object(path, read(config, 0, config.n_bytes)))
-    return PlanSource(asked, "hub", outline_of_config(label, fields))
-
-
-def _object(path: Path, data: bytes) -> dict[str, object]:
     try:
-        found = json.loads(data)
+        values = parse_json_object(read(config, 0, config.n_bytes))
     except ValueError as error:
-        raise JsonFileError(path, f"is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise JsonFileError(path, "holds no JSON object")
-    return found
+        raise JsonFileError(path, str(error)) from error
+    return PlanSource(asked, "hub", outline_of_config(label, JsonFields(path, values)))
 
 
 def _gguf_outline(name: str, files: tuple[RemoteFile, ...], read: ReadRange) -> ModelOutline:
@@ -141,9 +132,14 @@ def _gguf_outline(name: str, files: tuple[RemoteFile, ...], read: ReadRange) -> 
     for header in headers:
         shapes |= {tensor.name: tensor.shape for tensor in header.tensors}
         types |= {tensor.name: tensor.type for tensor in header.tensors}
-    if "token_embd.weight" not in shapes:
-        raise InvalidRequest(f"{files[0].name} holds no language model: it has no token_embd.weight")
-    return ModelOutline(name, headers[0].metadata, shapes, types, header_bytes=headers[0].n_bytes)
+    outline = ModelOutline(name, headers[0].metadata, shapes, types, header_bytes=headers[0].n_bytes)
+    return _checked(outline, files[0].name)
+
+
+def _checked(outline: ModelOutline, file_name: str) -> ModelOutline:
+    if "token_embd.weight" not in outline.shapes:
+        raise InvalidRequest(f"{file_name} holds no language model: it has no token_embd.weight")
+    return outline
 
 
 def _header(file: RemoteFile, read: ReadRange) -> GgufHeader:

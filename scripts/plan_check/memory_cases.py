@@ -54,6 +54,11 @@ class Compared:
         """How far the plan is off with weights: what has to fit."""
         return (_total(self.planned) + self.weights) / (_total(self.counted) + self.weights) - 1
 
+    @property
+    def cells_error(self) -> float:
+        """How far KV cache and states are off."""
+        return self.planned.cells / self.counted.cells - 1
+
 
 def read_outline(name: str) -> ModelOutline:
     """Return a model of `tests/planning/configs`."""
@@ -81,4 +86,4 @@ def compare(outline: ModelOutline, weights: int, counted: Sequence[Allocated]) -
 
 
 def _total(sizes: Allocated) -> int:
-    return sizes.kv + sizes.states + sizes.compute + sizes.logits
+    return sizes.cells + sizes.compute + sizes.logits

@@ -50,6 +50,11 @@ class Allocated:
     compute: int
     logits: int
 
+    @property
+    def cells(self) -> int:
+        """KV cache and states."""
+        return self.kv + self.states
+
 
 def measure(outline: Any, output: Any, contexts: Sequence[Context]) -> list[Allocated]:
     """Return what llama.cpp would allocate for each context.

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from quant.errors import JsonFileError
+from quant.ggml_types import GGML_TYPES
 from quant.gguf_read import read_gguf
+from quant.gguf_write import GgufField, GgufTensor, GgufValueType, plan_layout
 from quant.model_outline import outline_of_gguf
 from quant.recipe import OUTPUT_TYPES
 from qwenctl.errors import DoesNotFit, InvalidRequest, ModelNotFound
@@ -83,6 +86,15 @@ def test_a_file_here_is_planned_with_its_own_types(tmp_path: Path) -> None:
         Planner(source, settings).advise(None, "q4_k_m", ContextRequest(256))
 
 
+def test_a_file_without_a_language_model_is_refused(tmp_path: Path) -> None:
+    metadata = {"general.architecture": GgufField(GgufValueType.STRING, "clip")}
+    layout = plan_layout(metadata, [GgufTensor("v.patch_embd.weight", (8, 32), GGML_TYPES["F32"])])
+    path = tmp_path / "mmproj.gguf"
+    path.write_bytes(layout.header.ljust(layout.total_bytes, b"\0"))
+    with pytest.raises(InvalidRequest, match=r"mmproj\.gguf holds no language model"):
+        find_source(str(path), None, Settings.from_environment({"HOME": str(tmp_path)}))
+
+
 def test_a_path_that_is_not_there_is_not_looked_for_on_a_hub(tmp_path: Path) -> None:
     settings = Settings.from_environment({"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"})
     with pytest.raises(ModelNotFound):
@@ -126,3 +138,14 @@ def test_a_gguf_file_on_a_hub_is_planned_from_its_header(hub: HubServer, tmp_pat
     assert dict(source.outline.shapes) == dict(local.shapes)
     advice = Planner(source, settings).advise("laptop-16", None, ContextRequest(256))
     assert advice.commands[0] == "qwenctl pull u/tiny-GGUF"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [(b"[" * 100_000, "nested too deeply"), (b'{"a": 1, "a": 2}', "appears twice"), (b"[]", "an object must be")],
+)
+def test_a_configuration_on_a_hub_is_read_as_strictly_as_one_here(tmp_path: Path, config: bytes, message: str) -> None:
+    with HubServer() as server:
+        server.add("u/bad", {"config.json": config, "model.safetensors": bytes(64)})
+        with pytest.raises(JsonFileError, match=message):
+            find_source("u/bad", None, hub_settings(server, tmp_path))
