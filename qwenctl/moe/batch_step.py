@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwenctl.moe.expert_pools import LayerSlots
-from qwenctl.moe.expert_watch import rows_at
-from qwenctl.moe.ggml_calls import TensorContext, address_of
+from qwenctl.moe.ggml_calls import TensorContext, address_of, rows_at
 from qwenctl.moe.graph_tensors import I32, slots_tensor
 from qwenctl.moe.layer_call import LayerCall
 from qwenctl.moe.token_path import MOST_USED, LoggedStep

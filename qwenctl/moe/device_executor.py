@@ -21,6 +21,7 @@ from qwenctl.errors import GenerationFailed
 from qwenctl.moe.device_graphs import ExpertGraph, Workspace, workspace_bytes
 from qwenctl.moe.device_pools import DevicePool
 from qwenctl.moe.devices import Device, DeviceCalls
+from qwenctl.moe.ggml_calls import rows_at
 from qwenctl.moe.host_memory import HostMemory
 
 _FLOAT_BYTES = 4
@@ -261,8 +262,8 @@ class _HostRows:
 
     def gather(self, x_address: int, tokens: npt.NDArray[np.int64]) -> None:
         """Copy the rows of x that pairs want, one after the other."""
-        x = _floats(x_address, (int(tokens.max()) + 1, self._n_embd))
-        np.take(x, tokens, axis=0, out=_floats(self.x_address, (len(tokens), self._n_embd)), mode="clip")
+        x = rows_at(x_address, int(tokens.max()) + 1, self._n_embd)
+        np.take(x, tokens, axis=0, out=rows_at(self.x_address, len(tokens), self._n_embd), mode="clip")
 
     def copy_out(self, out_address: int, rows: Sequence[int]) -> None:
         """Copy results to rows of the output, one by one: quickest for a few."""
@@ -273,8 +274,8 @@ class _HostRows:
 
     def scatter(self, out_address: int, rows: npt.NDArray[np.int64]) -> None:
         """Copy results to rows of the output."""
-        out = _floats(out_address, (int(rows.max()) + 1, self._n_embd))
-        out[rows] = _floats(self.out_address, (len(rows), self._n_embd))
+        out = rows_at(out_address, int(rows.max()) + 1, self._n_embd)
+        out[rows] = rows_at(self.out_address, len(rows), self._n_embd)
 
     def keep_ids(self, start: int, slots: npt.NDArray[np.int32]) -> int:
         """Hold a chunk's slots until the run ends; returns their address."""
@@ -286,12 +287,6 @@ class _HostRows:
         if self._memory is not None:
             self._memory.close()
         self._memory, self.n_rows = None, 0
-
-
-def _floats(address: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """View memory as float32 of a shape."""
-    array = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
-    return np.ndarray(shape, dtype=np.float32, buffer=memoryview(array))
 
 
 def _chunks(slots: npt.NDArray[np.int32], most: int) -> Iterator[tuple[int, int]]:

@@ -65,7 +65,8 @@ class DeviceFacts:
         slots_bytes, workspace_bytes: of its memory.
         n_runs, n_pairs, n_uploads: what it did.
         n_passed: experts that were brought for one micro-batch of a prompt.
-        busy_s: between `start` and the end of `finish`; waited_s: of that, in `finish`.
+        busy_s: between `start` and the end of `finish`, without prompts' micro-batches.
+        waited_s: in `finish` and `finish_prompt`.
     """
 
     label: str

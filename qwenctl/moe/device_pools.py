@@ -63,7 +63,7 @@ class DevicePool:
         context: TensorContext,
         buffer: int,
         n_bytes: int,
-        half_life_steps: float = HALF_LIFE_STEPS,
+        half_life_steps: float,
     ) -> None:
         self._calls, self._context, self._buffer = calls, context, buffer
         self.layer, self.n_bytes = layer, n_bytes

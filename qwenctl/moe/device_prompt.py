@@ -12,7 +12,6 @@ experts are chosen.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +25,7 @@ from qwenctl.moe.device_graphs import ExpertNodes, Workspace
 from qwenctl.moe.device_pools import DevicePool
 from qwenctl.moe.devices import Device, DeviceCalls
 from qwenctl.moe.expert_map import ExpertTensor, MoeLayer
-from qwenctl.moe.ggml_calls import TensorContext, address_of, at
+from qwenctl.moe.ggml_calls import TensorContext, address_of, at, rows_at
 from qwenctl.moe.prompt_chunks import Chunk, chunks_of
 from qwenctl.moe.prompt_space import MOST_PASSING, PromptSpace, bucket_of
 
@@ -135,7 +134,7 @@ class PromptExecutor:
         run, self._current = self._current, None
         if run is None:
             raise ValueError(f"{self._device.label} computes no prompt")
-        out = _floats(out_address, (run.n_pairs, self.space.n_embd))
+        out = rows_at(out_address, run.n_pairs, self.space.n_embd)
         kept = None if others is None else out[others]  # a copy: all rows come back at once, those are not among them
         get = self._calls.ggml_backend_tensor_get_async
         get(self._backend, address_of(self._results), out_address, 0, run.n_pairs * self.space.row_bytes)
@@ -282,9 +281,3 @@ def enumerate_joined(tensors: Sequence[ExpertTensor]) -> list[tuple[int, Sequenc
     if len(tensors) == 3 and (tensors[0].type, tensors[0].n_in) == (tensors[1].type, tensors[1].n_in):
         return [(0, tensors[:2]), (2, tensors[2:])]
     return [(index, tensors[index : index + 1]) for index in range(len(tensors))]
-
-
-def _floats(address: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """View memory as float32 of a shape."""
-    array = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
-    return np.ndarray(shape, dtype=np.float32, buffer=memoryview(array))

@@ -7,7 +7,6 @@ is written again after the call.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -32,9 +31,3 @@ class ExpertWatch(Protocol):
             counts: pairs of each.
             rows: f32 (pairs, n_ff), those of the first expert first.
         """
-
-
-def rows_at(address: int, n_rows: int, n_columns: int) -> npt.NDArray[np.float32]:
-    """Return f32 (n_rows, n_columns) that lie one after the other at an address, as a view."""
-    floats = (ctypes.c_float * (n_rows * n_columns)).from_address(address)
-    return np.ctypeslib.as_array(floats).reshape(n_rows, n_columns)

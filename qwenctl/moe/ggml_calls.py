@@ -177,3 +177,9 @@ def _bind(library: Any, name: str, result: Any, arguments: tuple[Any, ...]) -> A
     function = getattr(library, name)
     function.restype, function.argtypes = result, list(arguments)
     return function
+
+
+def rows_at(address: int, n_rows: int, n_columns: int) -> npt.NDArray[np.float32]:
+    """Return f32 (n_rows, n_columns) that lie one after the other at an address, as a view."""
+    floats = (ctypes.c_float * (n_rows * n_columns)).from_address(address)
+    return np.ndarray((n_rows, n_columns), dtype=np.float32, buffer=memoryview(floats))

@@ -29,7 +29,7 @@ from qwenctl.moe.expert_loader import Ticket
 from qwenctl.moe.expert_map import ExpertMap
 from qwenctl.moe.expert_pools import LayerSlots
 from qwenctl.moe.expert_reader import ExpertReader
-from qwenctl.moe.host_memory import PinnedPages
+from qwenctl.moe.host_memory import PinnedPages, host_buffer_type
 from qwenctl.moe.read_queue import ReadTicket
 from qwenctl.moe.schedule import LayerPlan, plan_uploads
 
@@ -281,10 +281,11 @@ class HybridDevices:
         return [expert for expert, _ in moves]
 
     def _measure(self, position: int) -> None:
-        label, given = self.tier.label_of(position), self.policy.costs
-        self._measured[label] = given or measured_costs(self.tier, position)
-        slow = given or measured_costs(self.tier, position, pinned=False)
-        self._unpinned_s[label] = slow.upload_s_per_expert
+        device, given = self.tier.device_at(position), self.policy.costs
+        costs = slow = given or measured_costs(self.tier, position)
+        if given is None and host_buffer_type(self.tier.calls, device):  # else it has just sent from ordinary memory
+            slow = measured_costs(self.tier, position, pinned=False)
+        self._measured[device.label], self._unpinned_s[device.label] = costs, slow.upload_s_per_expert
 
     def _refresh(self) -> None:
         """Plan with what is known by now."""

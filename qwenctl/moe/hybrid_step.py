@@ -37,11 +37,7 @@ _DECODE_TOKENS = 32  # from there on a batch is a prompt's, which says little ab
 
 
 class Split:
-    """Decides a layer's split and brings uploads along; shared by both steps.
-
-    Attributes:
-        missing: of the last call's experts, those that lay nowhere.
-        n_sent: of the last call's experts, those that came along.
+    """Decides a layer's split and brings uploads along, and others for later; shared by both steps.
 
     Args:
         devices: of the model.
@@ -52,8 +48,8 @@ class Split:
 
     def __init__(self, devices: HybridDevices, position: int, pool: DevicePool, layer: LayerSlots) -> None:
         self._devices, self._position, self._pool, self._layer = devices, position, pool, layer
-        self.missing: list[int] = []
-        self.n_sent = 0
+        self._missing: list[int] = []  # of the last call's experts, those that lay nowhere
+        self._n_sent = 0  # experts of the last call that came along
         self._costs: Costs | None = None
         self._known: dict[tuple[Counts, int], Counts] = {}
         self._can_copy = layer.layout.is_plain and devices.policy.uploads_now
@@ -70,7 +66,7 @@ class Split:
         for expert in experts:
             ready = in_ram[expert] >= 0 and expert not in loading
             kinds[ready if here[expert] >= 0 else 3 - ready].append(expert)
-        self.missing = kinds[3]
+        self._missing = kinds[3]
         costs = self._devices.costs(self._position)
         # One that is on its way already is the CPU's for now.
         able = [one for one in kinds[2] if not self._pool.is_on_way(one)] if self._can_copy else []
@@ -78,7 +74,7 @@ class Split:
         if counts is None:
             sizes: Counts = (len(kinds[0]), len(kinds[1]), len(kinds[2]), 0)
             if not room and not kinds[1]:
-                self.n_sent = 0
+                self._n_sent = 0
                 return set(kinds[0])
             taken = self._taken(costs, sizes, room)
             kinds = (*kinds[:2], able, kinds[3])
@@ -94,7 +90,7 @@ class Split:
         sent = [expert for expert in chosen if here[expert] < 0]
         for expert in sent:
             self._bring_along(expert, experts)
-        self.n_sent = len(sent)
+        self._n_sent = len(sent)
         return set(chosen)
 
     def telling(self, n_experts: int) -> tuple[int, ...]:
@@ -102,7 +98,27 @@ class Split:
 
         Those were on their way before the run began: its time is not that of computing, nor of that and the sending.
         """
-        return () if self.n_sent else (1,) * n_experts
+        return () if self._n_sent else (1,) * n_experts
+
+    def bring(self, on_device: Sequence[int], on_cpu: Sequence[int], keep: Sequence[int]) -> None:
+        """After a decode step: publish what has arrived, and bring what pays back for later.
+
+        Args:
+            on_device: experts that the device computed.
+            on_cpu: those that the CPU did.
+            keep: all of them.
+        """
+        if on_cpu:
+            self._devices.bring(self._position, self._done(on_device, on_cpu), keep, self._layer)
+        else:
+            self._devices.publish(self._position)
+
+    def _done(self, on_device: Sequence[int], on_cpu: Sequence[int]) -> LayerPlan:
+        """Return a decode step that was done as a plan, with the times that it should have taken."""
+        costs = self._devices.costs(self._position)
+        device_s = costs.device_call_s + len(on_device) * costs.device(1) if on_device else 0.0
+        cpu_s = len(on_cpu) * costs.cpu(1) + len(self._missing) * costs.disk_s_per_expert
+        return LayerPlan(tuple(on_device), (), tuple(on_cpu), tuple(self._missing), device_s, cpu_s)
 
     def _taken(self, costs: Costs, sizes: Counts, room: int) -> Counts:
         """Look the split up: costs are the same object until they are refreshed."""
@@ -144,7 +160,7 @@ class HybridTokenStep(TokenStep):
         on_device = self._split.of_tokens(ids, None)
         if not on_device:
             status = super().__call__()
-            self._bring([], ids)
+            self._split.bring([], ids, ids)
             return status
         self._tell(ids)
         self._stats.token.count(len(ids), 0)  # less those that turn out to be on disk
@@ -163,7 +179,7 @@ class HybridTokenStep(TokenStep):
         computed = perf_counter_ns()
         devices.tier.finish(self._position, run, call.out, there)
         devices.note(self._position, run, self._split.telling(len(there)), part)
-        self._bring([ids[place] for place in there], ids)
+        self._split.bring([ids[place] for place in there], [ids[place] for place in cpu], ids)
         self._stats.missing_overhead_ns.append(queued - began + perf_counter_ns() - computed)
         return status
 
@@ -178,14 +194,6 @@ class HybridTokenStep(TokenStep):
         stats.token.hits -= len(absent)
         status, _, waited_ns = self._in_parts(ids, places)
         return status, CpuPart((1,) * len(places), perf_counter() - began, waited_ns > 0)
-
-    def _bring(self, on_device: list[int], ids: list[int]) -> None:
-        rest = [expert for expert in ids if expert not in on_device]
-        if not rest:
-            self._devices.publish(self._position)
-            return
-        plan = _plan(self._devices, self._position, on_device, rest, self._split)
-        self._devices.bring(self._position, plan, ids, self._layer)
 
 
 class HybridBatchStep(BatchStep):
@@ -216,7 +224,7 @@ class HybridBatchStep(BatchStep):
         if not on_device:
             status = super().__call__()
             if decoding:
-                self._bring([], experts, experts)
+                self._split.bring([], experts, experts)
             return status
         self._tell(routed)
         # As if all were present: those that turn out to be on disk are taken off later.
@@ -232,15 +240,8 @@ class HybridBatchStep(BatchStep):
         there = [expert for expert in experts if expert in on_device]
         devices.note(self._position, run, self._split.telling(len(there)) if call.n_tokens == 1 else (), part)
         if decoding:
-            self._bring(there, rest, experts)
+            self._split.bring(there, rest, experts)
         return status
-
-    def _bring(self, there: list[int], rest: list[int], experts: list[int]) -> None:
-        if not rest:
-            self._devices.publish(self._position)
-            return
-        plan = _plan(self._devices, self._position, there, rest, self._split)
-        self._devices.bring(self._position, plan, experts, self._layer)
 
     def _prompt(self, routed: npt.NDArray[np.int32], counts: npt.NDArray[np.int64], experts: list[int]) -> int:
         """Compute on the device what lies there or is quicker brought there; returns a ggml_status."""
@@ -313,11 +314,3 @@ def hybrid_step(
         graph = bench.layer_token_graph(position, call.n_used, call.glu_params)
         return HybridTokenStep(bench, position, call, graph, devices)
     return HybridBatchStep(bench, position, call, devices)
-
-
-def _plan(devices: HybridDevices, position: int, on_device: list[int], on_cpu: list[int], split: Split) -> LayerPlan:
-    """Return a decode step that was done as a plan, with the times that it should have taken."""
-    costs = devices.costs(position)
-    device_s = costs.device_call_s + len(on_device) * costs.device(1) if on_device else 0.0
-    cpu_s = len(on_cpu) * costs.cpu(1) + len(split.missing) * costs.disk_s_per_expert
-    return LayerPlan(tuple(on_device), (), tuple(on_cpu), tuple(split.missing), device_s, cpu_s)

@@ -71,7 +71,7 @@ def size_of_model(gguf: GgufFile, experts: ExpertMap, slot_bytes: Sequence[int])
     tensors = [tensor for layer in experts.layers for tensor in layer.tensors]
     table = gguf.tensors.get("token_embd.weight")
     shape = ContextShape.of(gguf.metadata, table.n_rows if table else 0)
-    loaded = (tensor for tensor in gguf.tensors.values() if _layer_of(tensor.name) < shape.n_layers)
+    loaded = (tensor for tensor in gguf.tensors.values() if layer_of(tensor.name) < shape.n_layers)
     dense, embedding, output = dense_parts(loaded, {tensor.name for tensor in tensors})
     return ModelSize(
         n_experts=experts.n_experts,
@@ -112,7 +112,7 @@ def dense_parts(tensors: Iterable[TensorInfo], expert_tensors: Set[str]) -> tupl
     return total, embedding, output
 
 
-def _layer_of(name: str) -> int:
+def layer_of(name: str) -> int:
     """Return the layer that a tensor belongs to, -1 for those of none."""
     match = re.match(r"blk\.(\d+)\.", name)
     return int(match.group(1)) if match else -1

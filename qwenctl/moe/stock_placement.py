@@ -19,11 +19,11 @@ from quant.tensor_info import TensorInfo
 from qwenctl.moe.device_budget import DeviceRequest
 from qwenctl.moe.device_split import held_layers, usable_bytes
 from qwenctl.moe.machine_memory import DeviceMemory
+from qwenctl.moe.model_size import layer_of
 from qwenctl.units import format_memory
 
 # The tensors that --n-cpu-moe keeps in main memory: LLM_FFN_EXPS_REGEX of llama.cpp's common/common.h.
 EXPERT_TENSORS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
-_LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,7 @@ def layer_sizes(tensors: Mapping[str, TensorInfo], n_layers: int) -> LayerSizes:
     dense: Counter[int] = Counter()
     experts: Counter[int] = Counter()
     for name, tensor in tensors.items():
-        if match := _LAYER.match(name):
-            (experts if re.search(EXPERT_TENSORS, name) else dense)[int(match[1])] += tensor.n_bytes
+        (experts if re.search(EXPERT_TENSORS, name) else dense)[layer_of(name)] += tensor.n_bytes
     layers = range(n_layers)
     return LayerSizes(
         tuple(dense[layer] for layer in layers), tuple(experts[layer] for layer in layers), _output_bytes(tensors)

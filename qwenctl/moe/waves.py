@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwenctl.moe import ggml_abi as abi
-from qwenctl.moe.expert_watch import rows_at
+from qwenctl.moe.ggml_calls import rows_at
 from qwenctl.moe.layer_call import LayerCall
 from qwenctl.moe.pair_graphs import GatheredGraph, IndexedGraph
 from qwenctl.moe.workbench import MOST_WAVE_EXPERTS, Workbench

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
 
 from qwenctl.moe.context_memory import kv_cache_bytes
+from qwenctl.moe.model_size import layer_of
 from qwenctl.planning.model import PlannedModel
 
-_LAYER = re.compile(r"blk\.(\d+)\.")
 _TOKENS_FOR_RATE = 256
 
 
@@ -72,7 +71,6 @@ def _dense_weights(model: PlannedModel) -> Counter[int]:
     mapped = set() if model.experts is None else {t.name for one in model.experts.layers for t in one.tensors}
     counts: Counter[int] = Counter()
     for name, shape in model.outline.shapes.items():
-        match = _LAYER.match(name)
-        if match and name not in mapped and len(shape) > 1:
-            counts[int(match[1])] += prod(shape)
+        if name not in mapped and len(shape) > 1:
+            counts[layer_of(name)] += prod(shape)
     return counts

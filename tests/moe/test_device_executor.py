@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from quant.codecs import native
 from quant.ggml_types import GGML_TYPES
 from quant.libggml import load_libggml
 from qwenctl.moe import ggml_abi as abi
+from qwenctl.moe import hybrid_devices
+from qwenctl.moe.costs import Costs
 from qwenctl.moe.device_costs import measured_costs
 from qwenctl.moe.device_places import DevicePlace
 from qwenctl.moe.device_pools import open_pools, slots_within
@@ -413,6 +416,28 @@ def test_what_a_device_costs_is_measured_and_leaves_nothing_behind(
         tier.check_integrity()
     finally:
         tier.close()
+
+
+def test_a_device_without_pinned_memory_is_measured_once(
+    calls: DeviceCalls, devices: tuple[Device, Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Costs] = []
+
+    def counted(*arguments: Any, **options: Any) -> Costs:
+        made.append(measured_costs(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(hybrid_devices, "measured_costs", counted)
+    layers: Any = [experts_of("Q8_0", False, seed).layer for seed in range(2)]
+    tier = DeviceTier(calls, layers, [DevicePlace(devices[0], (0, 1), BUDGET_BYTES)])
+    experts, reader = SimpleNamespace(layers=layers), SimpleNamespace()
+    one = hybrid_devices.HybridDevices(tier, experts, reader)  # type: ignore[arg-type]
+    try:
+        assert host_buffer_type(calls, devices[0]) == 0
+        assert len(made) == 1
+        assert one.costs(0) is one.costs(1) is made[0]
+    finally:
+        one.close()
 
 
 def test_what_a_device_cannot_compute_is_left_out(calls: DeviceCalls, devices: tuple[Device, Device]) -> None:
