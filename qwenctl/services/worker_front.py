@@ -101,6 +101,8 @@ class WorkerFront:
             with client, suppress(OSError):
                 client.settimeout(_FIRST_BYTE_LIMIT_S)
                 keep_alive(client)
+                # As ggml's server has it, which sends an answer in two pieces: else the second waits up to 40 ms.
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 first = client.recv(1, socket.MSG_PEEK)
                 if first == bytes((_RPC,)):
                     client.settimeout(None)
