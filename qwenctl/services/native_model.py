@@ -194,17 +194,14 @@ class NativeModel:
         params.progress_callback = goes_on
         if options.n_gpu_layers is not None or llama_cpp.llama_supports_gpu_offload():
             params.n_gpu_layers = -1 if options.n_gpu_layers is None else options.n_gpu_layers
+        plan = self._offload.plan.devices if self._offload else self._stock
+        if plan or options.devices is not None:
+            _kept = self._devices.tell(params, plan.layer_counts if plan else (), n_unloaded)
         if self._offload:
-            plan = self._offload.plan.devices
-            _kept = self._devices.tell(params, plan.n_gpu_layers, plan.layer_counts, n_unloaded)
             model = self._offload.load(params, str(self.path))
         else:
             overrides = StockOverrides(self._devices, self._stock.cpu_experts if self._stock else ())
             overrides.tell(params)
-            if self._stock:
-                _kept = self._devices.tell(params, self._stock.n_gpu_layers, self._stock.layer_counts, n_unloaded)
-            elif options.devices is not None:
-                _kept = self._devices.tell(params, 0, (), 0)
             model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not model:
             raise ModelLoadFailed(f"{self.path}: {_reason(log.errors_since(n_lines))}", "run `qwenctl verify` on it")
