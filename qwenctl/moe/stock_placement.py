@@ -23,6 +23,7 @@ from qwenctl.units import format_memory
 
 # The tensors that --n-cpu-moe keeps in main memory: LLM_FFN_EXPS_REGEX of llama.cpp's common/common.h.
 EXPERT_TENSORS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+STOCK_UBATCH = 512  # tokens of a prompt that llama.cpp computes at once by itself
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
 

@@ -13,12 +13,10 @@ from quant.gguf_read import GgufFile
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.context_memory import ContextShape, compute_bytes, kv_cache_bytes
 from qwenctl.moe.device_budget import DeviceRequest
-from qwenctl.moe.stock_placement import StockPlacement, cpu_override, layer_sizes, place_stock
+from qwenctl.moe.stock_placement import STOCK_UBATCH, StockPlacement, cpu_override, layer_sizes, place_stock
 from qwenctl.services.engine_devices import EngineDevices
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.expert_offload import ContextSize
-
-_USUAL_UBATCH = 512
 
 
 def plan_stock(
@@ -39,7 +37,7 @@ def plan_stock(
     kv = kv_cache_bytes(shape, context.n_cells, context.n_streams, options.cache_type_k, options.cache_type_v)
     compute = compute_bytes(
         shape,
-        options.n_ubatch or _USUAL_UBATCH,
+        options.n_ubatch or STOCK_UBATCH,
         context.n_cells,
         n_outputs=context.n_outputs,
         flash=options.flash_attention is not False,
