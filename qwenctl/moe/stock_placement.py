@@ -24,6 +24,7 @@ from qwenctl.units import format_memory
 
 # The tensors that --n-cpu-moe keeps in main memory: LLM_FFN_EXPS_REGEX of llama.cpp's common/common.h.
 EXPERT_TENSORS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+STOCK_UBATCH = 512  # tokens of a prompt that llama.cpp computes at once by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,9 @@ class StockPart:
 
 @dataclass(frozen=True, slots=True)
 class StockPlacement:
-    """All devices. `n_gpu_layers` is llama.cpp's parameter."""
+    """All devices."""
 
     n_layers: int
-    n_gpu_layers: int
     parts: tuple[StockPart, ...]
     cpu_experts: tuple[int, ...]  # layers on devices whose experts are in main memory
 
@@ -68,6 +68,11 @@ class StockPlacement:
     def layer_counts(self) -> tuple[int, ...]:
         """Layers of each device, the output counted as one: llama.cpp's `tensor_split`."""
         return tuple(len(part.layers) + part.has_output for part in self.parts)
+
+    @property
+    def n_gpu_layers(self) -> int:
+        """Layers on all of them together: llama.cpp's parameter of that name."""
+        return sum(self.layer_counts)
 
     @property
     def is_whole(self) -> bool:
@@ -129,8 +134,8 @@ def place_stock(sizes: LayerSizes, devices: Sequence[DeviceMemory], request: Dev
         )
         if any(held) and all(part.planned_bytes <= part.free_bytes for part in parts):
             on_devices = {layer for part in parts for layer in part.layers if sizes.experts[layer]}
-            return StockPlacement(n_layers, sum(map(len, held)), parts, _without(on_devices, parts))
-    return StockPlacement(n_layers, 0, (), ())
+            return StockPlacement(n_layers, parts, _without(on_devices, parts))
+    return StockPlacement(n_layers, (), ())
 
 
 def cpu_override(layers: Iterable[int]) -> str:

@@ -23,11 +23,9 @@ from qwenctl.moe.microbatch import PrefillRates
 from qwenctl.moe.model_size import ModelSize
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
 from qwenctl.moe.sizing import base_bytes, fits_devices, margin_bytes, size_offload, try_size
-from qwenctl.moe.stock_placement import StockPart, StockPlacement, place_stock
+from qwenctl.moe.stock_placement import STOCK_UBATCH, StockPart, StockPlacement, place_stock
 from qwenctl.planning.machine import Machine
 from qwenctl.planning.model import PlannedModel
-
-STOCK_UBATCH = 512
 
 
 @dataclass(frozen=True, slots=True)

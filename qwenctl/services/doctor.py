@@ -243,7 +243,7 @@ def _device_problems(devices: Sequence[DeviceMemory], drivers: Sequence[str], se
         for one in devices
         if one.free_bytes < _LEAST_DEVICE_BYTES
     ]
-    if drivers and not any(not one.name.startswith("RPC") for one in devices):
+    if drivers and all(one.name.startswith("RPC") for one in devices):
         hidden = [name for name in _HIDE_DEVICES if name in settings.variables]
         what = f"the driver {', '.join(drivers)} is loaded, and llama.cpp sees no GPU"
         fix = f"unset {hidden[0]}" if hidden else "build it for the GPU, for one: CMAKE_ARGS=-DGGML_CUDA=ON make setup"

@@ -39,13 +39,12 @@ class EngineDevices:
             return bool(llama_cpp.llama_supports_gpu_offload())
         return any(not device.is_remote for device in self.devices)
 
-    def tell(self, params: Any, n_gpu_layers: int, layer_counts: Sequence[int], n_unloaded: int) -> tuple[object, ...]:
+    def tell(self, params: Any, layer_counts: Sequence[int], n_unloaded: int) -> tuple[object, ...]:
         """Write a plan into llama_model_params.
 
         Args:
             params: to be changed.
-            n_gpu_layers: layers on devices, the output counted as one.
-            layer_counts: of each device, see device_split.py.
+            layer_counts: of each device, the output counted as one, see device_split.py; empty: nothing is on devices.
             n_unloaded: layers for multi-token prediction, between the last layer and the output: llama.cpp loads none
                 of them, but counts them.
 
@@ -57,12 +56,11 @@ class EngineDevices:
         handles = (ctypes.c_void_p * (len(self.devices) + 1))(*(one.handle for one in self.devices), None)
         params.devices = ctypes.addressof(handles)
         counts = list(layer_counts)
-        params.n_gpu_layers = n_gpu_layers
-        if n_gpu_layers:
+        if any(counts):
             counts[max(index for index, count in enumerate(counts) if count)] += n_unloaded
-            params.n_gpu_layers += n_unloaded
+        params.n_gpu_layers = sum(counts)
         split = (ctypes.c_float * max(1, llama_cpp.llama_max_devices()))(*counts)
-        if n_gpu_layers:
+        if any(counts):
             params.tensor_split = ctypes.cast(split, ctypes.POINTER(ctypes.c_float))
         return handles, split
 

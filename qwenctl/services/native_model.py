@@ -22,7 +22,7 @@ from quant.gguf_read import GgufFile, read_gguf
 from qwenctl.core import ModelInfo
 from qwenctl.errors import ModelLoadFailed
 from qwenctl.moe.flash_choice import flash_is_better
-from qwenctl.moe.stock_placement import StockPlacement
+from qwenctl.moe.stock_placement import STOCK_UBATCH, StockPlacement
 from qwenctl.services.abort_flag import AbortFlag
 from qwenctl.services.activation_probe import ActivationProbe
 from qwenctl.services.cpu_threads import default_n_threads
@@ -41,7 +41,6 @@ _MOST_DEFAULT_N_CTX = 8192
 _DEFAULT_CELLS = 32768  # of all sequences together: llama.cpp fills the cache with zeros, so it is memory at once
 
 _GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
-_DEFAULT_N_UBATCH = 512
 _PREFIXES_KEPT = 16  # finished sequences whose cells stay in a shared cache, besides the running ones
 
 
@@ -194,17 +193,14 @@ class NativeModel:
         params.progress_callback = goes_on
         if options.n_gpu_layers is not None or llama_cpp.llama_supports_gpu_offload():
             params.n_gpu_layers = -1 if options.n_gpu_layers is None else options.n_gpu_layers
+        plan = self._offload.plan.devices if self._offload else self._stock
+        if plan or options.devices is not None:
+            _kept = self._devices.tell(params, plan.layer_counts if plan else (), n_unloaded)
         if self._offload:
-            plan = self._offload.plan.devices
-            _kept = self._devices.tell(params, plan.n_gpu_layers, plan.layer_counts, n_unloaded)
             model = self._offload.load(params, str(self.path))
         else:
             overrides = StockOverrides(self._devices, self._stock.cpu_experts if self._stock else ())
             overrides.tell(params)
-            if self._stock:
-                _kept = self._devices.tell(params, self._stock.n_gpu_layers, self._stock.layer_counts, n_unloaded)
-            elif options.devices is not None:
-                _kept = self._devices.tell(params, 0, (), 0)
             model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not model:
             raise ModelLoadFailed(f"{self.path}: {_reason(log.errors_since(n_lines))}", "run `qwenctl verify` on it")
@@ -259,7 +255,7 @@ class NativeModel:
         return context
 
     def _n_ubatch(self, options: EngineOptions) -> int:
-        chosen = self._offload.plan.n_ubatch if self._offload else _DEFAULT_N_UBATCH
+        chosen = self._offload.plan.n_ubatch if self._offload else STOCK_UBATCH
         return options.n_ubatch or chosen
 
     def _flash_attention(self, options: EngineOptions) -> int:

@@ -24,8 +24,8 @@ class NotRpc(OSError):
     """What listens there does not speak the protocol."""
 
 
-def connect(endpoint: str, limit_s: float) -> socket.socket:
-    """Return a connection to "host:port" whose operations each take `limit_s` at most.
+def connect(endpoint: str, limit_s: float | None) -> socket.socket:
+    """Return a connection to "host:port" whose operations each take `limit_s` at most; None: as long as they take.
 
     Raises:
         OSError: nobody listens there, or does not answer in time.

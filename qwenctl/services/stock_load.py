@@ -13,12 +13,11 @@ from quant.gguf_read import GgufFile
 from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.context_memory import ContextShape, compute_bytes, kv_cache_bytes
 from qwenctl.moe.device_budget import DeviceRequest
-from qwenctl.moe.stock_placement import StockPlacement, cpu_override, layer_sizes, place_stock
+from qwenctl.moe.flash_choice import flash_is_better
+from qwenctl.moe.stock_placement import STOCK_UBATCH, StockPlacement, cpu_override, layer_sizes, place_stock
 from qwenctl.services.engine_devices import EngineDevices
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.expert_offload import ContextSize
-
-_USUAL_UBATCH = 512
 
 
 def plan_stock(
@@ -37,13 +36,11 @@ def plan_stock(
         return None
     shape = ContextShape.of(gguf.metadata, table.n_rows)
     kv = kv_cache_bytes(shape, context.n_cells, context.n_streams, options.cache_type_k, options.cache_type_v)
-    compute = compute_bytes(
-        shape,
-        options.n_ubatch or _USUAL_UBATCH,
-        context.n_cells,
-        n_outputs=context.n_outputs,
-        flash=options.flash_attention is not False,
-    )
+    n_ubatch, flash = options.n_ubatch or STOCK_UBATCH, options.flash_attention
+    if flash is None:  # as NativeModel will decide
+        n_tokens, cpu_only = min(n_ubatch, options.n_batch), not devices.has_gpu
+        flash = flash_is_better(shape.n_head, n_tokens, context.n_cells, options.cache_type_v, cpu_only=cpu_only)
+    compute = compute_bytes(shape, n_ubatch, context.n_cells, n_outputs=context.n_outputs, flash=flash)
     request = DeviceRequest(kv, compute, options.offload.vram_bytes, options.n_gpu_layers, options.split)
     return place_stock(layer_sizes(gguf.tensors, shape.n_layers), devices.memory, request)
 

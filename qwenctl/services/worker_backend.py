@@ -20,13 +20,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from quant.libggml import load_libggml
-from qwenctl.moe import ggml_abi as abi
 from qwenctl.moe.abi_check import UnknownBuild, check_abi
-from qwenctl.moe.devices import DeviceCalls
+from qwenctl.moe.devices import DeviceCalls, find_devices
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.services.worker_memory import ReportedMemory
-
-_SERVED = (abi.GGML_BACKEND_DEVICE_TYPE_GPU, abi.GGML_BACKEND_DEVICE_TYPE_IGPU)
 
 
 def main() -> NoReturn:
@@ -64,14 +61,14 @@ def _end_with_parent() -> NoReturn:
 
 def _devices(calls: DeviceCalls, names: Sequence[str] | None) -> list[int] | str:
     """Return the devices to serve, all GPUs or else the CPU without names; or what is wrong with a name."""
-    handles = [calls.ggml_backend_dev_get(index) for index in range(calls.ggml_backend_dev_count())]
-    by_name = {calls.ggml_backend_dev_name(handle).decode("utf-8", "replace").lower(): handle for handle in handles}
     if names is None:
-        gpus = [handle for handle in handles if calls.ggml_backend_dev_type(handle) in _SERVED]
-        return gpus or [calls.ggml.cpu_device]
+        return [device.handle for device in find_devices(calls)] or [calls.ggml.cpu_device]
+    handles = [calls.ggml_backend_dev_get(index) for index in range(calls.ggml_backend_dev_count())]
+    labels = [calls.ggml_backend_dev_name(handle).decode("utf-8", "replace") for handle in handles]
+    by_name = {label.lower(): handle for label, handle in zip(labels, handles, strict=True)}
     missing = [name for name in names if name.lower() not in by_name]
     if missing:
-        there = ", ".join(calls.ggml_backend_dev_name(handle).decode("utf-8", "replace") for handle in handles)
+        there = ", ".join(labels)
         return f"no device {missing[0]}; there are: {there}"
     return [by_name[name.lower()] for name in names]
 

@@ -5,7 +5,7 @@
 
 ggml's server listens on a port of its own, takes one client at a time and says nothing to anybody else; so a client
 that waits for it cannot tell work from a hang. The front answers on the same port, whatever the client's computation
-takes, and the same address goes through one firewall rule or one SSH tunnel. It adds 0.01 ms to a round trip.
+takes, and the same address goes through one firewall rule or one SSH tunnel. It adds 0.1 ms to a round trip.
 
 A client that goes away is noticed by the end of its connection, or, without one, by TCP's keep-alive. Its computation
 is ended if ggml does not come back within two seconds; a process that ggml aborted is replaced. No authentication, no
@@ -101,6 +101,8 @@ class WorkerFront:
             with client, suppress(OSError):
                 client.settimeout(_FIRST_BYTE_LIMIT_S)
                 keep_alive(client)
+                # As ggml's server has it, which sends an answer in two pieces: else the second waits up to 40 ms.
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 first = client.recv(1, socket.MSG_PEEK)
                 if first == bytes((_RPC,)):
                     client.settimeout(None)

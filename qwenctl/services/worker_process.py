@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from qwenctl.errors import InvalidRequest, QwenctlError
-from qwenctl.services.rpc_connection import RpcConnection
+from qwenctl.services.rpc_connection import RpcConnection, connect
 
 _START_LIMIT_S = 60.0  # GPUs take their time
 _PAUSE_S = 0.02
@@ -80,6 +80,10 @@ class WorkerProcess:
                 return
 
     @property
+    def _endpoint(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
     def is_well(self) -> bool:
         """Whether it is there and not stopped. What it computes, and for how long, cannot be seen from here."""
         if self._process.poll() is not None:
@@ -93,7 +97,7 @@ class WorkerProcess:
     def serves(self, limit_s: float) -> bool:
         """Whether ggml's server answers a new client in time."""
         try:
-            RpcConnection(f"127.0.0.1:{self.port}", limit_s).close()
+            RpcConnection(self._endpoint, limit_s).close()
         except OSError:
             return False
         return True
@@ -108,9 +112,7 @@ class WorkerProcess:
 
     def connect(self) -> socket.socket:
         """Return a connection; ggml takes the next one after this one has ended."""
-        connection = socket.create_connection(("127.0.0.1", self.port))
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
+        return connect(self._endpoint, None)
 
     def kill(self) -> None:
         """End it at once; `close` it nevertheless."""
@@ -148,7 +150,7 @@ class WorkerProcess:
         deadline = time.monotonic() + _START_LIMIT_S
         while True:
             try:
-                with RpcConnection(f"127.0.0.1:{self.port}", _START_LIMIT_S) as connection:
+                with RpcConnection(self._endpoint, _START_LIMIT_S) as connection:
                     return ".".join(map(str, connection.version))
             except OSError as error:
                 if self._process.poll() is not None:

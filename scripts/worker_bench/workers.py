@@ -61,9 +61,8 @@ class Worker:
         return max((_peak_bytes(pid) for pid in self.children()), default=0)
 
     def children(self) -> list[int]:
-        """Processes of the worker."""
-        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in text.split()] or _children(self.process.pid)
+        """Processes of the worker, whichever of its threads started them."""
+        return _children(self.process.pid)
 
     def end(self) -> int:
         """SIGTERM; returns the exit code."""

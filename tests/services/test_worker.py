@@ -149,6 +149,20 @@ def test_what_is_no_client_does_no_harm(nonsense: bytes) -> None:
         assert greet(front.address)
 
 
+def test_the_rest_of_an_answer_does_not_wait_for_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ggml sends length and body apart: with Nagle's algorithm, the body waits for a delayed acknowledgement, 40 ms."""
+    served: list[int] = []
+
+    def serve_rpc(_front: WorkerFront, client: socket.socket, _name: str) -> None:
+        served.append(client.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(WorkerFront, "_serve_rpc", serve_rpc)
+    with worker() as (front, _), ask(front.address, b"\x0e") as connection, suppress(ConnectionResetError):
+        connection.recv(1)
+    assert len(served) == 1
+    assert all(served)
+
+
 def test_a_process_that_dies_is_replaced() -> None:
     with worker() as (front, notes):
         with RpcConnection(front.address, 20) as connection:
