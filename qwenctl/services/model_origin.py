@@ -62,19 +62,10 @@ class Origin:
         """The address of the very commit, for people."""
         return f"{self.hub}/{self.repo}/tree/{self.commit}"
 
-    def sha256_of(self, name: str) -> str | None:
-        """Return what the file of that name must hash to, None if nothing is known."""
-        return next((file.sha256 for file in self.files if file.name == name), None)
-
 
 def origin_path(path: Path) -> Path:
     """Return where the record of the model `path` is kept."""
     return path.with_name(path.name + _SUFFIX)
-
-
-def is_origin(path: Path) -> bool:
-    """Tell whether a file's name is that of a record."""
-    return path.name.endswith(_SUFFIX)
 
 
 def write_origin(path: Path, origin: Origin, files: DurableFiles | None = None) -> None:

@@ -22,7 +22,7 @@ from qwenctl.services.conversion import convert, plan, write_plan
 from qwenctl.services.hub.backoff import RetryPolicy
 from qwenctl.services.hub.connections import ClientOptions
 from qwenctl.services.hub.range_client import RangeClient
-from qwenctl.services.remote_checkpoint import LocalShard, RemoteCheckpoint, open_remote_checkpoint
+from qwenctl.services.remote_checkpoint import LocalShard, RemoteCheckpoint, read_remote_checkpoint
 from qwenctl.services.remote_conversion import convert_remote, plan_remote
 from qwenctl.services.type_choice import TypeRequest
 from tests.hub_server.faults import Exchange, Fault
@@ -92,7 +92,7 @@ def test_headers_are_all_that_planning_fetches(
     hub: HubServer, checkpoint: RemoteCheckpoint, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_checkpoint_module, "_BEGINNING_BYTES", 1000)  # shorter than the headers
-    found, local = open_remote_checkpoint(checkpoint), read_source(folder)
+    found, local = read_remote_checkpoint(checkpoint)[0], read_source(folder)
     assert found.shapes == local.shapes
     lengths = {path.name: path.read_bytes()[:8] for path in folder.glob("*.safetensors")}
     assert fetched(hub) == {name: 8 + int.from_bytes(data, "little") for name, data in lengths.items()}
@@ -207,10 +207,10 @@ def test_what_is_wrong_with_a_checkpoint_is_said_as_on_the_disk(
     (broken / SHARD).write_bytes(data)
     found = remote_checkpoint(hub, client, broken, tmp_path / "small", add_checkpoint(hub, broken))
     with pytest.raises(SafetensorsError, match="header begins with b'\\['"):
-        open_remote_checkpoint(found)
+        read_remote_checkpoint(found)
     index = json.loads((found.folder / "model.safetensors.index.json").read_text())
     shards = {name: shard for name, shard in found.shards.items() if name != SHARD}
     assert SHARD in index["weight_map"].values()
     with pytest.raises(CheckpointError, match="1 of 3 shards are missing"):
-        open_remote_checkpoint(replace(found, shards=shards))
+        read_remote_checkpoint(replace(found, shards=shards))
     assert found.repo_id == REPO
