@@ -103,6 +103,14 @@ def read_origin(path: Path) -> Origin | None:
     )
 
 
+def readable_origin(path: Path) -> Origin | None:
+    """Return what `read_origin` does; None, too, for a record that cannot be read."""
+    try:
+        return read_origin(path)
+    except JsonFileError:
+        return None
+
+
 def _files(record: JsonFields, key: str) -> tuple[OriginFile, ...]:
     return tuple(
         OriginFile(
@@ -117,10 +125,7 @@ def find_asked(folder: Path, asked: str) -> Path | None:
     found: list[tuple[str, Path]] = []
     for record in sorted(folder.glob(f"*{_SUFFIX}")):
         model = record.with_name(record.name.removesuffix(_SUFFIX))
-        try:
-            origin = read_origin(model)
-        except JsonFileError:
-            continue
+        origin = readable_origin(model)
         if origin is not None and origin.asked.lower() == asked.lower() and model.exists():
             found.append((origin.pulled_at, model))
     return max(found)[1] if found else None
