@@ -30,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for tests.hub_server
 
+from quant.stream_run import StreamOptions  # noqa: E402
 from qwenctl.services.conversion import convert  # noqa: E402
 from qwenctl.services.hub.connections import ClientOptions  # noqa: E402
 from qwenctl.services.hub.range_client import RangeClient  # noqa: E402
@@ -71,7 +72,7 @@ def pull(hub: dict[str, Any], out: Path, options: argparse.Namespace) -> None:
         checkpoint = RemoteCheckpoint(REPO, hub["commit"], small, shards)
         planned = plan_remote(checkpoint, out, TypeRequest(options.type), measure=False)
         plan_s = time.monotonic() - started
-        result = convert_remote(planned, out, n_threads=options.threads, n_connections=options.connections)
+        result = convert_remote(planned, out, StreamOptions(options.threads, options.connections))
     n_bytes = planned.n_bytes_to_fetch
     print(
         json.dumps(

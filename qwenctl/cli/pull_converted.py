@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quant.errors import OutputExists
+from quant.stream_run import StreamOptions
 from qwenctl.cli.conversion_output import print_conversion
 from qwenctl.cli.output import Output
 from qwenctl.cli.pull_progress import streamed_bars
@@ -21,6 +22,7 @@ from qwenctl.services.hub.pull_conversion import (
     small_files,
 )
 from qwenctl.services.hub.resolution import Wanted
+from qwenctl.services.machine_limits import usable_cores
 from qwenctl.services.model_origin import write_origin
 from qwenctl.services.remote_conversion import RemotePlan, convert_remote, plan_remote
 from qwenctl.services.type_choice import TypeRequest
@@ -39,6 +41,13 @@ class PullAsked:
     n_threads: int | None
     dry_run: bool
 
+    @property
+    def stream_options(self) -> StreamOptions:
+        """How weights are worked on while they are fetched."""
+        download = self.download
+        n_threads = self.n_threads or usable_cores()
+        return StreamOptions(n_threads, download.n_connections, force=download.force, restart=download.restart)
+
 
 def pull_converted(wanted: Wanted, asked: PullAsked, hub: Hub, settings: Settings, output: Output) -> None:
     """Convert a checkpoint to GGUF while it is fetched, or print what would be; the path goes to standard output.
@@ -48,7 +57,7 @@ def pull_converted(wanted: Wanted, asked: PullAsked, hub: Hub, settings: Setting
         QwenctlError, QuantError: as the services do.
         KeyboardInterrupt: what is done is kept.
     """
-    target, options = resolve_output(asked.out or wanted.label, settings), asked.download
+    target = resolve_output(asked.out or wanted.label, settings)
     if is_there(wanted, asked, target, output):
         return
     with small_files(target, write=not asked.dry_run) as folder:
@@ -58,15 +67,7 @@ def pull_converted(wanted: Wanted, asked: PullAsked, hub: Hub, settings: Setting
             print_dry_run(conversion_document(wanted, planned, target), target, output)
             return
         with streamed_bars(output, str(wanted.quant)) as show:
-            result = convert_remote(
-                planned,
-                target,
-                n_threads=asked.n_threads,
-                n_connections=options.n_connections,
-                force=options.force,
-                restart=options.restart,
-                on_progress=show,
-            )
+            result = convert_remote(planned, target, asked.stream_options, show)
         record(wanted, asked, target)
     say_how_to_run(target, settings, output)
     print_conversion(result, f"{result.output_type}: {format_bytes(result.n_bytes)}", output)

@@ -33,7 +33,7 @@ def pull_exported(wanted: Wanted, asked: PullAsked, request: ExportRequest, hub:
         QwenctlError, QuantError: as the services do.
         KeyboardInterrupt: what is done is kept.
     """
-    target, options = resolve_folder(asked.out or wanted.label), asked.download
+    target = resolve_folder(asked.out or wanted.label)
     if is_there(wanted, asked, target, output):
         return
     with small_files(target, write=not asked.dry_run) as folder:
@@ -45,15 +45,7 @@ def pull_exported(wanted: Wanted, asked: PullAsked, request: ExportRequest, hub:
             print_dry_run(export_document(wanted, planned, target), target, output)
             return
         with streamed_bars(output, request.format_name) as show:
-            result = convert_remote_export(
-                planned,
-                target,
-                n_threads=asked.n_threads,
-                n_connections=options.n_connections,
-                force=options.force,
-                restart=options.restart,
-                on_progress=show,
-            )
+            result = convert_remote_export(planned, target, asked.stream_options, show)
         record(wanted, asked, target)
     for warning in result.warnings:
         output.warning(warning)

@@ -62,19 +62,10 @@ class Origin:
         """The address of the very commit, for people."""
         return f"{self.hub}/{self.repo}/tree/{self.commit}"
 
-    def sha256_of(self, name: str) -> str | None:
-        """Return what the file of that name must hash to, None if nothing is known."""
-        return next((file.sha256 for file in self.files if file.name == name), None)
-
 
 def origin_path(path: Path) -> Path:
     """Return where the record of the model `path` is kept."""
     return path.with_name(path.name + _SUFFIX)
-
-
-def is_origin(path: Path) -> bool:
-    """Tell whether a file's name is that of a record."""
-    return path.name.endswith(_SUFFIX)
 
 
 def write_origin(path: Path, origin: Origin, files: DurableFiles | None = None) -> None:
@@ -112,6 +103,14 @@ def read_origin(path: Path) -> Origin | None:
     )
 
 
+def readable_origin(path: Path) -> Origin | None:
+    """Return what `read_origin` does; None, too, for a record that cannot be read."""
+    try:
+        return read_origin(path)
+    except JsonFileError:
+        return None
+
+
 def _files(record: JsonFields, key: str) -> tuple[OriginFile, ...]:
     return tuple(
         OriginFile(
@@ -126,10 +125,7 @@ def find_asked(folder: Path, asked: str) -> Path | None:
     found: list[tuple[str, Path]] = []
     for record in sorted(folder.glob(f"*{_SUFFIX}")):
         model = record.with_name(record.name.removesuffix(_SUFFIX))
-        try:
-            origin = read_origin(model)
-        except JsonFileError:
-            continue
+        origin = readable_origin(model)
         if origin is not None and origin.asked.lower() == asked.lower() and model.exists():
             found.append((origin.pulled_at, model))
     return max(found)[1] if found else None

@@ -25,7 +25,7 @@ from quant.shown import named
 from qwenctl.services.hub.range_client import RangeClient
 from qwenctl.services.hub.remote_file import RemoteFile
 
-N_HEADERS_AT_ONCE = 16
+_N_HEADERS_AT_ONCE = 16
 
 _BEGINNING_BYTES = 64 << 10
 """Of a shard, asked for first: the header of most (300 tensors take 40 KB). What is longer is asked for again."""
@@ -196,31 +196,26 @@ class RemoteShards:
         self.fetch(path, offset_bytes, out)
         return len(out)
 
-    def read_beginnings(self, n_at_once: int = N_HEADERS_AT_ONCE) -> None:
+    def read_beginnings(self) -> None:
         """Read the headers of all shards, side by side.
 
         Raises:
             QwenctlError: one cannot be had.
         """
-        pool = ThreadPoolExecutor(n_at_once)
+        pool = ThreadPoolExecutor(_N_HEADERS_AT_ONCE)
         try:
             self.beginnings.update(zip(self.shards, pool.map(_beginning, self.shards.values()), strict=True))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # whoever closes the client ends reads that hang
 
 
-def open_remote_checkpoint(checkpoint: RemoteCheckpoint) -> ConversionSource:
-    """Read what is to be converted: the small files and the headers of all shards, no weights.
+def read_remote_checkpoint(checkpoint: RemoteCheckpoint) -> tuple[ConversionSource, RemoteShards]:
+    """Read the small files and the headers of all shards, no weights; return what is to be converted, and its weights.
 
     Raises:
         QuantError: see `quant.conversion_plan.read_source`.
         QwenctlError: the hub does not answer.
     """
-    return read_remote_checkpoint(checkpoint)[0]
-
-
-def read_remote_checkpoint(checkpoint: RemoteCheckpoint) -> tuple[ConversionSource, RemoteShards]:
-    """Return what `open_remote_checkpoint` does, and where its weights are."""
     shards = read_shards(checkpoint)
     return read_source(checkpoint.folder, checkpoint.repo_id, shards), shards
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from quant.codecs.row_encoder import make_row_encoder
+from quant.codecs.row_encoder import RowEncoder, make_row_encoder
 from quant.conversion_plan import Importance
 from quant.digests import digest_path
 from quant.imatrix_file import read_imatrix
@@ -34,7 +34,7 @@ class RemotePlan(RemoteRoom):
 
     shards: RemoteShards
     chosen: ChosenPlan
-    quality: str
+    encoder: RowEncoder
     link_bytes_per_s: float | None = None
     seconds: float | None = None
 
@@ -89,7 +89,7 @@ def plan_remote(
         **asdict(room),
         shards=shards,
         chosen=chosen,
-        quality=request.quality,
+        encoder=encoder,
         link_bytes_per_s=speed,
         seconds=seconds,
     )
@@ -98,11 +98,7 @@ def plan_remote(
 def convert_remote(
     planned: RemotePlan,
     out: Path,
-    *,
-    n_threads: int | None = None,
-    n_connections: int = N_CONNECTIONS,
-    force: bool = False,
-    restart: bool = False,
+    options: StreamOptions,
     on_progress: OnStreamProgress = lambda _: None,
 ) -> ConversionResult:
     """Do what was planned, or go on where an earlier run was stopped.
@@ -110,10 +106,7 @@ def convert_remote(
     Args:
         planned: what to do.
         out: where to.
-        n_threads: that encode; None: as many as this process may use.
-        n_connections: that fetch.
-        force: replace an existing file.
-        restart: forget what an earlier run has done.
+        options: how.
         on_progress: called about ten times a second.
 
     Raises:
@@ -122,8 +115,6 @@ def convert_remote(
         KeyboardInterrupt: what is done is kept.
     """
     started = time.monotonic()
-    options = StreamOptions(n_threads or usable_cores(), n_connections, force=force, restart=restart)
-    encoder = make_row_encoder(load_libggml(), planned.quality)
     plan = planned.chosen.plan
-    outcome = run_streamed(plan, planned.shards, out, encoder, options, on_progress=on_progress)
+    outcome = run_streamed(plan, planned.shards, out, planned.encoder, options, on_progress=on_progress)
     return conversion_result(plan, out, outcome, started, options.n_threads)

@@ -14,9 +14,7 @@ from quant.export_folder import FolderNames
 from quant.export_plan import ExportPlan
 from quant.export_stream import estimate_sampled_bytes, plan_export_spans, run_streamed_export
 from quant.stream_run import OnStreamProgress, StreamOptions
-from qwenctl.services.machine_limits import usable_cores
 from qwenctl.services.remote_checkpoint import RemoteCheckpoint, RemoteShards, read_shards
-from qwenctl.services.remote_conversion import N_CONNECTIONS
 from qwenctl.services.remote_room import RemoteRoom, find_room
 from qwenctl.services.safetensors_export import ExportRequest, ExportResult, export_result, plan_of
 
@@ -63,11 +61,7 @@ def plan_remote_export(checkpoint: RemoteCheckpoint, out: Path, request: ExportR
 def convert_remote_export(
     planned: RemoteExportPlan,
     out: Path,
-    *,
-    n_threads: int | None = None,
-    n_connections: int = N_CONNECTIONS,
-    force: bool = False,
-    restart: bool = False,
+    options: StreamOptions,
     on_progress: OnStreamProgress = lambda _: None,
 ) -> ExportResult:
     """Do what was planned, or go on where an earlier run was stopped.
@@ -75,10 +69,7 @@ def convert_remote_export(
     Args:
         planned: what to do.
         out: where to.
-        n_threads: that search and pack; None: as many as this process may use.
-        n_connections: that fetch.
-        force: replace an existing export.
-        restart: forget what an earlier run has done.
+        options: how.
         on_progress: called about ten times a second; stages are "search", "convert" and "check".
 
     Raises:
@@ -87,6 +78,5 @@ def convert_remote_export(
         KeyboardInterrupt: what is done is kept.
     """
     started = time.monotonic()
-    options = StreamOptions(n_threads or usable_cores(), n_connections, force=force, restart=restart)
     outcome = run_streamed_export(planned.plan, planned.shards, out, options, on_progress=on_progress)
     return export_result(planned.plan, out, outcome, started, options.n_threads)

@@ -6,6 +6,7 @@ slices that its journal records are damaged before it goes on.
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 from collections.abc import Callable
@@ -21,15 +22,15 @@ from qwenctl.services.hub.range_client import CHUNK_BYTES, RangeClient
 from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.services.hub.slices import RUN_SLICES, SLICE_BYTES, slice_span
 from tests.hub_server.faults import Exchange, Fault
+from tests.hub_server.remote_files import remote_files
 from tests.hub_server.repository import HubRepository
 from tests.hub_server.server import HubServer
 from tests.quant.disk_faults import FailingFiles
 
-from .shards import add_shards, is_whole, kept_slices, pinned
+from .shards import add_shards, is_whole, kept_slices
 
 _QUICK = RetryPolicy(first_s=0.001, most_s=0.002)
 _HOLE_BYTES = 4096
-ENOSPC = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class _Trial:
 
     def on_disk(self, damage: Callable[[random.Random, Path, list[int]], list[int]]) -> _Outcome:
         """Stop a download half-way, damage what it has recorded, and let it go on."""
-        remotes = [remote for remote in pinned(self.hub, self.repository) if remote.sha256]
+        remotes = [remote for remote in remote_files(self.hub.url, self.repository) if remote.sha256]
         kept = self._stop_half_way(remotes)
         shard = self.rng.choice([number for number, slices in enumerate(kept) if slices])
         partial = self.folder / f"{remotes[shard].path}.partial"
@@ -136,7 +137,7 @@ class _Trial:
         n_writes = 2 * self.shard_bytes // CHUNK_BYTES
         for _ in range(100):
             with suppress(DoesNotFit):
-                self._download([], FailingFiles(30 + self.rng.randrange(n_writes // 2, n_writes), ENOSPC))
+                self._download([], FailingFiles(30 + self.rng.randrange(n_writes // 2, n_writes), errno.ENOSPC))
             kept = [kept_slices(self.folder, remote) for remote in remotes]
             if any(kept) and all((self.folder / f"{remote.path}.partial").exists() for remote in remotes):
                 return kept
@@ -145,7 +146,7 @@ class _Trial:
 
     def _download(self, notices: list[str], files: FailingFiles | None = None) -> list[DownloadedFile]:
         with RangeClient(ClientOptions(self.hub.url, retry=_QUICK), on_wait=notices.append) as client:
-            remotes = pinned(self.hub, self.repository)
+            remotes = remote_files(self.hub.url, self.repository)
             return download(client, remotes, self.folder, DownloadOptions(n_connections=4), files=files)
 
     def _finish(self, outcome: _Outcome) -> _Outcome:

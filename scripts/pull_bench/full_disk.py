@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,11 @@ from qwenctl.errors import DoesNotFit
 from qwenctl.services.hub.connections import ClientOptions
 from qwenctl.services.hub.download import download
 from qwenctl.services.hub.range_client import RangeClient
+from tests.hub_server.remote_files import remote_files
 from tests.hub_server.server import HubServer
 from tests.quant.disk_faults import CountingFiles, FailingFiles
 
-from .corruptions import ENOSPC
-from .shards import add_shards, is_whole, kept_bytes, pinned
+from .shards import add_shards, is_whole, kept_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def measure_full_disks(folder: Path, n_points: int, shard_bytes: int = 16 << 20)
     n_refused = n_right = most_twice = 0
     with HubServer() as hub:
         repository = add_shards(hub, 3, shard_bytes)
-        remotes = pinned(hub, repository)
+        remotes = remote_files(hub.url, repository)
         counting = CountingFiles()
         download(RangeClient(ClientOptions(hub.url)), remotes, target, files=counting)
         shutil.rmtree(target)
@@ -41,7 +42,7 @@ def measure_full_disks(folder: Path, n_points: int, shard_bytes: int = 16 << 20)
             hub.served.clear()
             at = 1 + point * (counting.n_done * 9 // 10) // n_points
             try:
-                download(RangeClient(ClientOptions(hub.url)), remotes, target, files=FailingFiles(at, ENOSPC))
+                download(RangeClient(ClientOptions(hub.url)), remotes, target, files=FailingFiles(at, errno.ENOSPC))
             except DoesNotFit:
                 n_refused += 1
             twice = hub.served.total() - kept_bytes(target, remotes)

@@ -10,7 +10,6 @@ from pathlib import Path
 from quant.journal import read_state
 from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.services.hub.slices import slice_span
-from tests.hub_server.remote_files import remote_files
 from tests.hub_server.repository import HubRepository
 from tests.hub_server.server import HubServer
 
@@ -23,11 +22,6 @@ def add_shards(hub: HubServer, n_shards: int, shard_bytes: int, seed: int = 1) -
         n_bytes = shard_bytes + (number == n_shards - 1) * 777
         files[f"model-{number + 1:05}-of-{n_shards:05}.safetensors"] = rng.randbytes(n_bytes)
     return hub.add("bench/shards", files)
-
-
-def pinned(hub: HubServer, repository: HubRepository) -> list[RemoteFile]:
-    """Return the files of `main`."""
-    return remote_files(hub.url, repository)
 
 
 def kept_slices(folder: Path, remote: RemoteFile) -> list[int]:

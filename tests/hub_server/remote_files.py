@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
+from qwenctl.services.hub.listing import listed_file
 from qwenctl.services.hub.remote_file import RemoteFile
 from tests.hub_server.repository import HubRepository
 
@@ -12,14 +11,14 @@ def remote_files(endpoint: str, repository: HubRepository, *, revision: str = "m
     """Return all files of a revision, pinned to its commit."""
     sha = repository.refs.get(revision, revision)
     return [
-        RemoteFile(
+        listed_file(
+            endpoint,
             repository.repo_id,
             sha,
             path,
-            f"{endpoint}/{repository.repo_id}/resolve/{sha}/{quote(path)}",
-            len(blob.data),
+            n_bytes=len(blob.data),
             sha256=blob.sha256 if blob.is_lfs else None,
-            git_oid=None if blob.is_lfs else blob.git_oid,
+            git_oid=blob.git_oid,
         )
         for path, blob in repository.commits[sha].items()
     ]

@@ -16,13 +16,14 @@ from quant.budget import Budget
 from quant.conversion_plan import read_source
 from quant.durable_files import DurableFiles
 from quant.errors import CheckpointError, NotEnoughDisk, SafetensorsError
+from quant.stream_run import StreamOptions
 from qwenctl.errors import QwenctlError, RemoteFileChanged
 from qwenctl.services import remote_checkpoint as remote_checkpoint_module
 from qwenctl.services.conversion import convert, plan, write_plan
 from qwenctl.services.hub.backoff import RetryPolicy
 from qwenctl.services.hub.connections import ClientOptions
 from qwenctl.services.hub.range_client import RangeClient
-from qwenctl.services.remote_checkpoint import LocalShard, RemoteCheckpoint, open_remote_checkpoint
+from qwenctl.services.remote_checkpoint import LocalShard, RemoteCheckpoint, read_remote_checkpoint
 from qwenctl.services.remote_conversion import convert_remote, plan_remote
 from qwenctl.services.type_choice import TypeRequest
 from tests.hub_server.faults import Exchange, Fault
@@ -83,7 +84,7 @@ def test_the_same_bytes_as_convert(
     write_plan(local.plan, tmp_path / "disk.gguf", quality=quality, n_threads=2)
     planned = plan_remote(checkpoint, tmp_path / "hub.gguf", request_, n_threads=2, measure=False)
     assert planned.chosen.plan.total_bytes == local.plan.total_bytes == planned.disk_bytes
-    result = convert_remote(planned, tmp_path / "hub.gguf", n_threads=2)
+    result = convert_remote(planned, tmp_path / "hub.gguf", StreamOptions(2))
     assert digest(tmp_path / "hub.gguf") == digest(tmp_path / "disk.gguf")
     assert result.n_bytes == (tmp_path / "hub.gguf").stat().st_size
 
@@ -92,7 +93,7 @@ def test_headers_are_all_that_planning_fetches(
     hub: HubServer, checkpoint: RemoteCheckpoint, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_checkpoint_module, "_BEGINNING_BYTES", 1000)  # shorter than the headers
-    found, local = open_remote_checkpoint(checkpoint), read_source(folder)
+    found, local = read_remote_checkpoint(checkpoint)[0], read_source(folder)
     assert found.shapes == local.shapes
     lengths = {path.name: path.read_bytes()[:8] for path in folder.glob("*.safetensors")}
     assert fetched(hub) == {name: 8 + int.from_bytes(data, "little") for name, data in lengths.items()}
@@ -102,7 +103,7 @@ def test_what_is_planned_is_what_is_fetched(hub: HubServer, checkpoint: RemoteCh
     planned = plan_remote(checkpoint, tmp_path / "m.gguf", TypeRequest("q8_0"), measure=False)
     before = hub.served.total()
     assert planned.n_bytes_to_fetch == sum(shard.size_bytes for shard in checkpoint.shards.values())
-    convert_remote(planned, tmp_path / "m.gguf", n_threads=2)
+    convert_remote(planned, tmp_path / "m.gguf", StreamOptions(2))
     assert hub.served.total() - before == planned.n_bytes_to_fetch
 
 
@@ -119,7 +120,7 @@ def test_a_shard_that_is_here_already_is_not_fetched(
     local = LocalShard(folder / SHARD, checkpoint.shards[SHARD].sha256)
     checkpoint = replace(checkpoint, shards={**checkpoint.shards, SHARD: local})
     planned = plan_remote(checkpoint, tmp_path / "m.gguf", TypeRequest("q8_0"), measure=False)
-    convert_remote(planned, tmp_path / "m.gguf", n_threads=2)
+    convert_remote(planned, tmp_path / "m.gguf", StreamOptions(2))
     convert(snapshot_of(folder, tmp_path), tmp_path / "disk.gguf", "q8_0", n_threads=2)
     assert digest(tmp_path / "m.gguf") == digest(tmp_path / "disk.gguf")
     assert SHARD not in fetched(hub)
@@ -134,13 +135,13 @@ def test_a_hub_that_stops_answering_is_gone_on_with(
     planned = plan_remote(checkpoint, out, TypeRequest("q8_0"), measure=False)
     fail_from_first_mark(hub, SHARD, tmp_path / "m.gguf.journal")
     with pytest.raises(QwenctlError, match=SHARD):
-        convert_remote(planned, out, n_threads=2)
+        convert_remote(planned, out, StreamOptions(2))
     assert not out.exists()
     hub.fault = lambda _: None
     again = plan_remote(checkpoint, out, TypeRequest("q8_0"), measure=False)
     assert again.n_bytes_fetched_before > 0
     assert again.n_bytes_to_fetch + again.n_bytes_fetched_before == planned.n_bytes_to_fetch
-    assert convert_remote(again, out, n_threads=2).n_weights_resumed > 0
+    assert convert_remote(again, out, StreamOptions(2)).n_weights_resumed > 0
     convert(snapshot_of(folder, tmp_path), tmp_path / "disk.gguf", "q8_0", n_threads=2)
     assert digest(out) == digest(tmp_path / "disk.gguf")
 
@@ -154,9 +155,9 @@ def test_a_file_that_changes_on_the_hub_is_named(
     other = {"X-Linked-Etag": f'"{"0" * 64}"', "ETag": f'"{"0" * 64}"'}
     hub.fault = lambda exchange: Fault(headers=other) if SHARD in exchange.file and exchange.server == "hub" else None
     with pytest.raises(RemoteFileChanged, match=SHARD):
-        convert_remote(planned, out, n_threads=2)
+        convert_remote(planned, out, StreamOptions(2))
     hub.fault = lambda _: None
-    convert_remote(plan_remote(checkpoint, out, TypeRequest("q8_0"), measure=False), out, n_threads=2)
+    convert_remote(plan_remote(checkpoint, out, TypeRequest("q8_0"), measure=False), out, StreamOptions(2))
     convert(snapshot_of(folder, tmp_path), tmp_path / "disk.gguf", "q8_0", n_threads=2)
     assert digest(out) == digest(tmp_path / "disk.gguf")
 
@@ -177,7 +178,7 @@ def test_a_damaged_range_and_a_busy_hub_do_not_show(
 
     planned = plan_remote(checkpoint, tmp_path / "m.gguf", TypeRequest("q8_0"), measure=False)
     hub.fault = fault
-    convert_remote(planned, tmp_path / "m.gguf", n_threads=2)
+    convert_remote(planned, tmp_path / "m.gguf", StreamOptions(2))
     convert(snapshot_of(folder, tmp_path), tmp_path / "disk.gguf", "q8_0", n_threads=2)
     assert n_damaged == 1
     assert digest(tmp_path / "m.gguf") == digest(tmp_path / "disk.gguf")
@@ -207,10 +208,10 @@ def test_what_is_wrong_with_a_checkpoint_is_said_as_on_the_disk(
     (broken / SHARD).write_bytes(data)
     found = remote_checkpoint(hub, client, broken, tmp_path / "small", add_checkpoint(hub, broken))
     with pytest.raises(SafetensorsError, match="header begins with b'\\['"):
-        open_remote_checkpoint(found)
+        read_remote_checkpoint(found)
     index = json.loads((found.folder / "model.safetensors.index.json").read_text())
     shards = {name: shard for name, shard in found.shards.items() if name != SHARD}
     assert SHARD in index["weight_map"].values()
     with pytest.raises(CheckpointError, match="1 of 3 shards are missing"):
-        open_remote_checkpoint(replace(found, shards=shards))
+        read_remote_checkpoint(replace(found, shards=shards))
     assert found.repo_id == REPO

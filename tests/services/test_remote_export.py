@@ -11,6 +11,7 @@ import pytest
 from quant import stream_run, stream_spans
 from quant.durable_files import DurableFiles
 from quant.errors import NotEnoughDisk
+from quant.stream_run import StreamOptions
 from qwenctl.errors import QwenctlError
 from qwenctl.services.hub.backoff import RetryPolicy
 from qwenctl.services.hub.connections import ClientOptions
@@ -57,7 +58,7 @@ def test_the_same_folder_as_convert(
     write_plan(plan(request), tmp_path / "disk", n_threads=2)
     planned = plan_remote_export(checkpoint, tmp_path / "hub", request)
     before = hub.served.total()
-    result = convert_remote_export(planned, tmp_path / "hub", n_threads=2)
+    result = convert_remote_export(planned, tmp_path / "hub", StreamOptions(2))
     assert digests(tmp_path / "hub") == digests(tmp_path / "disk")
     assert result.n_bytes == planned.disk_bytes
     sampled = hub.served.total() - before - planned.n_bytes_to_fetch
@@ -73,12 +74,12 @@ def test_a_hub_that_stops_answering_is_gone_on_with(
     planned = plan_remote_export(checkpoint, tmp_path / "hub", request)
     fail_from_first_mark(hub, SHARD, tmp_path / "hub.journal")
     with pytest.raises(QwenctlError, match=SHARD):
-        convert_remote_export(planned, tmp_path / "hub", n_threads=2)
+        convert_remote_export(planned, tmp_path / "hub", StreamOptions(2))
     hub.fault = lambda _: None
     again = plan_remote_export(checkpoint, tmp_path / "hub", request)
     assert again.n_bytes_fetched_before > 0
     assert again.n_bytes_to_fetch + again.n_bytes_fetched_before == planned.n_bytes_to_fetch
-    assert convert_remote_export(again, tmp_path / "hub", n_threads=2).n_weights_resumed > 0
+    assert convert_remote_export(again, tmp_path / "hub", StreamOptions(2)).n_weights_resumed > 0
     write_plan(plan(request), tmp_path / "disk", n_threads=2)
     assert digests(tmp_path / "hub") == digests(tmp_path / "disk")
 

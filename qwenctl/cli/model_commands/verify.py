@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -12,7 +12,7 @@ from quant.shown import some
 from qwenctl.cli.command import Command
 from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
-from qwenctl.cli.verify_report import check_with_bar, print_report
+from qwenctl.cli.verify_report import check_with_bar, print_report, report_document
 from qwenctl.errors import QwenctlError
 from qwenctl.services.model_store import find_model, list_models, model_not_found
 from qwenctl.settings import Settings
@@ -52,9 +52,7 @@ def command(*, names: tuple[str, ...], output: Output, settings: Settings) -> No
             output.error(error.message, error.hint)
             outcomes.append(_Outcome({"name": name, "path": str(path), "damage": error.message}, name))
             continue
-        outcomes.append(
-            _Outcome({"name": name, **asdict(report), "path": str(path), "is_complete": report.is_complete})
-        )
+        outcomes.append(_Outcome({"name": name, **report_document(report)}))
         if not output.json_mode:
             print_report(report, output)
     if output.json_mode:

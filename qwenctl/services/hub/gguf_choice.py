@@ -18,6 +18,7 @@ from quant.shown import named, some
 from qwenctl.errors import ModelNotFound, QwenctlError
 from qwenctl.services.hub.listing import is_gguf, last_part
 from qwenctl.services.hub.remote_file import RemoteFile
+from qwenctl.services.split_files import split_names
 
 _SPLIT = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.ASCII)
 _NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
@@ -129,8 +130,7 @@ def _complete(repo_id: str, model: GgufModel) -> GgufModel:
     if len(model.files) == model.n_files:
         return model
     paths = {file.path for file in model.files}
-    wanted = [f"{model.name}-{number:05}-of-{model.n_files:05}.gguf" for number in range(1, model.n_files + 1)]
-    missing = [path for path in wanted if path not in paths]
+    missing = [path for path in split_names(f"{model.name}.gguf", model.n_files) if path not in paths]
     raise QwenctlError(
         f"{repo_id} lacks {len(missing)} of the {model.n_files} files of {model.name}: {some(missing, 3)}",
         "the upload is not complete: choose another type, or an earlier revision",

@@ -34,7 +34,7 @@ _Entry = tuple[int, str | None, str | None]  # length, SHA-256, git's object nam
 def cached_file(cache_dir: Path, file: RemoteFile) -> Path | None:
     """Return where the cache holds `file`, its links followed; None if it does not, or in another length.
 
-    That the bytes are those of the hash is not checked: see `hashing.sha256_of`.
+    That the bytes are those of the hash is not checked: see `hashing.holds`.
     """
     folder = _repo_folder(cache_dir, file.repo_id)
     places = [folder / "snapshots" / file.commit / file.path]

@@ -58,5 +58,5 @@ class Hub:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._settings.hub.offline and "client" in self.__dict__ and self.client is not None:
+        if "client" in self.__dict__ and self.client is not None:
             self.client.close()

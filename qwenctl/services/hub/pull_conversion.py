@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from quant.durable_files import DurableFiles
-from quant.errors import JsonFileError
 from quant.shown import some
 from qwenctl.errors import ModelNotFound
 from qwenctl.services.hub.download import DownloadOptions, download
@@ -29,7 +28,7 @@ from qwenctl.services.hub.model_names import FamilyName, parse_name
 from qwenctl.services.hub.pull import record_sources
 from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.services.hub.resolution import Wanted
-from qwenctl.services.model_origin import read_origin
+from qwenctl.services.model_origin import readable_origin
 from qwenctl.services.remote_checkpoint import HubShard, LocalShard, RemoteCheckpoint, Shard
 
 _IMATRIX_FOLDER = "imatrix"
@@ -70,10 +69,7 @@ def open_checkpoint_on_hub(wanted: Wanted, folder: Path, hub: Hub) -> RemoteChec
 
 def is_converted_already(wanted: Wanted, target: Path, imatrix: str | None) -> bool:
     """Tell whether `target` is what converting these very files would make, by its record."""
-    try:
-        origin = read_origin(target)
-    except JsonFileError:
-        return False
+    origin = readable_origin(target)
     return (
         origin is not None
         and target.exists()

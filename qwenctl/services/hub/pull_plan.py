@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from quant.durable_files import DurableFiles
-from quant.errors import JsonFileError
 from quant.journal import read_state
 from quant.partial_output import DISK_RESERVE_BYTES, held_bytes
 from qwenctl.errors import DoesNotFit, InvalidRequest
@@ -22,7 +21,7 @@ from qwenctl.services.hub.hf_cache import cached_file
 from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.services.hub.resolution import Wanted
 from qwenctl.services.hub.slices import SLICE_BYTES
-from qwenctl.services.model_origin import Origin, read_origin
+from qwenctl.services.model_origin import readable_origin
 from qwenctl.services.split_files import split_names
 from qwenctl.units import format_bytes
 
@@ -105,7 +104,7 @@ def plan_files(wanted: Wanted, target: Path, cache_dir: Path, files: DurableFile
     else:
         remotes = wanted.files
         paths = [target.parent / name for name in split_names(target.name, len(remotes))]
-    origin = _origin(paths[0])
+    origin = readable_origin(paths[0])  # None: everything is looked at again
     known = {file.name: file.sha256 for file in origin.files} if origin else {}
     planned = tuple(_look(remote, path, cache_dir, known) for remote, path in zip(remotes, paths, strict=True))
     free_bytes = (files or DurableFiles()).free_bytes(target.parent)
@@ -124,13 +123,6 @@ def target_folder(out: str | None, wanted: Wanted) -> Path:
     if not folder.absolute().parent.is_dir():
         raise InvalidRequest(f"the folder {folder.parent} does not exist", f"mkdir -p {folder.parent}")
     return folder
-
-
-def _origin(path: Path) -> Origin | None:
-    try:
-        return read_origin(path)
-    except JsonFileError:
-        return None  # then everything is looked at again
 
 
 def _look(remote: RemoteFile, path: Path, cache_dir: Path, known: Mapping[str, str]) -> PlannedFile:

@@ -70,5 +70,5 @@ FAMILIES = tuple(dict.fromkeys(name.split(":")[0] for name in SHORT_NAMES))
 
 
 def of_family(family: str) -> tuple[str, ...]:
-    """Return the short names of a family, without repetition of what one size is called."""
+    """Return the short names of a family."""
     return tuple(name for name in SHORT_NAMES if name.split(":")[0] == family)
