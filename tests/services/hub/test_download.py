@@ -42,6 +42,22 @@ TOTAL = sum(map(len, FILES.values()))
 POLICY = RetryPolicy(n_attempts=4, first_s=0.001, most_s=0.002)
 
 
+class FullBehind(DurableFiles):
+    """A disk that is full for whatever lies at or behind slice `n_slices`, once the first slice was handed over."""
+
+    def __init__(self, n_slices: int) -> None:
+        self._full_from_byte = n_slices * SLICE_BYTES
+        self._has_first = threading.Event()
+
+    def write_at(self, fd: int, data: memoryview, offset_bytes: int) -> None:
+        if offset_bytes == SLICE_BYTES:  # the same connection has brought what lies before
+            self._has_first.set()
+        if offset_bytes >= self._full_from_byte:
+            self._has_first.wait(60)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().write_at(fd, data, offset_bytes)
+
+
 class Lab:
     """A hub with one repository, and a folder to download it to."""
 
@@ -68,7 +84,7 @@ class Lab:
     def stop_half_way(self, *paths: str) -> int:
         """Let the disk become full; return how many bytes were sent."""
         with pytest.raises(DoesNotFit, match="full"):
-            self.pull(*paths, files=FailingFiles(100, errno.ENOSPC))
+            self.pull(*paths, files=FullBehind(10))
         return self.hub.served.total()
 
 
