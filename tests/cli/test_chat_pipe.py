@@ -88,6 +88,7 @@ def test_a_real_chat_model_is_stopped_and_talked_to_again(smollm2_gguf):
         terminal.wait_for(meter.search)
         terminal.send("/undo\r")
         terminal.wait_for("taken back: Tell me a long story")
+        terminal.wait_for(re.compile(r"tokens of context$").search)  # the next input line is there
         terminal.send("/regen\r")
         terminal.wait_for(lambda text: text.count("The opposite of hot is cold.") == 2)
         terminal.send("/exit\r")
