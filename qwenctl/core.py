@@ -1,7 +1,7 @@
 """The nouns that services and commands share. Values only: no files, no threads, no native handles.
 
-A request goes to the engine as a `GenerationRequest` and comes back as a stream of `GenerationEvent`s: any number of
-`TextDelta`s, then exactly one `Finished`.
+A request goes to the engine as a `GenerationRequest` and comes back as a stream of `GenerationEvent`s: while its prompt
+is computed, `PromptProgress` if that was asked for; any number of `TextDelta`s; then exactly one `Finished`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,30 @@ class SamplingParams:
             raise ValueError(f"seed must lie between 0 and {0xFFFF_FFFF - 1}, not {self.seed}")
 
 
+@dataclass(frozen=True, slots=True)
+class TokenBias:
+    """What is added to the logit of one token before anything else is done with it."""
+
+    token: int
+    bias: float  # -inf is not JSON: -100 and below never lets the token through
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkBlock:
+    """A reply that may begin with a think block, and how the engine is to guard it.
+
+    What the request's grammar allows begins after the block's end, where there is one.
+    """
+
+    starts_inside: bool  # the prompt has opened the block
+    budget: int | None = None  # tokens of thinking after which the block is closed; None: as many as the reply may have
+    ending: str = ""  # text that closes a block early, `</think>` and the line breaks after it included
+    loop_guard: bool = True  # close the block when the thinking repeats itself without end
+
+
+ThinkingEnd = Literal["model", "budget", "asked", "loop"]
+
+
 class FinishReason(StrEnum):
     """Why a generation ended."""
 
@@ -82,6 +106,10 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None  # None: until the context is full
     stop: tuple[str, ...] = ()  # text that ends the generation; never part of the output
+    think: ThinkBlock | None = None  # None: the reply has no think block
+    n_logprobs: int | None = None  # likeliest tokens reported with each generated one, 0: itself alone; None: nothing
+    logit_bias: tuple[TokenBias, ...] = ()
+    reports_progress: bool = False  # whether `PromptProgress` is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +132,40 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """How much of a prompt is in the KV cache."""
+
+    request_id: str
+    n_done_tokens: int  # those taken from a cache included
+    n_cached_tokens: int  # taken from a cache instead of computed
+    n_total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChance:
+    """A token and the natural logarithm of its probability, over the whole vocabulary, before sampling changes it."""
+
+    token: int
+    text: str  # U+FFFD where the token is part of a character
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A generated token, and the likeliest ones in its place, best first."""
+
+    chosen: TokenChance
+    likeliest: tuple[TokenChance, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """Newly generated text: whole UTF-8 characters only, never part of a stop string."""
 
     request_id: str
     text: str
     n_tokens: int  # tokens generated so far
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens since the last delta, where they were asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +177,11 @@ class Finished:
     usage: Usage
     timing: Timing
     error: str | None = None
+    stop_text: str | None = None  # which of the request's stop strings ended it
+    thinking_end: ThinkingEnd | None = None  # what closed the think block; None: it was not closed, or there was none
 
 
-GenerationEvent = TextDelta | Finished
+GenerationEvent = PromptProgress | TextDelta | Finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class ReplyPrinter:
                         self._reasoning(event.text)
                     elif isinstance(event, AnswerDelta):
                         self._answer(event.text)
-                    else:
+                    elif isinstance(event, ReplyDone):
                         watch.raise_if_requested()
                         return event
         finally:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qwenctl.core import FinishReason, Message, TextDelta
+from qwenctl.core import FinishReason, Message, PromptProgress, TextDelta
 from qwenctl.errors import BatchFailed, GenerationFailed, InvalidRequest, PromptTooLong, QwenctlError, TemplateFailed
 from qwenctl.services.batch_input import BatchInput, InputLine
 from qwenctl.services.batch_output import BatchOutput
@@ -289,7 +289,7 @@ class _Run:
             raise GenerationFailed(f"the engine lost {len(self._running)} requests")
         for event in self._model.engine.step():
             running = self._running.get(event.request_id)
-            if running is None:
+            if running is None or isinstance(event, PromptProgress):
                 continue
             n_tokens = event.n_tokens if isinstance(event, TextDelta) else event.usage.n_generated_tokens
             self._report.n_generated_tokens += n_tokens - running.n_tokens

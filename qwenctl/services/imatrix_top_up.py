@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
-from qwenctl.core import FinishReason, GenerationRequest, SamplingParams, TextDelta
+from qwenctl.core import Finished, FinishReason, GenerationRequest, SamplingParams, TextDelta
 from qwenctl.errors import GenerationFailed, PromptTooLong
 from qwenctl.services.activation_model import ActivationModel
 from qwenctl.services.calibration_text import CalibrationText, Talk
@@ -69,6 +69,8 @@ def _generate(engine: Engine, requests: Sequence[GenerationRequest]) -> dict[str
         for event in engine.step():
             if isinstance(event, TextDelta):
                 written[event.request_id] += event.text
+            elif not isinstance(event, Finished):
+                continue
             elif event.reason is FinishReason.ERROR:
                 raise GenerationFailed(event.error or "the model stopped with an error")
             elif event.reason is FinishReason.STOP:

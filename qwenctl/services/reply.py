@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwenctl.core import Finished, FinishReason, GenerationEvent, Timing, Usage
+from qwenctl.core import (
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    PromptProgress,
+    ThinkingEnd,
+    Timing,
+    TokenLogprob,
+    Usage,
+)
 from qwenctl.services.thinking import Piece, ThinkingSplitter
 
 
@@ -23,6 +32,7 @@ class AnswerDelta:
     """Newly generated answer."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()  # where they were asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +47,11 @@ class ReplyDone:
     answer: str
     closed: bool  # False: the reply ended within its reasoning
     error: str | None = None
+    stop_text: str | None = None  # the stop string that ended it
+    thinking_end: ThinkingEnd | None = None
 
 
-ReplyEvent = ReasoningDelta | AnswerDelta | ReplyDone
+ReplyEvent = PromptProgress | ReasoningDelta | AnswerDelta | ReplyDone
 
 
 class ReplyAssembler:
@@ -70,6 +82,8 @@ class ReplyAssembler:
         if isinstance(event, Finished):
             events = self._sorted(self._splitter.finish())
             return [*events, self._done(event)]
+        if isinstance(event, PromptProgress):
+            return [event]
         if not self._splitter.in_answer:
             self._n_thinking_tokens = event.n_tokens
         return self._sorted(self._splitter.feed(event.text))
@@ -95,4 +109,6 @@ class ReplyAssembler:
             answer=self.answer,
             closed=self._splitter.closed,
             error=event.error,
+            stop_text=event.stop_text,
+            thinking_end=event.thinking_end,
         )

@@ -113,7 +113,7 @@ class ChatSession:
                         self.screen.reasoning(event.text, n_reasoning_tokens)
                     elif isinstance(event, AnswerDelta):
                         self.screen.answer(event.text)
-                    else:
+                    elif isinstance(event, ReplyDone):
                         if not self.screen.interactive:
                             watch.raise_if_requested()
                         return event
