@@ -94,8 +94,9 @@ def _hostile(page: Page) -> dict[str, object]:
             const log = document.getElementById("log");
             const box = document.createElement("article");
             box.className = "assistant";
-            const text = "<img src=x onerror='window.caught=1'><script>window.caught=1</script> [a](javascript:caught=1)"
-                + "\\n\\n| name | 数 |\\n|---|---|\\n| 👩‍👩‍👧 | 三 |\\n\\n```py\\nprint('<b>')\\n```\\n\\n- one\\n  - two\\n";
+            const text = "<img src=x onerror='window.caught=1'><script>window.caught=1</script>"
+                + " [a](javascript:caught=1)\\n\\n| name | 数 |\\n|---|---|\\n| 👩‍👩‍👧 | 三 |"
+                + "\\n\\n```py\\nprint('<b>')\\n```\\n\\n- one\\n  - two\\n";
             box.append(...render(text));
             log.append(box);
             log.scrollTop = log.scrollHeight;

@@ -121,8 +121,8 @@ def test_tokens_are_counted_as_the_prompt_has_them(client: anthropic.Anthropic, 
 def test_bad_requests_are_told_apart_by_the_clients_own_errors(client: anthropic.Anthropic, server: Server) -> None:
     with pytest.raises(anthropic.BadRequestError, match="message"):
         client.messages.create(model=server.model, max_tokens=10, messages=[])
+    picture: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
     with pytest.raises(anthropic.BadRequestError, match="image"):
-        picture: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
         client.messages.create(model=server.model, max_tokens=10, messages=[{"role": "user", "content": [picture]}])
     with (
         anthropic.Anthropic(base_url=server.url, api_key="wrong", max_retries=0) as stranger,
