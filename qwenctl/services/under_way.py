@@ -1,4 +1,4 @@
-"""A request as its keeper outside the engine sees it: what it brought so far, and a last event in the engine's place."""
+"""A request as its keeper outside the engine sees it: what it brought, and a last event in the engine's place."""
 
 from __future__ import annotations
 
