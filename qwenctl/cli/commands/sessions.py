@@ -30,7 +30,6 @@ _COMMANDS = {
         "qwenctl sessions",
         'qwenctl sessions ls --search "sky blue"',
         "qwenctl sessions export 3fa2c1d0 > talk.md",
-        "qwenctl chat --resume 3fa2c1d0",
     ],
 )
 @output_options
