@@ -61,8 +61,8 @@ def command(
     answers alone go to standard output.
     """
     conversation = Conversation(text_or_file(system), reply.thinking)
-    with open_model(model, engine, settings, output) as chat_model:
-        screen = _screen(output, settings, history=settings.history and not no_history)
+    screen = _screen(output, settings, history=settings.history and not no_history)
+    with screen, open_model(model, engine, settings, output) as chat_model:
         session = ChatSession(chat_model, screen, reply.chat_options(), conversation)
         if screen.interactive:
             output.note(f"{chat_model.engine.info.name} · /help shows the commands, Ctrl-D ends the chat")
