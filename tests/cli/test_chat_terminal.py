@@ -224,10 +224,10 @@ def test_a_choice_takes_no_key_that_was_typed_before():
 def _choose():
     line_input = LineInput([], None)
     with TerminalScreen(Output(), line_input) as screen:
-        print("ready", flush=True)
+        screen.note("ready")
         while int.from_bytes(fcntl.ioctl(0, termios.FIONREAD, bytes(4)), sys.byteorder) < 2:
             time.sleep(0.01)
-        print("chosen", screen.choose("Call delete_all()?", {"y": "run it", "n": "do not"}), flush=True)
+        screen.note(f"chosen {screen.choose('Call delete_all()?', {'y': 'run it', 'n': 'do not'})}")
         assert line_input.read("what was typed before") == "yy"
 
 

@@ -33,7 +33,8 @@ class Screen(ABC):
     """Where turns come from and answers go to.
 
     For each answer: `begin_reply`, any number of `prompt_progress`, of `reasoning`, of `answer`, `end_reply`. In
-    between, `wants_answer` is asked now and then. A screen is used within its own `with`: it may take hold of the terminal there.
+    between, `wants_answer` is asked now and then. A screen is used within its own `with`: there it may take hold of the
+    terminal.
     """
 
     interactive: bool
