@@ -74,7 +74,10 @@ def test_lone_surrogates_survive_the_way_there_and_back() -> None:
         (KEEPS_REASONING, TemplateCapabilities("none", False, False, False)),
         (STRICT_ROLES, TemplateCapabilities("none", False, False, True)),
         # off unless asked for, and then the prompt itself opens the block
-        ("{{ '<think>' if enable_thinking else '</think>' }}", TemplateCapabilities("hybrid", False, False, True, True)),
+        (
+            "{{ '<think>' if enable_thinking else '</think>' }}",
+            TemplateCapabilities("hybrid", False, False, True, True),
+        ),
         ("{{ raise_exception('no tools') if tools }}x", TemplateCapabilities("none", False, False, True)),
     ],
 )
