@@ -115,7 +115,7 @@ def _values(section: str, body: Mapping[str, Any], places: _Places) -> dict[str,
     for key, value in body.items():
         if isinstance(value, dict):
             raise InvalidRequest(
-                f"{place}: [{section}.{key}] is no section", "qwenctl config show says which there are"
+                f"{places.of(f'{section}.{key}')}: [{section}.{key}] is no section", "qwenctl config show says which there are"
             )
         values[key.replace("_", "-")] = ConfigValue(value, places.of(section, key))
     return values
