@@ -114,8 +114,7 @@ def _values(section: str, body: Mapping[str, Any], places: _Places) -> dict[str,
     values: dict[str, ConfigValue] = {}
     for key, value in body.items():
         if isinstance(value, dict):
-            raise InvalidRequest(
-                f"{places.of(f'{section}.{key}')}: [{section}.{key}] is no section", "qwenctl config show says which there are"
-            )
+            inner = f"{section}.{key}"
+            raise InvalidRequest(f"{places.of(inner)}: [{inner}] is no section", "qwenctl config show lists those there are")
         values[key.replace("_", "-")] = ConfigValue(value, places.of(section, key))
     return values
