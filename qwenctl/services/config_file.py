@@ -115,6 +115,8 @@ def _values(section: str, body: Mapping[str, Any], places: _Places) -> dict[str,
     for key, value in body.items():
         if isinstance(value, dict):
             inner = f"{section}.{key}"
-            raise InvalidRequest(f"{places.of(inner)}: [{inner}] is no section", "qwenctl config show lists those there are")
+            raise InvalidRequest(
+                f"{places.of(inner)}: [{inner}] is no section", "qwenctl config show lists those there are"
+            )
         values[key.replace("_", "-")] = ConfigValue(value, places.of(section, key))
     return values
