@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from qwenctl.errors import InvalidRequest
@@ -22,10 +23,11 @@ from qwenctl.services.structured.grammar_rules import Item, Ref, RuleTable, lite
 from qwenctl.services.structured.object_rules import object_rules
 from qwenctl.services.structured.plain_schema import PlainSchema, plain_schema
 from qwenctl.services.structured.scalar_rules import number_rule, string_rule
-from qwenctl.services.structured.schema_branches import Branch, Goal, branches, goal_key, types_of
+from qwenctl.services.structured.schema_branches import Branch, Goal, branches, goal_key, may_overlap, types_of
 from qwenctl.services.structured.value_check import failures
 
 _MAX_GOALS = 5000
+_MOST_OPTIONS = 20  # of oneOf that are compared with each other
 _UNENFORCED = (
     *("not", "if", "dependentRequired", "dependentSchemas", "contains", "uniqueItems", "propertyNames"),
     *("unevaluatedItems", "unevaluatedProperties"),
@@ -81,6 +83,7 @@ class _Compiler:
         start = self.rules.add("start", [[Ref(self.value([self._schema.root]))]])
         while self._waiting:
             name, goal = self._waiting.pop()
+            self._check_one_of(goal)
             self.rules.define(name, [[item] for branch in branches(self._schema, goal) for item in self._ways(branch)])
         return self.rules.text(start)
 
@@ -97,6 +100,13 @@ class _Compiler:
     def leave(self, keyword: str) -> None:
         """Note that `keyword` is left to the check of the answer."""
         self.unenforced[keyword] = None
+
+    def _check_one_of(self, goal: Goal) -> None:
+        """`oneOf` is written as `anyOf` is; where a value may satisfy two of its options, the check must see to it."""
+        for facts in goal:
+            options = facts.get("oneOf", []) if isinstance(facts, Mapping) else []
+            if any(may_overlap(self._schema, one, two) for one, two in combinations(options[:_MOST_OPTIONS], 2)):
+                self.leave("oneOf")
 
     def _ways(self, branch: Branch) -> list[Item]:
         if any("const" in facts or "enum" in facts for facts in branch):

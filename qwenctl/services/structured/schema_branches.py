@@ -81,3 +81,49 @@ def types_of(branch: Branch) -> list[str]:
             named = {*names, *(["integer"] if "number" in names else [])}
             allowed &= named
     return [name for name in TYPES if name in allowed and (name != "integer" or "number" not in allowed)]
+
+
+def may_overlap(schema: PlainSchema, first: Schema, second: Schema) -> bool:
+    """Whether a value may satisfy both: unless their types differ, or the values of a property that both must have."""
+    return any(
+        _meet(one, two) for one in branches(schema, [first]) for two in branches(schema, [second])
+    )  # False where one has no branch
+
+
+def _meet(one: Branch, two: Branch) -> bool:
+    if not _kinds(one) & _kinds(two):
+        return False
+    values, others = _listed(one), _listed(two)
+    if values is not None and others is not None and not values & others:
+        return False
+    if _kinds(one) & _kinds(two) != {"object"}:
+        return True
+    shared = _required(one) & _required(two)
+    return all(
+        mine is None or theirs is None or mine & theirs
+        for mine, theirs in ((_listed(_of(one, name)), _listed(_of(two, name))) for name in shared)
+    )
+
+
+def _kinds(branch: Branch) -> set[str]:
+    kinds = set(types_of(branch))
+    return kinds | ({"integer"} if "number" in kinds else set())
+
+
+def _listed(branch: Branch) -> set[str] | None:
+    """The values that `const` and `enum` leave, as JSON; None: there is no list."""
+    lists = [
+        [facts["const"]] if "const" in facts else facts["enum"] for facts in branch if {"const", "enum"} & set(facts)
+    ]
+    sets = [{json.dumps(value, sort_keys=True) for value in values} for values in lists]
+    return set.intersection(*sets) if sets else None
+
+
+def _required(branch: Branch) -> set[str]:
+    return {name for facts in branch for name in facts.get("required", [])}
+
+
+def _of(branch: Branch, name: str) -> Branch:
+    """What a branch says of the property `name` directly."""
+    said = [facts.get("properties", {}).get(name) for facts in branch]
+    return tuple(schema for schema in said if isinstance(schema, dict))
