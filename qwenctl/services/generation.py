@@ -9,7 +9,7 @@ A model without a chat template completes the plain text of the messages.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
 
@@ -18,10 +18,11 @@ from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, ends_inside_thinking
 from qwenctl.services.prompt_cut import PromptCut, cut_messages
 from qwenctl.services.reply import ReplyAssembler, ReplyEvent
-from qwenctl.services.reply_form import held_to_form
+from qwenctl.services.reply_form import ReplyForm, held_to_form
 from qwenctl.services.sampling_defaults import MAX_TOKENS, MAX_TOKENS_THINKING, SamplingChoice, choose_sampling
 from qwenctl.services.thinking import without_earlier_reasoning
 from qwenctl.services.thinking_mode import ThinkingMode, thinking_mode
+from qwenctl.services.tools.tool_choice import ToolChoice
 
 _ROOM_FOR_ANSWER = 1024  # tokens that a cut prompt leaves, where the context is large enough
 
@@ -79,6 +80,7 @@ class ChatOptions:
     logit_bias: tuple[TokenBias, ...] = ()
     reports_progress: bool = False
     answer_schema: Any | None = None  # JSON schema that the answer must satisfy; `ANY_OBJECT` for any JSON object
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +190,17 @@ class ChatModel:
         options = options or ChatOptions()
         if not messages:
             raise InvalidRequest("there is no message to answer")
+        form = ReplyForm(options.answer_schema, options.tools, options.tool_choice, self.capabilities.tool_format)
+        wishes, form_notes = held_to_form(options.sampling, form)
+        options = replace(options, sampling=wishes)
         prompt = _Prompt(self, messages, options)
         mode = prompt.mode
-        wishes, form_notes = held_to_form(options.sampling, options.answer_schema)
         sampling = choose_sampling(
             self.engine.info.architecture,
             thinking=mode.thinking,
             usual_mode=mode.thinking == self.capabilities.thinks_by_default,
             from_file=self.engine.info.sampling_defaults,
-            options=wishes,
+            options=options.sampling,
         )
         text, tokens, cut = prompt.fitted(self.engine.info.n_ctx)
         room = self.engine.info.n_ctx - len(tokens)
