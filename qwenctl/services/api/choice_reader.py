@@ -82,8 +82,13 @@ class ChoiceReader:
         return pieces
 
     def choice(self) -> ChatChoice:
-        """Return the whole; only after its end."""
-        assert self.done is not None
+        """Return the whole.
+
+        Raises:
+            ValueError: it has not ended.
+        """
+        if self.done is None:
+            raise ValueError("the reply has not ended")
         calls = tuple(CalledTool(call.id, call.name, "".join(call.arguments)) for call in self._calls)
         logprobs = None if self._logprobs is None else tuple(self._logprobs)
         return ChatChoice(self.done, "".join(self._texts), calls, logprobs)

@@ -17,8 +17,7 @@ def completion_request(model: ChatModel, prompt: Prompt, options: ChatOptions, r
         PromptTooLong: more tokens than the context holds.
     """
     info = model.engine.info
-    is_text = isinstance(prompt, str)
-    tokens = model.engine.tokenize(prompt, parse_special=True, add_special=True) if is_text else prompt
+    tokens = model.engine.tokenize(prompt, add_special=True) if isinstance(prompt, str) else prompt
     if len(tokens) >= info.n_ctx:
         raise PromptTooLong(len(tokens), info.n_ctx)
     sampling = choose_sampling(

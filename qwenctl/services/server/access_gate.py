@@ -10,6 +10,7 @@ from qwenctl.errors import QwenctlError
 from qwenctl.services.api.api_errors import ApiError, api_error
 from qwenctl.services.server.access_rules import AccessRules
 from qwenctl.services.server.asgi_answers import Header, Refused, send_bytes, send_error
+from qwenctl.services.server.request_body import ClientGone
 from qwenctl.services.server.server_metrics import ServerMetrics
 
 _log = logging.getLogger("qwenctl.server")
@@ -42,6 +43,8 @@ class AccessGate:
             await self._fail(scope, sender, refused.error, closes=refused.closes)
         except QwenctlError as error:
             await self._fail(scope, sender, api_error(error), closes=False)
+        except ClientGone:
+            pass
         except Exception:
             _log.exception("a request to %s failed", scope["path"])
             await self._fail(scope, sender, ApiError(500, "the server has a bug", code="server_error"), closes=True)

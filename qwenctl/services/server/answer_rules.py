@@ -1,4 +1,4 @@
-"""What an answer is held to beside the sampling: a schema, the calls of tools. The server's only door to both."""
+"""What an answer is held to beside the sampling: the calls of tools. The server's only door to them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from qwenctl.services.server.model_host import LoadedModel
 
 
 def answer_options(body: ChatBody, defaults: ChatOptions, model: LoadedModel) -> ChatOptions:
-    """Return the options of `body`, with a grammar where it wants a form.
+    """Return the options of `body`.
 
     Raises:
         BadRequest: the model or the program cannot hold an answer to it.
     """
-    if body.answer_schema is not None:
-        raise BadRequest("'response_format' is not supported yet", "response_format")
     if body.offered_tools and not model.chat.capabilities.tools:
         raise BadRequest(f"the model {model.name} has no form for tools in its chat template", "tools")
     return body.options(defaults)
 
 
-def tool_parser(body: ChatBody, model: LoadedModel) -> ToolTextParser | None:
-    """Return what tells calls from text in an answer to `body`; None: all is text."""
+def tool_parser() -> ToolTextParser | None:
+    """Return what tells calls from text; None: all is text."""
     return None

@@ -1,4 +1,4 @@
-"""A chat body to replies under way: rendered, tokenized, constrained and submitted. For OpenAI's and Anthropic's API."""
+"""A chat body to replies under way: rendered, tokenized, and submitted. For OpenAI's and Anthropic's API."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def start_chat(desk: Desk, model: LoadedModel, body: ChatBody, name: str) 
     readers = [
         ChoiceReader(
             starts_inside=prepared.starts_inside,
-            parser=tool_parser(body, model),
+            parser=tool_parser(),
             wants_logprobs=body.n_logprobs is not None,
         )
         for _ in range(body.n)

@@ -43,7 +43,7 @@ class CompletionEndpoint:
                     await desk.off_loop(partial(self._submit, model, body, head.id, exchange))
                     if body.stream:
                         chunks = CompletionChunks(head, include_usage=body.include_usage)
-                        await self._stream(scope, send, model, exchange, readers, chunks, body.n)
+                        await _CompletionStream(desk, model, readers, chunks).run(scope, send, exchange, body.n)
                     else:
                         await self._collect(model, exchange, readers)
                         choices = [TextChoice(one.done, one.logprobs) for one in readers if one.done]
@@ -65,43 +65,44 @@ class CompletionEndpoint:
                 if isinstance(piece, ReplyDone):
                     self._desk.ended(piece, model)
 
-    async def _stream(
-        self,
-        scope: Scope,
-        send: Send,
-        model: LoadedModel,
-        exchange: Exchange,
-        readers: Sequence[PlainReader],
-        chunks: CompletionChunks,
-        n_per_prompt: int,
+
+class _CompletionStream:
+    """One answer as a stream."""
+
+    def __init__(
+        self, desk: Desk, model: LoadedModel, readers: Sequence[PlainReader], chunks: CompletionChunks
     ) -> None:
+        self._desk = desk
+        self._model = model
+        self._readers = readers
+        self._chunks = chunks
+
+    async def run(self, scope: Scope, send: Send, exchange: Exchange, n_per_prompt: int) -> None:
         stream = EventStream(scope, send, self._desk.options.limits.stall_s)
         try:
             await stream.begin()
             try:
                 arrivals = await first_arrivals(exchange, stream, comment("computing the prompt"))
                 while arrivals:
-                    await stream.write(b"".join(self._encoded(model, readers, chunks, arrivals)))
+                    await stream.write(self._encoded(arrivals))
                     arrivals = await exchange.arrivals()
             except Refused as refused:
                 exchange.abandon()
                 await stream.end(data_event(error_body(scope, refused.error)))
                 return
-            replies = [reader.done for reader in readers if reader.done]
-            await stream.end(chunks.usage(replies, n_per_prompt) + DONE_EVENT)
+            replies = [reader.done for reader in self._readers if reader.done]
+            await stream.end(self._chunks.usage(replies, n_per_prompt) + DONE_EVENT)
         finally:
             stream.close()
 
-    def _encoded(
-        self, model: LoadedModel, readers: Sequence[PlainReader], chunks: CompletionChunks, arrivals: Sequence[Arrival]
-    ) -> list[bytes]:
+    def _encoded(self, arrivals: Sequence[Arrival]) -> bytes:
         found = []
         for index, event in arrivals:
-            reader = readers[index]
+            reader = self._readers[index]
             offset = reader.n_chars
             piece = reader.take(event)
             if isinstance(piece, AnswerDelta):
-                found.append(chunks.text(index, piece.text, piece.logprobs, offset=offset))
+                found.append(self._chunks.text(index, piece.text, piece.logprobs, offset=offset))
             elif isinstance(piece, ReplyDone):
-                found.append(chunks.last(index, self._desk.ended(piece, model)))
-        return found
+                found.append(self._chunks.last(index, self._desk.ended(piece, self._model)))
+        return b"".join(found)

@@ -9,56 +9,60 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qwenctl.services.server.reply_writer import ABORT
 
 
-def connection_class(header_s: float) -> type[asyncio.Protocol]:
-    """Return uvicorn's class of connections with `header_s` for each request's headers."""
+class LimitedConnection(H11Protocol):
+    """A connection that is closed when the headers do not come in time."""
 
-    class LimitedConnection(H11Protocol):
-        """A connection that is closed when the headers do not come in time."""
+    header_s = 10.0
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self._header_timer: asyncio.TimerHandle | None = None
-            inner: Any = self.app
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._inner: Any = self.app
+        self.app = self._app
 
-            async def app(scope: Scope, receive: Receive, send: Send) -> None:
-                scope[ABORT] = self.transport.abort
-                await inner(scope, receive, send)
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        scope[ABORT] = self.transport.abort
+        await self._inner(scope, receive, send)
 
-            self.app = app  # type: ignore[assignment]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._expect_headers()
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; those of another request on a connection that was kept begin its time."""
+        cycle = self.cycle
+        super().data_received(data)
+        if self.cycle is not cycle:  # a request's headers are complete
+            self._stop_timer()
+        elif self._header_timer is None and (cycle is None or cycle.response_complete):
             self._expect_headers()
 
-        def data_received(self, data: bytes) -> None:
-            cycle = self.cycle
-            super().data_received(data)
-            if self.cycle is not cycle:  # a request's headers are complete
-                self._stop_timer()
-            elif self._header_timer is None and (cycle is None or cycle.response_complete):
-                self._expect_headers()  # the first bytes of another request on a connection that was kept
+    def on_response_complete(self) -> None:
+        """An answer has been sent."""
+        super().on_response_complete()
+        self._stop_timer()
 
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            self._stop_timer()
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        self._stop_timer()
+        super().connection_lost(exc)
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timer()
-            super().connection_lost(exc)
+    def _expect_headers(self) -> None:
+        self._stop_timer()
+        self._header_timer = self.loop.call_later(self.header_s, self.transport.abort)
 
-        def _expect_headers(self) -> None:
-            self._stop_timer()
-            self._header_timer = self.loop.call_later(header_s, self.transport.abort)
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
 
-        def _stop_timer(self) -> None:
-            if self._header_timer is not None:
-                self._header_timer.cancel()
-                self._header_timer = None
 
-    return LimitedConnection
+def connection_class(header_s: float) -> type[asyncio.Protocol]:
+    """Return the class of connections with `header_s` for each request's headers."""
+    return type("TimedConnection", (LimitedConnection,), {"header_s": header_s})

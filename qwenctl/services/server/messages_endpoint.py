@@ -6,18 +6,17 @@ from collections.abc import Sequence
 
 from starlette.types import Receive, Scope, Send
 
-from qwenctl.core import PromptProgress
 from qwenctl.services.api.anthropic_answer import anthropic_answer
 from qwenctl.services.api.anthropic_body import parse_anthropic_body
 from qwenctl.services.api.anthropic_events import AnthropicEvents
-from qwenctl.services.api.choice_reader import CallBegin, ChoicePiece, ChoiceReader
+from qwenctl.services.api.choice_reader import CallArguments, CallBegin, ChoicePiece, ChoiceReader
 from qwenctl.services.api.event_bytes import named_event
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
 from qwenctl.services.server.asgi_answers import Refused, error_body, send_json
 from qwenctl.services.server.chat_endpoint import first_arrivals
 from qwenctl.services.server.chat_start import prepare_chat, start_chat
 from qwenctl.services.server.desk import Desk, new_id
-from qwenctl.services.server.exchange import Exchange
+from qwenctl.services.server.exchange import Arrival, Exchange
 from qwenctl.services.server.model_host import LoadedModel
 from qwenctl.services.server.reply_writer import EventStream, watch_client
 
@@ -41,7 +40,7 @@ class MessagesEndpoint:
                     async with watch_client(receive, exchange):
                         if body.stream:
                             events = AnthropicEvents(name, model.name)
-                            await self._stream(scope, send, model, exchange, readers[0], events)
+                            await _MessageStream(desk, model, readers[0], events).run(scope, send, exchange)
                         else:
                             await self._collect(model, exchange, readers[0])
                             await send_json(send, anthropic_answer(name, model.name, readers[0].choice()))
@@ -55,24 +54,25 @@ class MessagesEndpoint:
                     if isinstance(piece, ReplyDone):
                         self._desk.ended(piece, model)
 
-    async def _stream(
-        self,
-        scope: Scope,
-        send: Send,
-        model: LoadedModel,
-        exchange: Exchange,
-        reader: ChoiceReader,
-        events: AnthropicEvents,
-    ) -> None:
+
+class _MessageStream:
+    """One answer as a stream."""
+
+    def __init__(self, desk: Desk, model: LoadedModel, reader: ChoiceReader, events: AnthropicEvents) -> None:
+        self._desk = desk
+        self._model = model
+        self._reader = reader
+        self._events = events
+
+    async def run(self, scope: Scope, send: Send, exchange: Exchange) -> None:
         stream = EventStream(scope, send, self._desk.options.limits.stall_s)
         try:
             await stream.begin()
-            await stream.write(events.start(exchange.n_prompt_tokens))
+            await stream.write(self._events.start(exchange.n_prompt_tokens))
             try:
-                arrivals = await first_arrivals(exchange, stream, events.ping())
+                arrivals = await first_arrivals(exchange, stream, self._events.ping())
                 while arrivals:
-                    pieces = [piece for _, event in arrivals for piece in reader.take(event)]
-                    await stream.write(self._encoded(model, pieces, events))
+                    await stream.write(self._encoded(arrivals))
                     arrivals = await exchange.arrivals()
             except Refused as refused:
                 exchange.abandon()
@@ -82,20 +82,20 @@ class MessagesEndpoint:
         finally:
             stream.close()
 
-    def _encoded(self, model: LoadedModel, pieces: Sequence[ChoicePiece], events: AnthropicEvents) -> bytes:
-        found = []
-        for piece in pieces:
-            if isinstance(piece, AnswerDelta):
-                found.append(events.text(piece.text))
-            elif isinstance(piece, ReasoningDelta):
-                found.append(events.reasoning(piece.text))
-            elif isinstance(piece, CallBegin):
-                found.append(events.call_begin(piece.id, piece.name))
-            elif isinstance(piece, ReplyDone):
-                found.append(events.end(self._desk.ended(piece, model)))
-            elif not isinstance(piece, PromptProgress):
-                found.append(events.call_arguments(piece.text))
-        return b"".join(found)
+    def _encoded(self, arrivals: Sequence[Arrival]) -> bytes:
+        return b"".join(self._event(piece) for _, event in arrivals for piece in self._reader.take(event))
+
+    def _event(self, piece: ChoicePiece) -> bytes:
+        events = self._events
+        if isinstance(piece, AnswerDelta):
+            return events.text(piece.text)
+        if isinstance(piece, ReasoningDelta):
+            return events.reasoning(piece.text)
+        if isinstance(piece, CallBegin):
+            return events.call_begin(piece.id, piece.name)
+        if isinstance(piece, CallArguments):
+            return events.call_arguments(piece.text)
+        return events.end(self._desk.ended(piece, self._model)) if isinstance(piece, ReplyDone) else b""
 
 
 class CountEndpoint:

@@ -170,34 +170,33 @@ class ModelHost:
             async with self._lock:
                 model = self.current
                 if model is None or model.name != wanted or model.runner.failure:
-                    await self._change(wanted)
-                    model = self.current
-                    assert model is not None
+                    model = await self._change(wanted)
                 model.n_users += 1
         else:
             model.n_users += 1
         self._stop_idling()
         return model
 
-    async def _change(self, wanted: str) -> None:
+    async def _change(self, wanted: str) -> LoadedModel:
         current = self.current
         if current is not None:
             async with self._freed:  # a failed engine's requests have ended by now, others finish
                 await self._freed.wait_for(lambda: not current.n_users)
             await self._drop()
         try:
-            await self._open(wanted)
+            return await self._open(wanted)
         except (QwenctlError, OSError, MemoryError) as error:
             what = error.message if isinstance(error, QwenctlError) else str(error)
             message = f"the model {wanted} could not be loaded: {what}"
             raise Refused(ApiError(503, message, "model", "load_failed", 30)) from error
 
-    async def _open(self, name: str) -> None:
+    async def _open(self, name: str) -> LoadedModel:
         opened = await asyncio.get_running_loop().run_in_executor(self._threads, self.source.open, name)
-        self.current = LoadedModel(name, opened)
+        model = self.current = LoadedModel(name, opened)
         self._metrics.n_loads.inc()
         self._metrics.is_loaded.set(1)
         self._start_idling()
+        return model
 
     async def _drop(self) -> None:
         model, self.current = self.current, None

@@ -24,7 +24,7 @@ class PageFile:
             (b"cache-control", b"no-cache"),
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send it."""
         await send_bytes(send, 200, self._body, self._headers)
 

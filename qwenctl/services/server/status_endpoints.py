@@ -15,7 +15,7 @@ from qwenctl.services.server.server_metrics import CONTENT_TYPE
 class HealthEndpoint:
     """Says that the process lives."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer a request."""
         await send_json(send, {"status": "ok", "version": __version__})
 
@@ -26,7 +26,7 @@ class ReadyEndpoint:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer a request."""
         host, admission = self._desk.host, self._desk.admission
         state = "draining" if admission.is_draining else host.state
@@ -41,7 +41,7 @@ class MetricsEndpoint:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer a request."""
         await send_bytes(send, 200, self._desk.metrics.text(), [(b"content-type", CONTENT_TYPE)])
 
@@ -53,7 +53,7 @@ class ModelsEndpoint:
         self._desk = desk
         self._started_s = started_s
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer a request."""
         host, name = self._desk.host, scope["path_params"].get("name")
         if name is not None:
@@ -82,4 +82,3 @@ class ModelsEndpoint:
                 "tools": able.tools,
             }
         }
-

@@ -61,5 +61,5 @@ class _WithoutExceptions:
             raise Refused(ApiError(error.status_code, message, code="method_not_allowed")) from error
 
 
-async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
     raise Refused(ApiError(404, f"there is nothing at {scope['path'][:200]!r}", code="not_found"))
