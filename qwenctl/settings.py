@@ -4,10 +4,12 @@
     QWENCTL_THREADS   CPU threads for conversion and llama.cpp   default: chosen per command
     QWENCTL_HISTORY   off: `qwenctl chat` keeps no history of what was typed
     QWENCTL_SESSIONS  off: `qwenctl chat` does not save what is said
+    QWENCTL_THEME     dark, light or none: the colours of `qwenctl chat`
     QWENCTL_DEBUG     1: every error shows its traceback
     QWENCTL_MODEL, QWENCTL_CTX …    options of run, chat, batch and serve: --kv-type is QWENCTL_KV_TYPE
     XDG_CONFIG_HOME   parent of the folder of config.toml, which config_file.py reads
     XDG_DATA_HOME, XDG_CACHE_HOME   parents of the data and the cache folder
+    COLORFGBG         colours of the terminal, as some say: the theme where none was chosen
     NO_COLOR, TERM=dumb             plain text, no escape sequences
     CUDA_…, GGML_…, OMP_… and more  read by native libraries; `qwenctl doctor` shows them
     HF_ENDPOINT       address of the hub                  default: https://huggingface.co
@@ -39,12 +41,14 @@ _VARIABLES = (
     "QWENCTL_THREADS",
     "QWENCTL_HISTORY",
     "QWENCTL_SESSIONS",
+    "QWENCTL_THEME",
     "QWENCTL_DEBUG",
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
     "XDG_CACHE_HOME",
     "NO_COLOR",
     "TERM",
+    "COLORFGBG",
     "HF_ENDPOINT",
     "HF_HOME",
     "HF_HUB_CACHE",
@@ -66,6 +70,7 @@ _NATIVE = (
     "KMP_",
 )
 
+THEME_NAMES = ("dark", "light", "none")
 _HUB = "https://huggingface.co"
 _HUB_ON = frozenset({"1", "on", "yes", "true"})  # anything else is off, without complaint: so huggingface_hub has it
 
@@ -113,6 +118,7 @@ class Settings:
     model: str | None = None  # that the config file or QWENCTL_MODEL names, where the command line names none
     history: bool = True
     sessions: bool = True  # whether chats are saved
+    theme: str = "dark"  # of the chat: dark, light, none
     n_threads: int | None = None  # None: chosen per command
     debug: bool = False
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
@@ -137,6 +143,7 @@ class Settings:
             config_dir=_xdg_folder(environ, "XDG_CONFIG_HOME", ".config"),
             models_dir=Path(models).expanduser() if models else data_dir / "models",
             history=_switch(environ, "QWENCTL_HISTORY", default=True),
+            theme=_theme(environ),
             sessions=_switch(environ, "QWENCTL_SESSIONS", default=True),
             n_threads=_n_threads(environ),
             debug=_switch(environ, "QWENCTL_DEBUG", default=False),
@@ -196,6 +203,14 @@ def _switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
     if text not in _ON | _OFF:
         raise InvalidRequest(f"{name} is {environ[name]!r}", "write on or off")
     return text in _ON
+
+
+def _theme(environ: Mapping[str, str]) -> str:
+    text = environ.get("QWENCTL_THEME", "").strip().lower()
+    if text and text not in THEME_NAMES:
+        raise InvalidRequest(f"QWENCTL_THEME is {text!r}", f"write one of {', '.join(THEME_NAMES)}")
+    background = environ.get("COLORFGBG", "").rpartition(";")[2]  # rxvt and Konsole: 15;0 is white on black
+    return text or ("light" if background in ("7", "15") else "dark")
 
 
 def _n_threads(environ: Mapping[str, str]) -> int | None:

@@ -10,26 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-_PLAIN: Mapping[str, str] = MappingProxyType(
-    {
-        "markdown.h1": "bold underline",
-        "markdown.h2": "bold underline",
-        "markdown.h3": "bold",
-        "markdown.h4": "bold italic",
-        "markdown.h5": "italic",
-        "markdown.h6": "italic",
-        "markdown.code": "bold",
-        "markdown.block_quote": "italic",
-        "markdown.list": "none",
-        "markdown.item.bullet": "bold",
-        "markdown.item.number": "bold",
-        "markdown.hr": "dim",
-        "markdown.link": "underline",
-        "markdown.link_url": "underline",
-        "markdown.table.border": "dim",
-        "markdown.table.header": "bold",
-    }
-)
+_PLAIN = {
+    "markdown.h1": "bold underline",
+    "markdown.h2": "bold underline",
+    "markdown.h3": "bold",
+    "markdown.h4": "bold italic",
+    "markdown.h5": "italic",
+    "markdown.h6": "italic",
+    "markdown.code": "bold",
+    "markdown.block_quote": "italic",
+    "markdown.list": "none",
+    "markdown.item.bullet": "bold",
+    "markdown.item.number": "bold",
+    "markdown.hr": "dim",
+    "markdown.link": "underline",
+    "markdown.link_url": "underline",
+    "markdown.table.border": "dim",
+    "markdown.table.header": "bold",
+}
 
 
 @dataclass(frozen=True, slots=True)

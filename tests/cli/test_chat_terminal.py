@@ -222,7 +222,7 @@ def test_a_choice_takes_no_key_that_was_typed_before():
 
 
 def _choose():
-    line_input = LineInput([], None)
+    line_input = LineInput({}, None)
     with TerminalScreen(Output(), line_input) as screen:
         screen.note("ready")
         while int.from_bytes(fcntl.ioctl(0, termios.FIONREAD, bytes(4)), sys.byteorder) < 2:
