@@ -4,12 +4,11 @@
     QWENCTL_THREADS   CPU threads for conversion and llama.cpp   default: chosen per command
     QWENCTL_HISTORY   off: `qwenctl chat` keeps no history of what was typed
     QWENCTL_SESSIONS  off: `qwenctl chat` does not save what is said
-    QWENCTL_THEME     dark, light or none: the colours of `qwenctl chat`
     QWENCTL_DEBUG     1: every error shows its traceback
     QWENCTL_MODEL, QWENCTL_CTX …    options of run, chat, batch and serve: --kv-type is QWENCTL_KV_TYPE
     XDG_CONFIG_HOME   parent of the folder of config.toml, which config_file.py reads
     XDG_DATA_HOME, XDG_CACHE_HOME   parents of the data and the cache folder
-    COLORFGBG         colours of the terminal, as some say: the theme where none was chosen
+    COLORFGBG                       which colours some terminals say they have
     NO_COLOR, TERM=dumb             plain text, no escape sequences
     CUDA_…, GGML_…, OMP_… and more  read by native libraries; `qwenctl doctor` shows them
     HF_ENDPOINT       address of the hub                  default: https://huggingface.co
@@ -41,7 +40,6 @@ _VARIABLES = (
     "QWENCTL_THREADS",
     "QWENCTL_HISTORY",
     "QWENCTL_SESSIONS",
-    "QWENCTL_THEME",
     "QWENCTL_DEBUG",
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
@@ -70,7 +68,6 @@ _NATIVE = (
     "KMP_",
 )
 
-THEME_NAMES = ("dark", "light", "none")
 _HUB = "https://huggingface.co"
 _HUB_ON = frozenset({"1", "on", "yes", "true"})  # anything else is off, without complaint: so huggingface_hub has it
 
@@ -118,7 +115,7 @@ class Settings:
     model: str | None = None  # that the config file or QWENCTL_MODEL names, where the command line names none
     history: bool = True
     sessions: bool = True  # whether chats are saved
-    theme: str = "dark"  # of the chat: dark, light, none
+    theme: str = "dark"  # what suits the terminal: dark, light
     n_threads: int | None = None  # None: chosen per command
     debug: bool = False
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
@@ -206,11 +203,8 @@ def _switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
 
 
 def _theme(environ: Mapping[str, str]) -> str:
-    text = environ.get("QWENCTL_THEME", "").strip().lower()
-    if text and text not in THEME_NAMES:
-        raise InvalidRequest(f"QWENCTL_THEME is {text!r}", f"write one of {', '.join(THEME_NAMES)}")
-    background = environ.get("COLORFGBG", "").rpartition(";")[2]  # rxvt and Konsole: 15;0 is white on black
-    return text or ("light" if background in ("7", "15") else "dark")
+    """Read what rxvt, Konsole and others say of themselves: `15;0` is white on black."""
+    return "light" if environ.get("COLORFGBG", "").rpartition(";")[2] in ("7", "15") else "dark"
 
 
 def _n_threads(environ: Mapping[str, str]) -> int | None:

@@ -11,7 +11,6 @@ from typing import Literal, Self
 from qwenctl.cli.output import cell_width
 from qwenctl.core import PromptProgress
 
-
 MeterLevel = Literal["fine", "high", "full"]
 _HIGH, _FULL = 0.8, 0.95  # of the context
 

@@ -26,7 +26,7 @@ from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.cli.theme import THEMES, Theme
 from qwenctl.errors import ExitCode
 from qwenctl.services.engine_options import EngineOptions
-from qwenctl.settings import THEME_NAMES, Settings
+from qwenctl.settings import Settings
 
 
 @click.command(
@@ -50,8 +50,8 @@ from qwenctl.settings import THEME_NAMES, Settings
 @click.option("--no-history", is_flag=True, help="Keep nothing of what is typed.  [default: QWENCTL_HISTORY]")
 @click.option(
     "--theme",
-    type=click.Choice(THEME_NAMES),
-    help="Colours for a dark or a light terminal, or none.  [default: QWENCTL_THEME, or dark]",
+    type=click.Choice(list(THEMES)),
+    help="Colours for a dark or a light terminal, or none.  [default: dark]",
 )
 @quiet_option
 def command(
