@@ -146,7 +146,7 @@ def test_a_paste_while_an_answer_runs_stays_one_turn(chat):
 
 def test_a_key_shows_all_of_the_thoughts_while_they_come(chat):
     thoughts = [f"Thought {number}.\n" for number in range(40)]
-    terminal = chat(["<think>\n", *thoughts, "\n</think>\n\n", "Done."], seconds_per_step=0.02)
+    terminal = chat(["<think>\n", *thoughts, "\n</think>\n\n", "Done."], seconds_per_step=0.08)
     terminal.send("Hello" + ENTER)
     terminal.wait_for("Thought 5.")
     assert "Thought 1." not in terminal.text
@@ -161,7 +161,7 @@ def test_a_key_shows_all_of_the_thoughts_while_they_come(chat):
 
 
 def test_a_key_shows_the_thoughts_below_the_answer(chat):
-    answer = words("a slow answer " * 10)
+    answer = words("a slow answer " * 20)
     terminal = chat(["<think>\n", "A thought.", "\n</think>\n\n", *answer], seconds_per_step=0.02)
     terminal.send("Hello" + ENTER)
     terminal.wait_for("a slow answer")

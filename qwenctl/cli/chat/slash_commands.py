@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from qwenctl.cli.chat.answer_commands import ANSWER_COMMANDS
 from qwenctl.cli.chat.conversation_commands import CONVERSATION_COMMANDS
+from qwenctl.cli.chat.file_commands import FILE_COMMANDS
 from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_command import LeaveChat, SlashCommand
 from qwenctl.errors import QwenctlError
@@ -18,6 +19,7 @@ Ctrl-D           ends the chat
 Ctrl-G           opens the editor, as Ctrl-X Ctrl-E does: $VISUAL or $EDITOR
 Ctrl-R           searches what was typed before
 Tab              completes a command, and a file's name after it
+@FILE            in a question: the file's text goes before it
 
 A blank before a slash sends it as text."""
 
@@ -62,6 +64,7 @@ COMMANDS: tuple[SlashCommand, ...] = (
     SlashCommand(("/help", "/?"), "", "this list", _help),
     *CONVERSATION_COMMANDS,
     *ANSWER_COMMANDS,
+    *FILE_COMMANDS,
     SlashCommand(("/edit",), "[TEXT]", "write the next question in your editor", _edit),
     SlashCommand(("/exit", "/quit", "/bye"), "", "end the chat", _exit),
 )
