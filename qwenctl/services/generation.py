@@ -18,7 +18,7 @@ from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, ends_inside_thinking
 from qwenctl.services.prompt_cut import PromptCut, cut_messages
 from qwenctl.services.reply import ReplyAssembler, ReplyEvent
-from qwenctl.services.sampling_defaults import MAX_TOKENS, MAX_TOKENS_THINKING, SamplingChoice, choose_sampling
+from qwenctl.services.sampling_defaults import SamplingChoice, choose_sampling, sampling_family, usual_max_tokens
 from qwenctl.services.thinking import without_earlier_reasoning
 from qwenctl.services.thinking_mode import ThinkingMode, thinking_mode
 
@@ -188,16 +188,17 @@ class ChatModel:
             raise InvalidRequest("there is no message to answer")
         prompt = _Prompt(self, messages, options)
         mode = prompt.mode
+        info, can = self.engine.info, self.capabilities
         sampling = choose_sampling(
-            self.engine.info.architecture,
+            sampling_family(info.architecture, thinks=can.thinking != "none", xml_calls=can.xml_calls),
             thinking=mode.thinking,
-            usual_mode=mode.thinking == self.capabilities.thinks_by_default,
-            from_file=self.engine.info.sampling_defaults,
+            usual_mode=mode.thinking == can.thinks_by_default,
+            from_file=info.sampling_defaults,
             options=options.sampling,
         )
         text, tokens, cut = prompt.fitted(self.engine.info.n_ctx)
         room = self.engine.info.n_ctx - len(tokens)
-        wanted = options.max_tokens or (MAX_TOKENS_THINKING if mode.thinking else MAX_TOKENS)
+        wanted = options.max_tokens or usual_max_tokens(thinking=mode.thinking, think_budget=mode.budget)
         request = GenerationRequest(
             request_id or f"reply-{next(self._ids)}",
             tokens,
@@ -272,7 +273,7 @@ class _Prompt:
             tools=self._options.tools,
             variables=self._options.template_variables,
         )
-        return _check_text(self.mode.opened(text, has_grammar="grammar" in self._options.sampling))
+        return _check_text(self.mode.opened(text, has_grammar=self._options.sampling.get("grammar") is not None))
 
 
 def _check_text(text: str) -> str:
