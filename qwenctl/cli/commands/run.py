@@ -15,7 +15,7 @@ from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import read_prompt, tell_apart, text_or_file
 from qwenctl.cli.reply_printer import ReplyPrinter
-from qwenctl.cli.reply_stats import finish_note, mode_name, sampling_values, stats_lines, stats_values
+from qwenctl.cli.reply_stats import finish_note, sampling_values, stats_lines, stats_values, thinking_note
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.cli.template_options import FilledTemplate, template_options
 from qwenctl.core import FinishReason, Message, ModelInfo
@@ -90,11 +90,12 @@ def command(
         output.data(_json_answer(info, prepared, done) | {"offload": offload})
     if done.reason is FinishReason.ERROR:
         raise GenerationFailed(done.error or "the model stopped with an error")
+    if early := thinking_note(prepared, done):
+        output.note(early)
     if ending := finish_note(done, prepared.request.max_tokens, reply.max_tokens, info.n_ctx):
         output.note(ending)
     if stats:
-        mode = mode_name(prepared.thinking)
-        for line in stats_lines(info, mode, prepared.sampling, done.usage, done.timing, offload=offload):
+        for line in stats_lines(info, prepared, done, offload=offload):
             output.report(line)
 
 
@@ -110,6 +111,9 @@ def _json_answer(info: ModelInfo, prepared: PreparedPrompt, done: ReplyDone) -> 
         "finish_reason": done.reason.value,
         "error": done.error,
         "thinking": prepared.thinking,
+        "thinking_because": prepared.mode.why,
+        "thinking_end": done.thinking_end,
+        "reasoning_tokens": done.n_reasoning_tokens,
         "truncated": prepared.truncated is not None,
         "n_ctx": info.n_ctx,
         **stats_values(done.usage, done.timing),
