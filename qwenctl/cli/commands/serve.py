@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +14,7 @@ from qwenctl.cli.command import Command
 from qwenctl.cli.configured_options import configurable
 from qwenctl.cli.engine_flags import engine_flags
 from qwenctl.cli.open_model import find_model, load_engine, report_placement
-from qwenctl.cli.options import Duration, model_argument, quiet_option
+from qwenctl.cli.options import Duration, model_argument, output_options
 from qwenctl.cli.output import Output
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.demo_file import DEMO_NAME, converted_demo
@@ -88,7 +89,7 @@ _MOST_KEY_BYTES = 4096
     "--allow-host", "allowed_hosts", multiple=True, metavar="NAME", help="Another name that this machine is called by."
 )
 @engine_flags
-@quiet_option
+@output_options
 def command(
     *,
     model: str | None,
@@ -176,6 +177,8 @@ class _Notes(ServerEvents):
         self._output.note(f"listening at {url}")
 
     def ready(self) -> None:
+        if self._output.json_mode:
+            self._output.line(json.dumps({"url": self._url, "model": self._name}))
         self._output.note(f"serving {self._name} at {self._url} · Ctrl-C ends")
 
     def draining(self, n_under_way: int) -> None:
