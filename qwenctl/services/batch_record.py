@@ -35,6 +35,7 @@ class EarlierRecord:
 
     key: RecordKey
     is_error: bool
+    n_spent_tokens: int = 0  # of prompts and answers, failed attempts included
 
 
 def answer_record(
@@ -80,10 +81,15 @@ def decode_record(line: bytes) -> EarlierRecord | None:
         ours = record["qwenctl"]
         key = RecordKey(record["custom_id"], ours["request_sha256"], ours["settings"])
         is_error = record["error"] is not None
-    except (ValueError, KeyError, TypeError, RecursionError):
+        n_spent = ours.get("spent_tokens")
+        if n_spent is None and not is_error:
+            n_spent = record["response"]["body"]["usage"]["total_tokens"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     texts = (key.custom_id, key.request_sha256, key.settings)
-    return EarlierRecord(key, is_error) if all(isinstance(text, str) for text in texts) else None
+    if not all(isinstance(text, str) for text in texts):
+        return None
+    return EarlierRecord(key, is_error, n_spent if isinstance(n_spent, int) else 0)
 
 
 def is_torn_record(fragment: bytes) -> bool:
