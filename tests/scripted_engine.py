@@ -50,6 +50,7 @@ class ScriptedEngine:
     seconds_per_step: float = 0.0
     history: list[GenerationRequest] = field(default_factory=list)  # every request, in order of submission
     most_active: int = 0  # sequences that ran at the same time
+    ended_thinking: list[str] = field(default_factory=list)  # whose think block was to be closed
     closed: bool = False
     failure: GenerationFailed | None = None  # of the engine as a whole
 
@@ -118,6 +119,9 @@ class ScriptedEngine:
         for sequence in [*self._waiting, *self._active]:
             if sequence.request.request_id == request_id:
                 sequence.cancelled = True
+
+    def end_thinking(self, request_id: str) -> None:
+        self.ended_thinking.append(request_id)
 
     def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
         self.submit(request)

@@ -104,6 +104,13 @@ class Engine(EngineSurface):
         return self._model.offload_stats()
 
     @property
+    def failure(self) -> GenerationFailed | None:
+        """Why nothing can be generated any more; None: it can."""
+        if self._n_failures < _MOST_FAILURES:
+            return None
+        return GenerationFailed("llama.cpp failed several times in a row: this model cannot be used on")
+
+    @property
     def has_work(self) -> bool:
         """Whether `step` would do something."""
         return bool(self._incoming or self._waiting or self._running or self._last_events)
@@ -211,8 +218,8 @@ class Engine(EngineSurface):
 
     def _check_usable(self) -> None:
         self._check_open()
-        if self._n_failures >= _MOST_FAILURES:
-            raise GenerationFailed("llama.cpp failed several times in a row: this model cannot be used on")
+        if failure := self.failure:
+            raise failure
 
     def _all_requests(self) -> list[LiveRequest]:
         """Return every request under way, and take over those that were submitted meanwhile."""

@@ -23,6 +23,9 @@ class EngineSurface(ABC):
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request: its events come from `step`."""
 
+    def end_thinking(self, request_id: str) -> None:  # noqa: B027 - an engine without think blocks has none to close
+        """Close a request's think block now: the answer follows. Unknown and finished ones are ignored."""
+
     @abstractmethod
     def step(self) -> list[GenerationEvent]:
         """Compute once for all requests that can run; [] when there is nothing to do."""

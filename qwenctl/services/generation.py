@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
-from qwenctl.core import GenerationEvent, GenerationRequest, Message, ModelInfo
+from qwenctl.core import GenerationEvent, GenerationRequest, Message, ModelInfo, TokenBias
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, ends_inside_thinking
 from qwenctl.services.prompt_cut import PromptCut, cut_messages
@@ -69,6 +69,10 @@ class ChatOptions:
     truncate: bool = False  # cut a prompt that is too long instead of refusing it
     tools: tuple[Mapping[str, Any], ...] = ()
     template_variables: Mapping[str, Any] = field(default_factory=dict)
+    think_budget: int | None = None  # tokens of thinking after which it is ended and the answer begins
+    n_logprobs: int | None = None  # as in GenerationRequest, and so are the next two
+    logit_bias: tuple[TokenBias, ...] = ()
+    reports_progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +185,14 @@ class ChatModel:
         room = self.engine.info.n_ctx - len(tokens)
         wanted = options.max_tokens or (MAX_TOKENS_THINKING if prompt.thinking else MAX_TOKENS)
         request = GenerationRequest(
-            request_id or f"reply-{next(self._ids)}", tokens, sampling.params, min(wanted, room), options.stop
+            request_id or f"reply-{next(self._ids)}",
+            tokens,
+            sampling.params,
+            min(wanted, room),
+            options.stop,
+            n_logprobs=options.n_logprobs,
+            logit_bias=options.logit_bias,
+            reports_progress=options.reports_progress,
         )
         notes = (*prompt.notes, *sampling.notes, *([cut.sentence] if cut else []))
         starts_inside = self.template is not None and ends_inside_thinking(text)

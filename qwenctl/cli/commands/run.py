@@ -57,7 +57,8 @@ def command(
     MODEL is a GGUF file or a model's name; without it, the default model answers (`qwenctl models default`), or the
     bundled demo. A single word that is neither a GGUF file nor such a name is the PROMPT.
 
-    Text that is piped in is the prompt, or follows the PROMPT after a blank line; "-" stands for it.
+    Text that is piped in is the prompt, or stands before the PROMPT, a blank line between them; "-" stands for it. Two
+    questions about the same text then begin alike, and the second one is answered sooner.
 
     The answer alone goes to standard output, as it is generated. What the model thinks goes to standard error.
     """
