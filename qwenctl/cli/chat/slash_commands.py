@@ -102,8 +102,13 @@ def _save(session: ChatSession, name: str) -> None:
 
 def _load(session: ChatSession, name: str) -> None:
     path = _path(name, "/load")
-    session.change(load_conversation(path))
+    session.begin(load_conversation(path))
     session.screen.note(f"loaded {len(session.conversation.exchanges)} exchanges from {path}")
+    show_last_exchange(session)
+
+
+def show_last_exchange(session: ChatSession) -> None:
+    """Show where the conversation stands, if anything has been said."""
     for exchange in session.conversation.exchanges[-1:]:
         session.screen.note(f"> {_shortened(exchange.user)}\n{_shortened(exchange.answer or '')}")
 
@@ -123,7 +128,7 @@ def _reasoning(session: ChatSession, _: str) -> None:
 
 
 def _clear(session: ChatSession, _: str) -> None:
-    session.change(session.conversation.cleared())
+    session.begin(session.conversation.cleared())
     session.screen.note("a new conversation; the system prompt stays")
 
 
