@@ -6,8 +6,8 @@
     close     sync, unlock
 
 A record is final. With `retry_errors` those that say an error are taken out first: the rest is written to a new file
-that replaces the old one. What a journal holds counts as answered; an output that is not to be in order gets it at once.
-Knows records (batch_record.py) but no requests.
+that replaces the old one. What a journal holds counts as answered; an output that is not to be in order gets it at
+once. Knows records (batch_record.py) but no requests.
 """
 
 from __future__ import annotations

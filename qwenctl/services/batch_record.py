@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qwenctl.services.generation import PreparedPrompt
 from qwenctl.services.reply import ReplyDone
 
 _BEGIN = b'{"id": "batch_req_'
@@ -38,35 +37,42 @@ class EarlierRecord:
     n_spent_tokens: int = 0  # of prompts and answers, failed attempts included
 
 
-def answer_record(
-    key: RecordKey, prepared: PreparedPrompt, done: ReplyDone, *, model: str, created_s: int
-) -> dict[str, Any]:
-    """Return the record of a finished reply; `created_s` is Unix time."""
-    name = _name(key)
+def answer_body(key: RecordKey, replies: Sequence[ReplyDone], *, model: str, created_s: int) -> dict[str, Any]:
+    """Return the chat completion of finished replies to the same line; `created_s` is Unix time."""
+    usages = [done.usage for done in replies]
+    n_prompt, n_generated = usages[0].n_prompt_tokens, sum(usage.n_generated_tokens for usage in usages)
+    usage = {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_generated,
+        "total_tokens": n_prompt + n_generated,
+        "prompt_tokens_details": {"cached_tokens": usages[0].n_cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": sum(done.n_reasoning_tokens for done in replies)},
+    }
+    body = {"id": f"chatcmpl-{_name(key)}", "object": "chat.completion", "created": created_s, "model": model}
+    return body | {"choices": [_choice(index, done) for index, done in enumerate(replies)], "usage": usage}
+
+
+def _choice(index: int, done: ReplyDone) -> dict[str, Any]:
     message = {
         "role": "assistant",
         "content": done.answer,
         "reasoning_content": done.reasoning,  # both names are in use among clients
         "reasoning": done.reasoning,
     }
-    usage = {
-        "prompt_tokens": done.usage.n_prompt_tokens,
-        "completion_tokens": done.usage.n_generated_tokens,
-        "total_tokens": done.usage.n_prompt_tokens + done.usage.n_generated_tokens,
-        "prompt_tokens_details": {"cached_tokens": done.usage.n_cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": done.n_reasoning_tokens},
-    }
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": done.reason.value}
-    body = {"id": f"chatcmpl-{name}", "object": "chat.completion", "created": created_s, "model": model}
-    body |= {"choices": [choice], "usage": usage}
-    response = {"status_code": 200, "request_id": f"req_{name}", "body": body}
-    notes = {"notes": list(prepared.notes)} if prepared.notes else {}
-    return _record(key, response, None, {"seed": done.timing.seed, "thinking": prepared.thinking, **notes})
+    return {"index": index, "message": message, "logprobs": None, "finish_reason": done.reason.value}
 
 
-def error_record(key: RecordKey, *, code: str, message: str, line: int) -> dict[str, Any]:
-    """Return the record of an input line that could not be answered."""
-    return _record(key, None, {"code": code, "message": message, "line": line}, {})
+def answer_record(key: RecordKey, body: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of an answered line; `ours` is added to our own member."""
+    response = {"status_code": 200, "request_id": f"req_{_name(key)}", "body": body}
+    return _record(key, response, None, ours)
+
+
+def error_record(
+    key: RecordKey, *, code: str, message: str, line: int, ours: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the record of an input line that could not be answered; `ours` is added to our own member."""
+    return _record(key, None, {"code": code, "message": message, "line": line}, ours or {})
 
 
 def encode_record(record: Mapping[str, Any]) -> bytes:

@@ -67,6 +67,7 @@ class BatchRequest:
     max_tokens: int | None
     stop: tuple[str, ...]
     template_variables: Mapping[str, Any] = field(default_factory=dict)
+    n_answers: int = 1
 
     def options(self, defaults: ChatOptions) -> ChatOptions:
         """Return `defaults` with what this line says in their place."""

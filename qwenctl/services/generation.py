@@ -54,8 +54,14 @@ class TextEngine(Protocol):
     def cancel(self, request_id: str) -> None:
         """End a request early; it still gets its last event."""
 
+    def end_thinking(self, request_id: str) -> None:
+        """Close a request's think block now."""
+
     def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
         """Submit `request` and step until it is finished; raises GenerationFailed where a step reports an error."""
+
+    def close(self) -> None:
+        """Free the model."""
 
 
 @dataclass(frozen=True, slots=True)
