@@ -6,13 +6,14 @@ the engine, so that a sequence that ends makes room for one that is ready.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, Message, PromptProgress, TextDelta
+from qwenctl.core import Finished, FinishReason, GenerationEvent
 from qwenctl.errors import InvalidRequest, PromptTooLong, QwenctlError, TemplateFailed
+from qwenctl.services.api.chat_body import ChatBody
+from qwenctl.services.api.completion_body import CompletionBody
 from qwenctl.services.batch_job import (
     Answered,
     BatchJob,
@@ -27,9 +28,9 @@ from qwenctl.services.batch_job import (
     TokenCounts,
 )
 from qwenctl.services.batch_mailbox import Mailbox
-from qwenctl.services.batch_record import answer_body
-from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt
-from qwenctl.services.reply import ReplyAssembler, ReplyDone
+from qwenctl.services.batch_work import LineWork, ReplyCollector, chat_work, completion_work
+from qwenctl.services.generation import ChatModel, ChatOptions
+from qwenctl.services.reply import ReplyDone
 from qwenctl.services.serving.engine_runner import EngineRunner
 
 _SEED_STEP = 0x9E37_79B1  # 2^32 / golden ratio: seeds of attempts lie far apart
@@ -37,21 +38,12 @@ _N_SEEDS = 0xFFFF_FFFF
 
 
 @dataclass(slots=True)
-class _Choice:
-    """One of the answers to a line, in the making."""
-
-    assembler: ReplyAssembler
-    n_tokens: int = 0
-    done: ReplyDone | None = None
-
-
-@dataclass(slots=True)
 class _Running:
-    """A line that the engine works on: a request for each answer that it wants."""
+    """A line that the engine works on."""
 
     job: BatchJob
-    prepared: PreparedPrompt
-    choices: dict[str, _Choice]  # by name of the request
+    work: LineWork
+    collectors: dict[str, ReplyCollector]  # by name of the request
 
 
 class LocalWorker(BatchWorker):
@@ -73,7 +65,7 @@ class LocalWorker(BatchWorker):
         self._n_most = 2 * parallel  # as many again wait, prepared
         self._options, self._system = options, system
         self._mailbox = mailbox
-        self._prepared: dict[int, PreparedPrompt] = {}  # by number of line
+        self._prepared: dict[int, LineWork] = {}  # by number of line
         self._running: dict[str, _Running] = {}  # by name of request
         self._runner = EngineRunner(model.engine, parallel)
         self._is_lost = False
@@ -85,25 +77,25 @@ class LocalWorker(BatchWorker):
 
     def prepare(self, job: BatchJob) -> int:
         """Render and tokenize."""
-        messages = job.request.messages
-        if self._system and not any(message.role == "system" for message in messages):
-            messages = (Message("system", self._system), *messages)
-        options = job.request.options(self._options)
+        body, model = job.request.parsed, self._model
         try:
-            prepared = self._model.prepare(messages, options, request_id=f"line-{job.line_number}-{job.n_attempts}")
+            if isinstance(body, ChatBody):
+                work = chat_work(model, job, body, self._options, self._system)
+            elif isinstance(body, CompletionBody):
+                work = completion_work(model, job, body, self._options)
+            else:
+                raise InvalidRequest("embeddings are not computed here yet")
         except (InvalidRequest, PromptTooLong, TemplateFailed) as error:
             raise LineRefused(_code(error), error.message) from error
-        self._prepared[job.line_number] = prepared
-        request = prepared.request
-        return len(request.prompt_tokens) + job.request.n_answers * (request.max_tokens or 0)
+        self._prepared[job.line_number] = work
+        return work.n_most_tokens
 
     def start(self, job: BatchJob) -> None:
         """Leave it with the engine."""
-        prepared = self._prepared.pop(job.line_number)
-        requests = _requests(prepared.request, job)
-        choices = {one.request_id: _Choice(ReplyAssembler(starts_inside=prepared.starts_inside)) for one in requests}
-        self._running |= dict.fromkeys(choices, _Running(job, prepared, choices))
-        for request in requests:
+        work = self._prepared.pop(job.line_number)
+        collectors = {one.request_id: ReplyCollector(starts_inside=work.starts_inside) for one in work.requests}
+        self._running |= dict.fromkeys(collectors, _Running(job, work, collectors))
+        for request in work.requests:
             try:
                 self._runner.submit(request, self._hear)
             except (InvalidRequest, PromptTooLong) as error:
@@ -132,35 +124,32 @@ class LocalWorker(BatchWorker):
 
     def _take(self, event: GenerationEvent) -> Sequence[Outcome]:
         running = self._running.get(event.request_id)
-        if running is None or isinstance(event, PromptProgress):
+        if running is None:
             return ()
-        choice = running.choices[event.request_id]
-        n_tokens = event.n_tokens if isinstance(event, TextDelta) else event.usage.n_generated_tokens
-        n_new, choice.n_tokens = n_tokens - choice.n_tokens, n_tokens
-        for item in choice.assembler.take(event):
-            if isinstance(item, ReplyDone):
-                choice.done = item
-        outcomes: list[Outcome] = [Generated(running.job, n_new)]
-        if choice.done:
+        collector = running.collectors[event.request_id]
+        outcomes: list[Outcome] = []
+        if n_tokens := collector.take(event):
+            outcomes.append(Generated(running.job, n_tokens))
+        if collector.reply:
             del self._running[event.request_id]
-            outcomes += self._end(running, choice.done)
+            outcomes += self._end(running, collector.reply.done)
         return outcomes
 
     def _end(self, running: _Running, done: ReplyDone) -> Sequence[Outcome]:
-        """Return what becomes of the line when one of its answers has ended."""
-        job = running.job
+        """Return what becomes of the line when one of its replies has ended."""
+        job, work = running.job, running.work
         if done.reason is FinishReason.ERROR:
             if (failure := self._runner.failure) is not None:
                 return [Returned(job), *self._lose(Lost(failure))]  # not the line's fault
             self._drop(job)
             return [Stumbled(job, "generation_failed", done.error or "the engine failed", _tokens(running))]
-        finished = [choice.done for choice in running.choices.values() if choice.done]
-        if len(finished) < len(running.choices) or any(one.reason is FinishReason.CANCELLED for one in finished):
+        replies = [collector.reply for collector in running.collectors.values() if collector.reply]
+        if len(replies) < len(work.requests) or any(one.done.reason is FinishReason.CANCELLED for one in replies):
             return ()
-        body = answer_body(job.key, finished, model=self.name, created_s=int(time.time()))
-        notes = {"notes": list(running.prepared.notes)} if running.prepared.notes else {}
-        ours = {"seed": finished[0].timing.seed, "thinking": running.prepared.thinking, **notes}
-        return [Answered(job, body, _tokens(running), ours)]
+        body = work.answer(replies)
+        if faults := work.faults(replies):
+            return [Stumbled(job, "invalid_answer", faults[0], _tokens(running), body)]
+        return [Answered(job, body, _tokens(running), {"seed": replies[0].done.timing.seed, **work.ours})]
 
     def _drop(self, job: BatchJob) -> None:
         """Forget a line, and cancel what the engine still does for it."""
@@ -177,25 +166,12 @@ class LocalWorker(BatchWorker):
         return [*map(Returned, jobs.values()), lost]
 
 
-def _requests(first: GenerationRequest, job: BatchJob) -> list[GenerationRequest]:
-    """Return a request for each answer that the line wants, every attempt and answer with a seed of its own."""
-    requests = []
-    for number in range(job.request.n_answers):
-        seed, step = first.sampling.seed, job.n_attempts * job.request.n_answers + number
-        if seed is not None:
-            seed = (seed + step * _SEED_STEP) % _N_SEEDS
-        sampling = replace(first.sampling, seed=seed)
-        requests.append(replace(first, request_id=f"{first.request_id}-{number}", sampling=sampling))
-    return requests
-
-
 def _tokens(running: _Running) -> TokenCounts:
-    """The prompt is counted once, however many answers it gets."""
-    usages = [choice.done.usage for choice in running.choices.values() if choice.done]
-    n_generated = sum(choice.n_tokens for choice in running.choices.values())
-    if not usages:
-        return TokenCounts(len(running.prepared.request.prompt_tokens), 0, n_generated)
-    return TokenCounts(usages[0].n_prompt_tokens, min(usage.n_cached_tokens for usage in usages), n_generated)
+    """A prompt counts once, however many replies it gets."""
+    replies = [collector.reply for collector in running.collectors.values()]
+    firsts = [reply.done.usage for reply in replies[:: len(replies) // running.work.n_prompts] if reply]
+    n_generated = sum(collector.n_tokens for collector in running.collectors.values())
+    return TokenCounts(running.work.n_prompt_tokens, sum(usage.n_cached_tokens for usage in firsts), n_generated)
 
 
 def _code(error: QwenctlError) -> str:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from qwenctl.services.reply import ReplyDone
 
 _BEGIN = b'{"id": "batch_req_'
 
@@ -37,34 +35,9 @@ class EarlierRecord:
     n_spent_tokens: int = 0  # of prompts and answers, failed attempts included
 
 
-def answer_body(key: RecordKey, replies: Sequence[ReplyDone], *, model: str, created_s: int) -> dict[str, Any]:
-    """Return the chat completion of finished replies to the same line; `created_s` is Unix time."""
-    usages = [done.usage for done in replies]
-    n_prompt, n_generated = usages[0].n_prompt_tokens, sum(usage.n_generated_tokens for usage in usages)
-    usage = {
-        "prompt_tokens": n_prompt,
-        "completion_tokens": n_generated,
-        "total_tokens": n_prompt + n_generated,
-        "prompt_tokens_details": {"cached_tokens": usages[0].n_cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": sum(done.n_reasoning_tokens for done in replies)},
-    }
-    body = {"id": f"chatcmpl-{_name(key)}", "object": "chat.completion", "created": created_s, "model": model}
-    return body | {"choices": [_choice(index, done) for index, done in enumerate(replies)], "usage": usage}
-
-
-def _choice(index: int, done: ReplyDone) -> dict[str, Any]:
-    message = {
-        "role": "assistant",
-        "content": done.answer,
-        "reasoning_content": done.reasoning,  # both names are in use among clients
-        "reasoning": done.reasoning,
-    }
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": done.reason.value}
-
-
 def answer_record(key: RecordKey, body: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of an answered line; `ours` is added to our own member."""
-    response = {"status_code": 200, "request_id": f"req_{_name(key)}", "body": body}
+    response = {"status_code": 200, "request_id": f"req_{record_name(key)}", "body": body}
     return _record(key, response, None, ours)
 
 
@@ -108,7 +81,7 @@ def is_torn_record(fragment: bytes) -> bool:
 
 def _record(key: RecordKey, response: Any, error: Any, more: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "id": f"batch_req_{_name(key)}",  # first: `is_torn_record` knows a record by its beginning
+        "id": f"batch_req_{record_name(key)}",  # first: `is_torn_record` knows a record by its beginning
         "custom_id": key.custom_id,
         "response": response,
         "error": error,
@@ -116,5 +89,6 @@ def _record(key: RecordKey, response: Any, error: Any, more: Mapping[str, Any]) 
     }
 
 
-def _name(key: RecordKey) -> str:
+def record_name(key: RecordKey) -> str:
+    """Return what ids of an answer to this line end in."""
     return hashlib.sha256(f"{key.custom_id}\n{key.request_sha256}".encode()).hexdigest()[:24]

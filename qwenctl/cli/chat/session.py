@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qwenctl.cli.chat.hidden_keys import HiddenKeys
 from qwenctl.cli.chat.screen import Meter, Screen
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines
-from qwenctl.core import FinishReason
+from qwenctl.core import FinishReason, PromptProgress
 from qwenctl.errors import QwenctlError
 from qwenctl.services.conversation import Conversation
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
@@ -137,9 +136,11 @@ class ChatSession:
         n_reasoning_tokens = 0
         self.screen.begin_reply()
         try:
-            with InterruptWatch(reply.cancel) as watch, HiddenKeys(as_keys=self.screen.reads_keys):
+            with InterruptWatch(reply.cancel) as watch:
                 for event in reply:
-                    if isinstance(event, ReasoningDelta):
+                    if isinstance(event, PromptProgress):
+                        self.screen.prompt_progress(event)
+                    elif isinstance(event, ReasoningDelta):
                         n_reasoning_tokens += 1
                         self.screen.reasoning(event.text, n_reasoning_tokens)
                     elif isinstance(event, AnswerDelta):
@@ -148,6 +149,7 @@ class ChatSession:
                         if not self.screen.interactive:
                             watch.raise_if_requested()
                         return event
+                    self.screen.wants_answer()
         finally:
             reply.close()
             self.screen.end_reply()

@@ -6,13 +6,14 @@ import sys
 
 import click
 
+from qwenctl.cli.chat.conversation_commands import show_last_exchange
 from qwenctl.cli.chat.line_input import LineInput
 from qwenctl.cli.chat.loop import run_chat
 from qwenctl.cli.chat.plain_screen import PlainScreen
 from qwenctl.cli.chat.saved_session import choose_session, session_options
 from qwenctl.cli.chat.screen import Screen
 from qwenctl.cli.chat.session import ChatSession
-from qwenctl.cli.chat.slash_commands import COMMANDS, show_last_exchange
+from qwenctl.cli.chat.slash_commands import COMMANDS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
 from qwenctl.cli.engine_flags import engine_flags
@@ -72,8 +73,8 @@ def command(
     """
     saved = choose_session(continues=continues, resume=resume, no_session=no_session, settings=settings, output=output)
     conversation = saved.conversation(text_or_file(system), reply.thinking)
-    with open_model(saved.model(model, settings), engine, settings, output) as chat_model:
-        screen = _screen(output, settings, history=settings.history and not no_history)
+    screen = _screen(output, settings, history=settings.history and not no_history)
+    with screen, open_model(saved.model(model, settings), engine, settings, output) as chat_model:
         record = saved.record(chat_model.engine.info, settings, output)
         session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record)
         if screen.interactive:
