@@ -16,6 +16,7 @@ from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_commands import COMMANDS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
+from qwenctl.cli.configured_options import MODEL, configurable, was_asked_for
 from qwenctl.cli.engine_flags import engine_flags
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import model_argument, quiet_option
@@ -39,6 +40,7 @@ from qwenctl.settings import Settings
         "printf 'Hello!\\nAnd now in French.\\n' | qwenctl chat  # each line is a turn",
     ],
 )
+@configurable
 @model_argument
 @click.option("--system", metavar="TEXT", help="System prompt; @FILE reads it from a file.")
 @reply_options
@@ -72,9 +74,14 @@ def command(
     answers alone go to standard output.
     """
     saved = choose_session(continues=continues, resume=resume, no_session=no_session, settings=settings, output=output)
-    conversation = saved.conversation(text_or_file(system), reply.thinking)
+    is_new = saved.session is None  # else what is saved wins over what is only configured
+    conversation = saved.conversation(
+        text_or_file(system) if is_new or was_asked_for("system") else None,
+        reply.thinking if is_new or was_asked_for("think") else None,
+    )
+    named = model or (settings.model if was_asked_for(MODEL) else None)
     screen = _screen(output, settings, history=settings.history and not no_history)
-    with screen, open_model(saved.model(model, settings), engine, settings, output) as chat_model:
+    with screen, open_model(saved.model(named, settings), engine, settings, output) as chat_model:
         record = saved.record(chat_model.engine.info, settings, output)
         session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record)
         if screen.interactive:
