@@ -18,13 +18,14 @@ from qwenctl.cli.configured_options import configurable
 from qwenctl.cli.engine_flags import engine_flags
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.open_model import open_model
-from qwenctl.cli.options import output_options
+from qwenctl.cli.options import TokenCount, output_options
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import STDIN, text_or_file
 from qwenctl.cli.reply_stats import tokens_per_second
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.batch import BatchOptions, BatchProgress, BatchSummary, run_batch
+from qwenctl.services.batch_order import Order
 from qwenctl.services.engine_options import MAX_PARALLEL, EngineOptions
 from qwenctl.settings import Settings
 from qwenctl.units import format_seconds
@@ -52,6 +53,27 @@ from qwenctl.units import format_seconds
     metavar="N",
     help="Answers at the same time.",
 )
+@click.option(
+    "--order",
+    type=click.Choice(["finished", "input"]),
+    default="finished",
+    show_default=True,
+    help="Write answers as they are finished, or in the order of the lines.",
+)
+@click.option(
+    "--retries",
+    type=click.IntRange(0, 100),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Try a line again so often when an attempt failed, with another seed.",
+)
+@click.option(
+    "--max-total-tokens",
+    type=TokenCount(),
+    metavar="N",
+    help="Stop before the whole batch, earlier runs included, takes more than N tokens, prompts and answers.",
+)
 @click.option("--restart", is_flag=True, help="Throw away what FILE holds, and answer all lines anew.")
 @click.option("--retry-errors", is_flag=True, help="Answer the lines again whose record in FILE is an error.")
 @click.option("--system", metavar="TEXT", help="System prompt of lines without one; @FILE reads it from a file.")
@@ -64,6 +86,9 @@ def command(
     in_file: str | None,
     out_file: str,
     parallel: int,
+    order: Order,
+    retries: int,
+    max_total_tokens: int | None,
     restart: bool,
     retry_errors: bool,
     system: str | None,
@@ -78,26 +103,38 @@ def command(
     MODEL is a GGUF file or a model's name; without it, the default model answers (`qwenctl models default`), or the
     bundled demo.
 
-    Answers are appended to FILE as they finish, each with its line's custom_id, in the order in which they finish. Run
-    the same command again after an interruption: lines that FILE answers already are left out. A line that cannot be
-    answered gets an error record, and the exit code is 1.
+    Answers are appended to FILE as they finish, each with its line's custom_id; with --order input, those that finish
+    before their turn wait in FILE.pending. Run the same command again after an interruption: what is finished is never
+    done again. A line that cannot be answered gets an error record, and the exit code is 1; it is 1, too, when
+    --max-total-tokens ended the run. A line is begun only when the most that it can take still fits: give --max-tokens.
     """
     model, in_file = (model, in_file) if in_file is not None else (None, model)
     if in_file is None:
         raise InvalidRequest("no file of prompts", "qwenctl batch questions.jsonl -o answers.jsonl")
-    options = BatchOptions(reply.chat_options(), text_or_file(system), parallel, restart, retry_errors)
+    options = BatchOptions(
+        reply.chat_options(),
+        text_or_file(system),
+        parallel,
+        restart,
+        retry_errors,
+        order=order,
+        n_retries=retries,
+        max_total_tokens=max_total_tokens,
+    )
     out_path = Path(out_file).expanduser()
     _check_input(in_file)
     with (
         open_model(model, replace(engine, n_parallel=parallel), settings, output) as chat_model,
         _input_path(in_file) as in_path,
-        output.progress("answering", 1) as bar,
+        output.progress("answering", 1, tells_time=False) as bar,
         InterruptWatch() as watch,
     ):
 
         def show(progress: BatchProgress) -> None:
             watch.raise_if_requested()
             remark = f"{progress.tokens_per_s:.1f} tokens/s"
+            if progress.seconds_left is not None:
+                remark = f"{format_seconds(progress.seconds_left)} left · {remark}"
             errors = f" · {progress.n_errors} errors" if progress.n_errors else ""
             bar.update(progress.n_finished, remark + errors, total=progress.n_total)
 
@@ -139,7 +176,12 @@ def _report(summary: BatchSummary, offload: dict[str, Any] | None, out_path: Pat
         parts.append(f"{summary.n_skipped} already there")
     if summary.n_errors:
         parts.append(f"{summary.n_errors} errors")
-    parts.append(f"{summary.n_generated_tokens} tokens in {format_seconds(summary.seconds)}")
+    if summary.n_retries:
+        parts.append(f"{summary.n_retries} tried again")
+    prompt = f"{summary.n_prompt_tokens:,} prompt tokens"
+    if summary.n_cached_tokens:
+        prompt += f", {summary.n_cached_tokens:,} of them cached"
+    parts += [prompt, f"{summary.n_generated_tokens:,} tokens in {format_seconds(summary.seconds)}"]
     if rate:
         parts.append(f"{rate:.1f} tokens/s")
     output.note(f"{out_path}: {' · '.join(parts)}")
