@@ -18,6 +18,7 @@ from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, ends_inside_thinking
 from qwenctl.services.prompt_cut import PromptCut, cut_messages
 from qwenctl.services.reply import ReplyAssembler, ReplyEvent
+from qwenctl.services.reply_form import held_to_form
 from qwenctl.services.sampling_defaults import MAX_TOKENS, MAX_TOKENS_THINKING, SamplingChoice, choose_sampling
 from qwenctl.services.thinking import without_earlier_reasoning
 from qwenctl.services.thinking_mode import ThinkingMode, thinking_mode
@@ -80,6 +81,7 @@ class ChatOptions:
     n_logprobs: int | None = None  # as in GenerationRequest, and so are the next two
     logit_bias: tuple[TokenBias, ...] = ()
     reports_progress: bool = False
+    answer_schema: Any | None = None  # JSON schema that the answer must satisfy; `ANY_OBJECT` for any JSON object
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +193,13 @@ class ChatModel:
             raise InvalidRequest("there is no message to answer")
         prompt = _Prompt(self, messages, options)
         mode = prompt.mode
+        wishes, form_notes = held_to_form(options.sampling, options.answer_schema)
         sampling = choose_sampling(
             self.engine.info.architecture,
             thinking=mode.thinking,
             usual_mode=mode.thinking == self.capabilities.thinks_by_default,
             from_file=self.engine.info.sampling_defaults,
-            options=options.sampling,
+            options=wishes,
         )
         text, tokens, cut = prompt.fitted(self.engine.info.n_ctx)
         room = self.engine.info.n_ctx - len(tokens)
@@ -212,7 +215,7 @@ class ChatModel:
             options.logit_bias,
             options.reports_progress,
         )
-        notes = (*prompt.notes, *sampling.notes, *([cut.sentence] if cut else []))
+        notes = (*prompt.notes, *form_notes, *sampling.notes, *([cut.sentence] if cut else []))
         starts_inside = self.template is not None and ends_inside_thinking(text)
         return PreparedPrompt(request, text, mode, starts_inside, sampling, cut, notes)
 
