@@ -36,6 +36,7 @@ def settings_digest(model: ModelInfo | None, served: Iterable[str], options: Bat
     later = {
         "served": sorted(set(served)),
         "think_budget": chat.think_budget,
+        "answer_schema": chat.answer_schema,
         "n_logprobs": chat.n_logprobs,
         "logit_bias": [[one.token, one.bias] for one in chat.logit_bias],
     }

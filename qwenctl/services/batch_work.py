@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from qwenctl.core import Finished, GenerationEvent, GenerationRequest, Message, TextDelta, TokenLogprob
@@ -19,6 +20,7 @@ from qwenctl.services.batch_record import record_name
 from qwenctl.services.generation import ChatModel, ChatOptions
 from qwenctl.services.reply import AnswerDelta, ReplyAssembler, ReplyDone
 from qwenctl.services.sampling_defaults import choose_sampling
+from qwenctl.services.structured.answer_validation import validate_answer
 
 _SEED_STEP = 0x9E37_79B1  # 2^32 / golden ratio: seeds of attempts lie far apart
 _N_SEEDS = 0xFFFF_FFFF
@@ -111,9 +113,10 @@ def chat_work(model: ChatModel, job: BatchJob, body: ChatBody, options: ChatOpti
     messages = body.messages
     if system and not any(message.role == "system" for message in messages):
         messages = (Message("system", system), *messages)
-    if body.answer_schema is not None or body.offered_tools:
-        raise InvalidRequest("'response_format' and 'tools' are not supported yet")
-    prepared = model.prepare(messages, body.options(options), request_id=_name_of(job))
+    if body.offered_tools:
+        raise InvalidRequest("'tools' are not supported yet")
+    options = body.options(options)
+    prepared = model.prepare(messages, options, request_id=_name_of(job))
     wants_logprobs = prepared.request.n_logprobs is not None
 
     def answer(replies: Sequence[LineReply]) -> Mapping[str, Any]:
@@ -128,9 +131,16 @@ def chat_work(model: ChatModel, job: BatchJob, body: ChatBody, options: ChatOpti
         n_prompts=1,
         starts_inside=prepared.starts_inside,
         answer=answer,
-        faults=lambda _: (),
+        faults=partial(_schema_faults, options.answer_schema),
         ours={"thinking": prepared.thinking, **notes},
     )
+
+
+def _schema_faults(schema: Any | None, replies: Sequence[LineReply]) -> Sequence[str]:
+    """What is wrong with the answers: a grammar cannot say all that a schema can, and an answer may be cut off."""
+    if schema is None:
+        return ()
+    return [fault for reply in replies for fault in validate_answer(schema, reply.done.answer)]
 
 
 def completion_work(model: ChatModel, job: BatchJob, body: CompletionBody, defaults: ChatOptions) -> LineWork:

@@ -148,3 +148,31 @@ def test_the_time_left_goes_by_tokens() -> None:
 def test_options_out_of_range(options: dict[str, int]) -> None:
     with pytest.raises(InvalidRequest):
         BatchOptions(**options)  # type: ignore[arg-type]
+
+
+def test_an_answer_that_breaks_its_schema_is_asked_for_again(files: Files) -> None:
+    """The double heeds no grammar: what comes is checked, also that an answer is whole."""
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    body = {"messages": [{"role": "user", "content": "x"}], "response_format": form}
+    line = {"method": "POST", "url": "/v1/chat/completions", "body": body}
+    files.ask({"custom_id": "a", **line}, {"custom_id": "b", **line})
+    engine = ScriptedEngine([['{"age": "old"}'], ['{"age"'], ['{"age": 5}'], ['{"age": null}'], ['{"age": 6}']])
+    assert counts(files.run(engine, n_retries=2, parallel=1)) == (2, 0, 0, 0)
+    assert files.answers["a"] == '{"age": 5}'
+    files.output.unlink()
+    assert counts(files.run(ScriptedEngine(answer=lambda _: ["no"]), n_retries=1)) == (0, 2, 0, 0)
+    [record, _] = files.records
+    assert (record["error"]["code"], record["qwenctl"]["attempts"]) == ("invalid_answer", 2)
+    assert record["error"]["message"].startswith("the answer is not JSON")
+    assert record["qwenctl"]["last_answer"]["choices"][0]["message"]["content"] == "no"
+
+
+def test_a_schema_for_all_lines(files: Files) -> None:
+    files.ask(*prompts(2))
+    engine = ScriptedEngine([["[1]"], ["{}"], ["[]"]])
+    chat = ChatOptions(answer_schema={"type": "array"})
+    assert counts(files.run(engine, n_retries=1, parallel=1, chat=chat)) == (2, 0, 0, 0)
+    assert sorted(files.answers.values()) == ["[1]", "[]"]
+    with pytest.raises(InvalidRequest, match="other options"):
+        files.run()
