@@ -8,6 +8,7 @@
     QWENCTL_MODEL, QWENCTL_CTX …    options of run, chat, batch and serve: --kv-type is QWENCTL_KV_TYPE
     XDG_CONFIG_HOME   parent of the folder of config.toml, which config_file.py reads
     XDG_DATA_HOME, XDG_CACHE_HOME   parents of the data and the cache folder
+    COLORFGBG                       which colours some terminals say they have
     NO_COLOR, TERM=dumb             plain text, no escape sequences
     CUDA_…, GGML_…, OMP_… and more  read by native libraries; `qwenctl doctor` shows them
     HF_ENDPOINT       address of the hub                  default: https://huggingface.co
@@ -45,6 +46,7 @@ _VARIABLES = (
     "XDG_CACHE_HOME",
     "NO_COLOR",
     "TERM",
+    "COLORFGBG",
     "HF_ENDPOINT",
     "HF_HOME",
     "HF_HUB_CACHE",
@@ -113,6 +115,7 @@ class Settings:
     model: str | None = None  # that the config file or QWENCTL_MODEL names, where the command line names none
     history: bool = True
     sessions: bool = True  # whether chats are saved
+    theme: str = "dark"  # what suits the terminal: dark, light
     n_threads: int | None = None  # None: chosen per command
     debug: bool = False
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
@@ -137,6 +140,7 @@ class Settings:
             config_dir=_xdg_folder(environ, "XDG_CONFIG_HOME", ".config"),
             models_dir=Path(models).expanduser() if models else data_dir / "models",
             history=_switch(environ, "QWENCTL_HISTORY", default=True),
+            theme=_theme(environ),
             sessions=_switch(environ, "QWENCTL_SESSIONS", default=True),
             n_threads=_n_threads(environ),
             debug=_switch(environ, "QWENCTL_DEBUG", default=False),
@@ -196,6 +200,11 @@ def _switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
     if text not in _ON | _OFF:
         raise InvalidRequest(f"{name} is {environ[name]!r}", "write on or off")
     return text in _ON
+
+
+def _theme(environ: Mapping[str, str]) -> str:
+    """Read what rxvt, Konsole and others say of themselves: `15;0` is white on black."""
+    return "light" if environ.get("COLORFGBG", "").rpartition(";")[2] in ("7", "15") else "dark"
 
 
 def _n_threads(environ: Mapping[str, str]) -> int | None:
