@@ -3,6 +3,7 @@
     QWENCTL_MODELS    folder of converted models           default: <data>/models
     QWENCTL_THREADS   CPU threads for conversion and llama.cpp   default: chosen per command
     QWENCTL_HISTORY   off: `qwenctl chat` keeps no history of what was typed
+    QWENCTL_PREFIX_CACHE   off: computed prompts are not kept on disk; a size: how much they may take, in all
     QWENCTL_DEBUG     1: every error shows its traceback
     XDG_DATA_HOME, XDG_CACHE_HOME   parents of the data and the cache folder
     NO_COLOR, TERM=dumb             plain text, no escape sequences
@@ -26,6 +27,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from qwenctl.errors import InvalidRequest
+from qwenctl.units import parse_bytes
 
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"0", "false", "no", "off"})
@@ -33,6 +35,7 @@ _VARIABLES = (
     "QWENCTL_MODELS",
     "QWENCTL_THREADS",
     "QWENCTL_HISTORY",
+    "QWENCTL_PREFIX_CACHE",
     "QWENCTL_DEBUG",
     "XDG_DATA_HOME",
     "XDG_CACHE_HOME",
@@ -103,6 +106,7 @@ class Settings:
     cache_dir: Path  # what can be made again: the converted demo, remembered load trials
     models_dir: Path
     history: bool = True
+    prefix_cache_bytes: int | None = None  # of computed prompts on disk; 0: none are kept; None: by the disk's room
     n_threads: int | None = None  # None: chosen per command
     debug: bool = False
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
@@ -125,6 +129,7 @@ class Settings:
             cache_dir=cache_dir,
             models_dir=Path(models).expanduser() if models else data_dir / "models",
             history=_switch(environ, "QWENCTL_HISTORY", default=True),
+            prefix_cache_bytes=_prefix_cache_bytes(environ),
             n_threads=_n_threads(environ),
             debug=_switch(environ, "QWENCTL_DEBUG", default=False),
             plain=bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb",
@@ -182,6 +187,18 @@ def _switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
     if text not in _ON | _OFF:
         raise InvalidRequest(f"{name} is {environ[name]!r}", "write on or off")
     return text in _ON
+
+
+def _prefix_cache_bytes(environ: Mapping[str, str]) -> int | None:
+    text = environ.get("QWENCTL_PREFIX_CACHE", "").strip().lower()
+    if text in _OFF:
+        return 0
+    if not text or text in _ON:
+        return None
+    try:
+        return parse_bytes(text)
+    except ValueError:
+        raise InvalidRequest(f"QWENCTL_PREFIX_CACHE is {text!r}", "write off, on or a size: 20GiB") from None
 
 
 def _n_threads(environ: Mapping[str, str]) -> int | None:

@@ -10,6 +10,7 @@ at a time.
     native_model.py     llama.cpp's handles        kv_cache.py       slots and cells (kv_slots.py, kv_cells.py)
     live_request.py     one request's state        sampler_chain.py  the choice of a token
     text_stream.py      tokens' bytes to text      native_thread.py  long calls that can be interrupted
+    prefix_cache/       prompts kept on disk
 
 One thread steps. `submit` and `cancel` may come from any thread at any time; so may `close`.
 """
@@ -32,6 +33,7 @@ from qwenctl.services.kv_cache import KvCache
 from qwenctl.services.live_request import LiveRequest
 from qwenctl.services.native_model import NativeModel, open_native_model
 from qwenctl.services.native_thread import NativeThread
+from qwenctl.services.prefix_cache.opening import open_prefixes
 from qwenctl.services.sampler_chain import SamplerChain
 from qwenctl.services.step_plan import Batch, Chunk, Pending, StepLimits, generating_batch, plan_step
 
@@ -52,6 +54,7 @@ class Engine(EngineSurface):
         self._clock = clock
         self._cache = KvCache(model)
         self._thread = thread  # on which the model was opened
+        self._prefixes = open_prefixes(model, thread, options, clock)
         self._limits = StepLimits(model.n_batch, model.n_ubatch, model.shares_cells)
         self._lock = threading.Lock()  # held while stepping
         self._incoming: deque[LiveRequest] = deque()
@@ -180,6 +183,7 @@ class Engine(EngineSurface):
             if self._closed:
                 return events
             try:
+                self._prefixes.settle()
                 events += self._end_cancelled()
                 self._admit()
                 for batch in self._plan():
@@ -190,9 +194,12 @@ class Engine(EngineSurface):
                     events += self._compute(generating_batch(self._pending()))
             except BaseException:
                 # Whatever interrupted this, slots and llama.cpp's memory may differ now. Compute everything again.
+                self._prefixes.settle()
                 self._cache.forget_all()
                 self._last_events = events
                 raise
+            if not self._running:
+                self._prefixes.write()
             return events
 
     def close(self) -> None:
@@ -202,9 +209,13 @@ class Engine(EngineSurface):
         with self._lock:
             if already_closed:
                 return
+            self._prefixes.settle()
             self._last_events += self._end(self._all_requests(), FinishReason.CANCELLED)
+            self._prefixes.write()
+            self._prefixes.settle()
             self._thread.close()
             self._model.close()
+        self._prefixes.close()
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books on slots and cells agree."""
@@ -245,6 +256,7 @@ class Engine(EngineSurface):
         """The request has had its last event."""
         if request.slot:
             self._cache.give_back(request.slot)
+            self._prefixes.offer(request.slot, len(request.request.prompt_tokens))
             request.slot = None
             self._running.remove(request)
         else:
@@ -269,7 +281,8 @@ class Engine(EngineSurface):
             if placement is None:
                 return
             self._waiting.popleft()
-            request.admit(self._cache.take(placement, tuple(request.tokens)))
+            slot = self._cache.take(placement, tuple(request.tokens))
+            request.admit(slot, self._prefixes.restore(self._cache, slot, request.tokens))
             self._running.append(request)
 
     def _hold_back(self, request: LiveRequest) -> None:
@@ -314,9 +327,14 @@ class Engine(EngineSurface):
             return []
         tokens = [request.tokens[chunk.first : chunk.first + chunk.n_tokens] for chunk, request in work]
         last = self._model.batch.fill([chunk for chunk, _ in work], tokens)
+        began_s = self._clock()
         status = self._decode([request for _, request in work])
         if status == _DONE:
-            return self._sample(work, tokens, last)
+            seconds = self._clock() - began_s
+            events = self._sample(work, tokens, last)
+            pieces = [(one.slot, len(one.request.prompt_tokens), chunk) for chunk, one in work if one.slot]
+            self._prefixes.computed(pieces, seconds)
+            return events
         for _, request in work:
             if request.slot:
                 self._cache.roll_back(request.slot)

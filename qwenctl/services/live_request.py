@@ -40,6 +40,7 @@ class LiveRequest:
         self._started_s: float | None = None
         self._first_token_s: float | None = None
         self._n_cached: int | None = None
+        self._n_from_disk = 0
 
     @property
     def request_id(self) -> str:
@@ -56,11 +57,11 @@ class LiveRequest:
         """Tokens that may still be generated."""
         return self._most_tokens - self.n_generated
 
-    def admit(self, slot: Slot) -> None:
-        """It got a slot, whose tokens need not be computed."""
+    def admit(self, slot: Slot, n_from_disk: int = 0) -> None:
+        """It got a slot, whose tokens need not be computed; `n_from_disk` of them have just been read."""
         self.slot = slot
         if self._n_cached is None:  # not when it comes back after having been held back
-            self._n_cached = len(slot.tokens)
+            self._n_cached, self._n_from_disk = len(slot.tokens), n_from_disk
 
     def start(self) -> None:
         """Its first tokens are about to be computed."""
@@ -95,7 +96,7 @@ class LiveRequest:
         events: list[GenerationEvent] = []
         if text := self._text.finish():
             events.append(TextDelta(self.request_id, text, self.n_generated))
-        usage = Usage(len(self.request.prompt_tokens), self._n_cached or 0, self.n_generated)
+        usage = Usage(len(self.request.prompt_tokens), self._n_cached or 0, self.n_generated, self._n_from_disk)
         return [*events, Finished(self.request_id, reason, usage, self._timing(), error)]
 
     def _timing(self) -> Timing:

@@ -14,7 +14,7 @@ from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_commands import COMMANDS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
-from qwenctl.cli.engine_flags import engine_flags
+from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import model_argument, quiet_option
 from qwenctl.cli.output import Output
@@ -40,6 +40,7 @@ from qwenctl.settings import Settings
 @click.option("--system", metavar="TEXT", help="System prompt; @FILE reads it from a file.")
 @reply_options
 @engine_flags
+@prompt_cache_option
 @click.option("--no-history", is_flag=True, help="Keep nothing of what is typed.  [default: QWENCTL_HISTORY]")
 @quiet_option
 def command(
