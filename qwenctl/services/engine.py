@@ -9,10 +9,11 @@ at a time.
     engine_options.py   what can be decided        step_plan.py      which tokens are computed next
     native_model.py     llama.cpp's handles        kv_cache.py       slots and cells (kv_slots.py, kv_cells.py)
     live_request.py     one request's state        sampler_chain.py  the choice of a token
-    text_stream.py      tokens' bytes to text      native_thread.py  long calls that can be interrupted
+    text_stream.py      tokens' bytes to text      think_monitor.py  where a reply stands with its think block
+    native_thread.py    long calls that can be interrupted
     prefix_cache/       prompts kept on disk
 
-One thread steps. `submit` and `cancel` may come from any thread at any time; so may `close`.
+One thread steps. `submit`, `cancel` and `end_thinking` may come from any thread at any time; so may `close`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo
-from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
+from qwenctl.errors import GenerationFailed, InvalidRequest
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.engine_surface import EngineSurface
 from qwenctl.services.kv_cache import KvCache
@@ -34,6 +35,7 @@ from qwenctl.services.live_request import LiveRequest
 from qwenctl.services.native_model import NativeModel, open_native_model
 from qwenctl.services.native_thread import NativeThread
 from qwenctl.services.prefix_cache.opening import open_prefixes
+from qwenctl.services.request_check import check_request
 from qwenctl.services.sampler_chain import SamplerChain
 from qwenctl.services.step_plan import Batch, Chunk, Pending, StepLimits, generating_batch, plan_step
 
@@ -62,6 +64,7 @@ class Engine(EngineSurface):
         self._running: list[LiveRequest] = []  # in order of admission
         self._names: set[str] = set()  # of all requests under way
         self._cancelled: set[str] = set()
+        self._answer_now: set[str] = set()  # requests whose thinking is to end
         self._computing: frozenset[str] = frozenset()
         self._last_events: list[GenerationEvent] = []  # of requests that `close` ended
         self._n_ended = 0
@@ -140,29 +143,20 @@ class Engine(EngineSurface):
 
         Raises:
             PromptTooLong: the prompt leaves no room for an answer.
-            InvalidRequest: an empty prompt, a token that the model does not have, max_tokens below 1, a bad grammar, or
-                the name of a request under way.
+            InvalidRequest: an empty prompt, a token that the model does not have, max_tokens below 1, a bad grammar,
+                bias or number of logprobs, or the name of a request under way.
             GenerationFailed: the model is closed, or broken by earlier failures.
         """
         self._check_usable()
-        tokens, n_ctx = request.prompt_tokens, self._model.n_ctx
-        if len(tokens) >= n_ctx:
-            raise PromptTooLong(len(tokens), n_ctx)
-        vocabulary = self._model.vocabulary
-        if not tokens:
-            raise InvalidRequest("the prompt is empty: there is nothing to go on from")
-        if not 0 <= min(tokens) <= max(tokens) < vocabulary.n_tokens:
-            raise InvalidRequest(
-                f"the prompt holds a token that the model does not have ({vocabulary.n_tokens:,} tokens)"
-            )
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise InvalidRequest(f"max_tokens must be at least 1, not {request.max_tokens}")
+        vocabulary, n_ctx = self._model.vocabulary, self._model.n_ctx
+        check_request(request, vocabulary.n_tokens, n_ctx)
         if request.request_id in self._names:
             raise InvalidRequest(f"there is a request {request.request_id!r} under way")
-        sampler = SamplerChain(vocabulary, request.sampling, tokens, n_ctx)
+        sampler = SamplerChain(vocabulary, request.sampling, request.prompt_tokens, n_ctx, request.logit_bias)
         self._cancelled.discard(request.request_id)  # meant for an earlier request of that name
+        self._answer_now.discard(request.request_id)
         self._names.add(request.request_id)
-        self._incoming.append(LiveRequest(request, sampler, n_ctx, self._clock))
+        self._incoming.append(LiveRequest(request, sampler, vocabulary, n_ctx, self._clock))
 
     def cancel(self, request_id: str) -> None:
         """End a request early: the next `step` returns its `Finished`. Unknown and finished ones are ignored.
@@ -172,6 +166,13 @@ class Engine(EngineSurface):
         self._cancelled.add(request_id)
         if request_id in self._computing:
             self._model.abort()
+
+    def end_thinking(self, request_id: str) -> None:
+        """Close a request's think block before its next token, or as soon as it opens. Unknown ones are ignored.
+
+        Callable from signal handlers and other threads.
+        """
+        self._answer_now.add(request_id)
 
     def step(self) -> list[GenerationEvent]:
         """Compute once for all requests that can run; [] when there is nothing to do.
@@ -185,6 +186,8 @@ class Engine(EngineSurface):
             try:
                 self._prefixes.settle()
                 events += self._end_cancelled()
+                if self._answer_now:
+                    self._end_thinking()
                 self._admit()
                 for batch in self._plan():
                     events += self._compute(batch)
@@ -243,6 +246,12 @@ class Engine(EngineSurface):
         cancelled = {self._cancelled.pop() for _ in range(len(self._cancelled))}
         return self._end([one for one in requests if one.request_id in cancelled], FinishReason.CANCELLED)
 
+    def _end_thinking(self) -> None:
+        asked = {self._answer_now.pop() for _ in range(len(self._answer_now))}
+        for request in self._all_requests():
+            if request.request_id in asked:
+                request.end_thinking()
+
     def _end(
         self, requests: Sequence[LiveRequest], reason: FinishReason, error: str | None = None
     ) -> list[GenerationEvent]:
@@ -269,7 +278,7 @@ class Engine(EngineSurface):
         with self._lock:
             if not self._closed:
                 self._end(self._all_requests(), FinishReason.CANCELLED)
-                self._last_events, self._cancelled = [], set()
+                self._last_events, self._cancelled, self._answer_now = [], set(), set()
 
     def _admit(self) -> None:
         """Give slots to waiting requests, first come first served."""
@@ -365,10 +374,12 @@ class Engine(EngineSurface):
                 self._cache.extend(request.slot, computed)
         events: list[GenerationEvent] = []
         for (chunk, request), index in zip(work, last, strict=True):
+            if request.request.reports_progress and chunk.first < len(request.request.prompt_tokens):
+                events.append(request.progress(chunk.first + chunk.n_tokens))
             if not chunk.wants_logits:
                 continue
             try:
-                said = request.sample(self._model.context, index, self._model.vocabulary)
+                said = request.sample(self._model.context, index)
             except GenerationFailed as error:
                 said = request.finish(FinishReason.ERROR, error.message)
             if said and isinstance(said[-1], Finished):

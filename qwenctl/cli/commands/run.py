@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from qwenctl.cli.command import Command
+from qwenctl.cli.configured_options import configurable
 from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import output_options
@@ -34,6 +35,7 @@ from qwenctl.settings import Settings
         'qwenctl run "List three rivers" --json | jq -r .answer',
     ],
 )
+@configurable
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
 @click.option("--system", metavar="TEXT", help="System prompt; @FILE reads it from a file.")
 @reply_options
