@@ -122,13 +122,7 @@ class Engine(EngineSurface):
         return bool(self._incoming or self._waiting or self._running or self._last_events)
 
     def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool = False) -> tuple[int, ...]:
-        """Return the tokens of `text`, normalised as the model's tokenizer does.
-
-        Args:
-            text: any text.
-            parse_special: whether "<|im_start|>" and the like are special tokens.
-            add_special: whether the begin token is added where the model's file asks for it. Chat templates write it.
-        """
+        """Return the tokens of `text`; the arguments are `Vocabulary.tokenize`'s."""
         self._check_open()
         return self._model.vocabulary.tokenize(text, parse_special=parse_special, add_special=add_special)
 
@@ -265,7 +259,7 @@ class Engine(EngineSurface):
         """The request has had its last event."""
         if request.slot:
             self._cache.give_back(request.slot)
-            self._prefixes.offer(request.slot, len(request.request.prompt_tokens))
+            self._prefixes.offer(request.slot, request.n_prompt)
             request.slot = None
             self._running.remove(request)
         else:
@@ -336,13 +330,11 @@ class Engine(EngineSurface):
             return []
         tokens = [request.tokens[chunk.first : chunk.first + chunk.n_tokens] for chunk, request in work]
         last = self._model.batch.fill([chunk for chunk, _ in work], tokens)
-        began_s = self._clock()
+        self._prefixes.computing()
         status = self._decode([request for _, request in work])
         if status == _DONE:
-            seconds = self._clock() - began_s
             events = self._sample(work, tokens, last)
-            pieces = [(one.slot, len(one.request.prompt_tokens), chunk) for chunk, one in work if one.slot]
-            self._prefixes.computed(pieces, seconds)
+            self._prefixes.computed([(one.slot, one.n_prompt, chunk) for chunk, one in work if one.slot])
             return events
         for _, request in work:
             if request.slot:
@@ -374,7 +366,7 @@ class Engine(EngineSurface):
                 self._cache.extend(request.slot, computed)
         events: list[GenerationEvent] = []
         for (chunk, request), index in zip(work, last, strict=True):
-            if request.request.reports_progress and chunk.first < len(request.request.prompt_tokens):
+            if request.request.reports_progress and chunk.first < request.n_prompt:
                 events.append(request.progress(chunk.first + chunk.n_tokens))
             if not chunk.wants_logits:
                 continue

@@ -73,6 +73,7 @@ class DiskPrefixes(MemoryOnly):
     ) -> None:
         self._model, self._thread, self._store, self._clock = model, thread, store, clock
         self._speed = PrefillSpeed()
+        self._began_s = 0.0
         self._key: StateKey | None = None
         self._read_bytes_s, self._write_bytes_s = worth.READ_BYTES_S, worth.WRITE_BYTES_S
         self._offered: dict[int, tuple[Slot, int]] = {}
@@ -104,8 +105,13 @@ class DiskPrefixes(MemoryOnly):
         self._store.used(entry)
         return match.n_common
 
-    def computed(self, pieces: Sequence[tuple[Slot, int, Chunk]], seconds: float) -> None:
+    def computing(self) -> None:
+        """Something is about to be computed."""
+        self._began_s = self._clock()
+
+    def computed(self, pieces: Sequence[tuple[Slot, int, Chunk]]) -> None:
         """Pieces of prompts have been computed together: a slot, the tokens of its prompt, and which ones they were."""
+        seconds = self._clock() - self._began_s
         n_tokens = sum(chunk.n_tokens for _, _, chunk in pieces)
         for slot, n_prompt, chunk in pieces:
             if chunk.n_tokens >= _PREFILL_TOKENS:

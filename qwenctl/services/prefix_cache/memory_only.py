@@ -16,7 +16,10 @@ class MemoryOnly:
         """Return how many tokens of `prompt` were read into `slot`: none."""
         return 0
 
-    def computed(self, pieces: Sequence[tuple[Slot, int, Chunk]], seconds: float) -> None:
+    def computing(self) -> None:
+        """Take the time."""
+
+    def computed(self, pieces: Sequence[tuple[Slot, int, Chunk]]) -> None:
         """Learn how long pieces of prompts took."""
 
     def offer(self, slot: Slot, n_prompt: int) -> None:
