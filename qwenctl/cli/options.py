@@ -23,17 +23,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class TokenCount(click.ParamType[int]):
-    """A number of tokens: 4096, 4k for 4 × 1024, or 1M for 1024 × 1024; in any case."""
+    """A number of tokens: 4096, 4k for 4 × 1024, or 1M for 1024 × 1024; in any case. At least `least`."""
 
     name = "tokens"
 
+    def __init__(self, least: int = 1) -> None:
+        self.least = least
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the tokens that `value` names; zero and nonsense are usage errors."""
+        """Return the tokens that `value` names; too few and nonsense are usage errors."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d{1,10})([km]?)", value.strip().lower(), re.ASCII)
-        n_tokens = int(match.group(1)) * _TOKEN_UNITS[match.group(2)] if match else 0
-        if not 0 < n_tokens < 1 << 31:
+        n_tokens = int(match.group(1)) * _TOKEN_UNITS[match.group(2)] if match else -1
+        if not self.least <= n_tokens < 1 << 31:
             self.fail(f"{value!r} is not a number of tokens; write 4096, 4k or 1M", param, ctx)
         return n_tokens
 

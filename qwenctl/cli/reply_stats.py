@@ -12,11 +12,19 @@ from typing import Any
 
 from qwenctl.cli.offload_report import offload_pairs
 from qwenctl.core import FinishReason, ModelInfo, Timing, Usage
+from qwenctl.services.generation import PreparedPrompt
 from qwenctl.services.reply import ReplyDone
 from qwenctl.services.sampling_defaults import SamplingChoice
 from qwenctl.units import format_seconds
 
 _ORIGINS = {"mode": "for this mode", "file": "from the model file", "option": "as asked", "chance": "by chance"}
+_THINKING_ENDS = {
+    "model": "ended by the model",
+    "budget": "ended when its tokens were used up",
+    "asked": "ended as asked",
+    "loop": "ended because it repeated itself",
+    None: "not ended",
+}
 
 
 def tokens_per_second(n_tokens: int, seconds: float) -> float | None:
@@ -62,21 +70,29 @@ def finish_note(done: ReplyDone, limit: int | None, asked: int | None, n_ctx: in
     return f"the answer ends here{where}: {why}"
 
 
+def thinking_note(prepared: PreparedPrompt, done: ReplyDone) -> str | None:
+    """Return a line if the thinking was ended though nobody had asked for that."""
+    if done.thinking_end == "loop":
+        # Qwen3's GGUF model cards, section Best Practices
+        advice = "" if prepared.sampling.params.presence_penalty else " (against that: --presence-penalty, up to 1.5)"
+        return f"the thinking repeated itself without end and was ended{advice}"
+    if done.thinking_end == "budget" and prepared.mode.budget is None:
+        n_tokens = done.n_reasoning_tokens
+        return f"the thinking was ended after {n_tokens} tokens to leave room for the answer (--max-tokens, --ctx)"
+    return None
+
+
 def stats_lines(
-    info: ModelInfo,
-    mode: str,
-    sampling: SamplingChoice,
-    usage: Usage,
-    timing: Timing,
-    *,
-    offload: Mapping[str, Any] | None = None,
+    info: ModelInfo, prepared: PreparedPrompt, done: ReplyDone, *, offload: Mapping[str, Any] | None = None
 ) -> list[str]:
     """Return the lines of --stats and /stats; `offload` is what the expert scheduler did since the model was opened."""
+    usage, timing = done.usage, done.timing
     n_used = usage.n_prompt_tokens + usage.n_generated_tokens
     pairs = [
         ("model", f"{info.name} ({info.architecture}, {info.path})"),
-        ("mode", mode),
-        *_sampling_pairs(sampling, timing),
+        ("mode", f"{mode_name(prepared.thinking)} ({prepared.mode.why})"),
+        *_thinking_pairs(prepared, done),
+        *_sampling_pairs(prepared.sampling, timing),
         ("prompt", f"{usage.n_prompt_tokens} tokens{_cached(usage)}"),
         ("generated", f"{usage.n_generated_tokens} tokens"),
         ("first token", f"after {timing.queued_s + timing.prefill_s:.2f} s"),
@@ -113,6 +129,13 @@ def sampling_values(sampling: SamplingChoice, timing: Timing) -> dict[str, dict[
     values = {name: value for name, value in asdict(sampling.params).items() if name not in ("grammar", "seed")}
     shown = {name: {"value": value, "from": sampling.origins[name]} for name, value in values.items()}
     return {**shown, "seed": {"value": timing.seed, "from": _seed_origin(sampling)}}
+
+
+def _thinking_pairs(prepared: PreparedPrompt, done: ReplyDone) -> list[tuple[str, str]]:
+    if not done.n_reasoning_tokens:
+        return []
+    budget = "" if prepared.mode.budget is None else f", {prepared.mode.budget} allowed"
+    return [("thought", f"{done.n_reasoning_tokens} tokens{budget}, {_THINKING_ENDS[done.thinking_end]}")]
 
 
 def _sampling_pairs(sampling: SamplingChoice, timing: Timing) -> list[tuple[str, str]]:

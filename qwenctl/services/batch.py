@@ -111,6 +111,8 @@ def settings_digest(model: ChatModel, options: BatchOptions) -> str:
     what = [info.name, info.architecture, info.n_weights, info.file_bytes, info.chat_template, options.system]
     what += [chat.thinking, dict(chat.sampling), chat.max_tokens, chat.stop, chat.truncate]
     what += [list(chat.tools), dict(chat.template_variables)]
+    if chat.think_budget is not None:  # only then: results from before there were budgets stay valid
+        what.append(chat.think_budget)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 

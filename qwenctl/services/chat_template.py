@@ -40,6 +40,7 @@ class TemplateCapabilities:
     tools: bool = False
     strips_reasoning: bool = True  # of earlier turns, by itself
     uses_tags: bool = False  # a think block stands between <think> and </think>
+    xml_calls: bool = False  # asks for tool calls as Qwen3-Coder writes them, <function=NAME>, not as JSON
 
 
 class ChatTemplate:
@@ -149,6 +150,7 @@ class ChatTemplate:
             tools=_MARK in (with_tools or ""),
             strips_reasoning=_MARK not in (with_history or ""),
             uses_tags=any(OPEN_TAG in (text or "") for text in (default, switched_on, switched_off)),
+            xml_calls=_MARK in (with_tools or "") and _XML_CALL in (with_tools or ""),
         )
 
 
@@ -176,6 +178,7 @@ def _one_line(text: str) -> str:
 
 
 _MARK = "qwenctl_probe"
+_XML_CALL = "<function="
 _PROBE_TOOL = {
     "type": "function",
     "function": {"name": _MARK, "description": "", "parameters": {"type": "object", "properties": {}}},

@@ -18,7 +18,8 @@ from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, ends_inside_thinking
 from qwenctl.services.prompt_cut import PromptCut, cut_messages
 from qwenctl.services.reply import ReplyAssembler, ReplyEvent
-from qwenctl.services.sampling_defaults import MAX_TOKENS, MAX_TOKENS_THINKING, SamplingChoice, choose_sampling
+from qwenctl.services.reply_form import held_to_form
+from qwenctl.services.sampling_defaults import SamplingChoice, choose_sampling, sampling_family, usual_max_tokens
 from qwenctl.services.thinking import without_earlier_reasoning
 from qwenctl.services.thinking_mode import ThinkingMode, thinking_mode
 
@@ -77,6 +78,7 @@ class ChatOptions:
     n_logprobs: int | None = None  # as in GenerationRequest, and so are the next two
     logit_bias: tuple[TokenBias, ...] = ()
     reports_progress: bool = False
+    answer_schema: Any | None = None  # JSON schema that the answer must satisfy; `ANY_OBJECT` for any JSON object
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,18 +188,20 @@ class ChatModel:
         options = options or ChatOptions()
         if not messages:
             raise InvalidRequest("there is no message to answer")
-        prompt = _Prompt(self, messages, options)
+        wishes, form_notes = held_to_form(options.sampling, options.answer_schema)
+        prompt = _Prompt(self, messages, options, has_grammar=wishes.get("grammar") is not None)
         mode = prompt.mode
+        info, can = self.engine.info, self.capabilities
         sampling = choose_sampling(
-            self.engine.info.architecture,
+            sampling_family(info.architecture, thinks=can.thinking != "none", xml_calls=can.xml_calls),
             thinking=mode.thinking,
-            usual_mode=mode.thinking == self.capabilities.thinks_by_default,
-            from_file=self.engine.info.sampling_defaults,
-            options=options.sampling,
+            usual_mode=mode.thinking == can.thinks_by_default,
+            from_file=info.sampling_defaults,
+            options=wishes,
         )
         text, tokens, cut = prompt.fitted(self.engine.info.n_ctx)
         room = self.engine.info.n_ctx - len(tokens)
-        wanted = options.max_tokens or (MAX_TOKENS_THINKING if mode.thinking else MAX_TOKENS)
+        wanted = options.max_tokens or usual_max_tokens(thinking=mode.thinking, think_budget=mode.budget)
         request = GenerationRequest(
             request_id or f"reply-{next(self._ids)}",
             tokens,
@@ -209,7 +213,7 @@ class ChatModel:
             options.logit_bias,
             options.reports_progress,
         )
-        notes = (*prompt.notes, *sampling.notes, *([cut.sentence] if cut else []))
+        notes = (*prompt.notes, *form_notes, *sampling.notes, *([cut.sentence] if cut else []))
         starts_inside = self.template is not None and ends_inside_thinking(text)
         return PreparedPrompt(request, text, mode, starts_inside, sampling, cut, notes)
 
@@ -230,9 +234,12 @@ class ChatModel:
 class _Prompt:
     """The messages of one request on their way to tokens."""
 
-    def __init__(self, model: ChatModel, messages: Sequence[Message], options: ChatOptions) -> None:
+    def __init__(
+        self, model: ChatModel, messages: Sequence[Message], options: ChatOptions, *, has_grammar: bool
+    ) -> None:
         self._model = model
         self._options = options
+        self._has_grammar = has_grammar
         self.mode = thinking_mode(model.capabilities, messages, options.thinking, options.think_budget)
         self.notes = self.mode.notes
         strips = model.template is None or model.capabilities.strips_reasoning
@@ -272,7 +279,7 @@ class _Prompt:
             tools=self._options.tools,
             variables=self._options.template_variables,
         )
-        return _check_text(self.mode.opened(text, has_grammar="grammar" in self._options.sampling))
+        return _check_text(self.mode.opened(text, has_grammar=self._has_grammar))
 
 
 def _check_text(text: str) -> str:
