@@ -9,6 +9,7 @@
     QWENCTL_MODEL, QWENCTL_CTX …    options of run, chat, batch and serve: --kv-type is QWENCTL_KV_TYPE
     XDG_CONFIG_HOME   parent of the folder of config.toml, which config_file.py reads
     XDG_DATA_HOME, XDG_CACHE_HOME   parents of the data and the cache folder
+    COLORFGBG                       which colours some terminals say they have
     NO_COLOR, TERM=dumb             plain text, no escape sequences
     CUDA_…, GGML_…, OMP_… and more  read by native libraries; `qwenctl doctor` shows them
     HF_ENDPOINT       address of the hub                  default: https://huggingface.co
@@ -48,6 +49,7 @@ _VARIABLES = (
     "XDG_CACHE_HOME",
     "NO_COLOR",
     "TERM",
+    "COLORFGBG",
     "HF_ENDPOINT",
     "HF_HOME",
     "HF_HUB_CACHE",
@@ -117,6 +119,7 @@ class Settings:
     history: bool = True
     prefix_cache_bytes: int | None = None  # of computed prompts on disk; 0: none are kept; None: by the disk's room
     sessions: bool = True  # whether chats are saved
+    theme: str = "dark"  # what suits the terminal: dark, light
     n_threads: int | None = None  # None: chosen per command
     debug: bool = False
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
@@ -142,6 +145,7 @@ class Settings:
             models_dir=Path(models).expanduser() if models else data_dir / "models",
             history=_switch(environ, "QWENCTL_HISTORY", default=True),
             prefix_cache_bytes=_prefix_cache_bytes(environ),
+            theme=_theme(environ),
             sessions=_switch(environ, "QWENCTL_SESSIONS", default=True),
             n_threads=_n_threads(environ),
             debug=_switch(environ, "QWENCTL_DEBUG", default=False),
@@ -213,6 +217,9 @@ def _prefix_cache_bytes(environ: Mapping[str, str]) -> int | None:
         return parse_bytes(text)
     except ValueError:
         raise InvalidRequest(f"QWENCTL_PREFIX_CACHE is {text!r}", "write off, on or a size: 20GiB") from None
+def _theme(environ: Mapping[str, str]) -> str:
+    """Read what rxvt, Konsole and others say of themselves: `15;0` is white on black."""
+    return "light" if environ.get("COLORFGBG", "").rpartition(";")[2] in ("7", "15") else "dark"
 
 
 def _n_threads(environ: Mapping[str, str]) -> int | None:

@@ -17,6 +17,7 @@ from qwenctl.cli.prompt_input import read_prompt, tell_apart, text_or_file
 from qwenctl.cli.reply_printer import ReplyPrinter
 from qwenctl.cli.reply_stats import finish_note, sampling_values, stats_lines, stats_values, thinking_note
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
+from qwenctl.cli.template_options import FilledTemplate, template_options
 from qwenctl.core import FinishReason, Message, ModelInfo
 from qwenctl.errors import GenerationFailed
 from qwenctl.services.attached_files import read_attachments
@@ -35,6 +36,7 @@ from qwenctl.settings import Settings
         'git diff | qwenctl run qwen3-30b "Write a commit message for this" > message.txt',
         "qwenctl run model.gguf - < prompt.txt",
         "qwenctl run -f report.md -f 'src/**/*.py' \"Does the report describe this code?\"",
+        "qwenctl run --template translate --var language=French < letter.txt  # a file in templates/",
         'qwenctl run "List three rivers" --json | jq -r .answer',
     ],
 )
@@ -42,6 +44,7 @@ from qwenctl.settings import Settings
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
 @click.option("--system", metavar="TEXT", help="System prompt; @FILE reads it from a file.")
 @file_option
+@template_options
 @reply_options
 @engine_flags
 @prompt_cache_option
@@ -53,6 +56,7 @@ def command(
     words: tuple[str, ...],
     system: str | None,
     files: tuple[str, ...],
+    template: FilledTemplate,
     reply: ReplyOptions,
     engine: EngineOptions,
     hide_reasoning: bool,
@@ -72,8 +76,8 @@ def command(
     """
     asked = tell_apart(words, settings)
     attached = read_attachments(files, output.warning)
-    prompt = read_prompt(asked.prompt, output.warning, [str(one) for one in attached])
-    messages = _messages(text_or_file(system), prompt)
+    given = read_prompt(asked.prompt, output.warning, [str(one) for one in attached], is_needed=template.needs_input)
+    messages = _messages(text_or_file(system), template.prompt(given))
     with open_model(asked.model, engine, settings, output) as chat_model:
         if attached:
             output.note(attached_line(attached, chat_model.engine.tokenize))
