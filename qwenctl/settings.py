@@ -217,6 +217,8 @@ def _prefix_cache_bytes(environ: Mapping[str, str]) -> int | None:
         return parse_bytes(text)
     except ValueError:
         raise InvalidRequest(f"QWENCTL_PREFIX_CACHE is {text!r}", "write off, on or a size: 20GiB") from None
+
+
 def _theme(environ: Mapping[str, str]) -> str:
     """Read what rxvt, Konsole and others say of themselves: `15;0` is white on black."""
     return "light" if environ.get("COLORFGBG", "").rpartition(";")[2] in ("7", "15") else "dark"
