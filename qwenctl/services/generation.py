@@ -62,6 +62,9 @@ class TextEngine(Protocol):
     def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
         """Submit `request` and step until it is finished; raises GenerationFailed where a step reports an error."""
 
+    def close(self) -> None:
+        """Free the model."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:

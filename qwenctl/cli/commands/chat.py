@@ -17,7 +17,7 @@ from qwenctl.cli.chat.slash_commands import COMPLETIONS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
 from qwenctl.cli.configured_options import MODEL, configurable, was_asked_for
-from qwenctl.cli.engine_flags import engine_flags
+from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.file_option import file_option
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import model_argument, quiet_option
@@ -50,6 +50,7 @@ from qwenctl.settings import Settings
 @file_option
 @reply_options
 @engine_flags
+@prompt_cache_option
 @session_options
 @click.option("--no-history", is_flag=True, help="Keep nothing of what is typed.  [default: QWENCTL_HISTORY]")
 @click.option(

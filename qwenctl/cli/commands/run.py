@@ -8,7 +8,7 @@ import click
 
 from qwenctl.cli.command import Command
 from qwenctl.cli.configured_options import configurable
-from qwenctl.cli.engine_flags import engine_flags
+from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.file_option import attached_line, file_option
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import output_options
@@ -47,6 +47,7 @@ from qwenctl.settings import Settings
 @template_options
 @reply_options
 @engine_flags
+@prompt_cache_option
 @click.option("--hide-reasoning", is_flag=True, help="Do not show what the model thinks; it still thinks.")
 @click.option("--stats", is_flag=True, help="Afterwards, say what was generated how fast, on standard error.")
 @output_options
@@ -116,6 +117,7 @@ def _json_answer(info: ModelInfo, prepared: PreparedPrompt, done: ReplyDone) -> 
         "reasoning_tokens": done.n_reasoning_tokens,
         "truncated": prepared.truncated is not None,
         "n_ctx": info.n_ctx,
+        "n_context_tokens": done.usage.n_prompt_tokens + done.usage.n_generated_tokens,
         **stats_values(done.usage, done.timing),
         "sampling": sampling_values(prepared.sampling, done.timing),
     }
