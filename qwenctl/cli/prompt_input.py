@@ -1,4 +1,4 @@
-"""What `run` is asked: which of its words is the model, and what standard input adds to the prompt.
+"""What `run` is asked: which of its words is the model, and what files and standard input add to the prompt.
 
 Knows file names and bytes; nothing of templates.
 """
@@ -46,26 +46,41 @@ def tell_apart(words: Sequence[str], settings: Settings) -> Asked:
     return Asked(None, words[0])
 
 
-def read_prompt(prompt: str | None, warn: Callable[[str], None]) -> str:
-    """Return the whole prompt: the argument, a blank line, and what is piped in; either alone.
+def read_prompt(
+    prompt: str | None, warn: Callable[[str], None], files: Sequence[str] = (), *, is_needed: bool = True
+) -> str:
+    """Return the whole prompt: documents first, then what was typed, as `ordered` has it; any of them alone.
 
     A terminal is never read: a prompt must be typed on the command line, or in `qwenctl chat`.
+
+    Args:
+        prompt: the word on the command line; "-": what is piped in alone.
+        warn: told of bytes that are no text.
+        files: the text of files that were attached.
+        is_needed: there must be one; else it may be empty.
 
     Raises:
         InvalidRequest: there is no prompt, or too much of it.
     """
     from_terminal = sys.stdin.isatty()
-    if prompt in (None, STDIN) and from_terminal:
+    if prompt in (None, STDIN) and from_terminal and not files and is_needed:
         raise InvalidRequest(
             "no prompt, and standard input is a terminal",
             'qwenctl run "your question", or pipe text into it, or talk in qwenctl chat',
         )
     piped = "" if from_terminal else read_text(sys.stdin.buffer, warn)
-    typed = "" if prompt in (None, STDIN) else prompt or ""
-    parts = [part for part in (typed, piped) if part.strip()]
-    if not parts:
+    text = ordered([*files, piped], "" if prompt in (None, STDIN) else prompt or "")
+    if not text and is_needed:
         raise InvalidRequest("the prompt is empty", 'qwenctl run "your question"')
-    return "\n\n".join(parts)
+    return text
+
+
+def ordered(documents: Sequence[str], question: str) -> str:
+    """Return one prompt of all parts, blank lines between them: documents before the question.
+
+    Two questions about the same documents then begin alike, and the second one finds the first one's work in the cache.
+    """
+    return "\n\n".join(part for part in (*documents, question) if part.strip())
 
 
 def read_text(stream: BinaryIO, warn: Callable[[str], None]) -> str:

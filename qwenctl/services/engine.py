@@ -9,9 +9,11 @@ at a time.
     engine_options.py   what can be decided        step_plan.py      which tokens are computed next
     native_model.py     llama.cpp's handles        kv_cache.py       slots and cells (kv_slots.py, kv_cells.py)
     live_request.py     one request's state        sampler_chain.py  the choice of a token
-    text_stream.py      tokens' bytes to text      native_thread.py  long calls that can be interrupted
+    text_stream.py      tokens' bytes to text      think_monitor.py  where a reply stands with its think block
+    native_thread.py    long calls that can be interrupted
+    prefix_cache/       prompts kept on disk
 
-One thread steps. `submit` and `cancel` may come from any thread at any time; so may `close`.
+One thread steps. `submit`, `cancel` and `end_thinking` may come from any thread at any time; so may `close`.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo
-from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
+from qwenctl.errors import GenerationFailed, InvalidRequest
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.engine_surface import EngineSurface
 from qwenctl.services.kv_cache import KvCache
 from qwenctl.services.live_request import LiveRequest
 from qwenctl.services.native_model import NativeModel, open_native_model
 from qwenctl.services.native_thread import NativeThread
+from qwenctl.services.prefix_cache.opening import open_prefixes
+from qwenctl.services.request_check import check_request
 from qwenctl.services.sampler_chain import SamplerChain
 from qwenctl.services.step_plan import Batch, Chunk, Pending, StepLimits, generating_batch, plan_step
 
@@ -52,6 +56,7 @@ class Engine(EngineSurface):
         self._clock = clock
         self._cache = KvCache(model)
         self._thread = thread  # on which the model was opened
+        self._prefixes = open_prefixes(model, thread, options, clock)
         self._limits = StepLimits(model.n_batch, model.n_ubatch, model.shares_cells)
         self._lock = threading.Lock()  # held while stepping
         self._incoming: deque[LiveRequest] = deque()
@@ -59,6 +64,7 @@ class Engine(EngineSurface):
         self._running: list[LiveRequest] = []  # in order of admission
         self._names: set[str] = set()  # of all requests under way
         self._cancelled: set[str] = set()
+        self._answer_now: set[str] = set()  # requests whose thinking is to end
         self._computing: frozenset[str] = frozenset()
         self._last_events: list[GenerationEvent] = []  # of requests that `close` ended
         self._n_ended = 0
@@ -104,18 +110,19 @@ class Engine(EngineSurface):
         return self._model.offload_stats()
 
     @property
+    def failure(self) -> GenerationFailed | None:
+        """Why nothing can be generated any more; None: it can."""
+        if self._n_failures < _MOST_FAILURES:
+            return None
+        return GenerationFailed("llama.cpp failed several times in a row: this model cannot be used on")
+
+    @property
     def has_work(self) -> bool:
         """Whether `step` would do something."""
         return bool(self._incoming or self._waiting or self._running or self._last_events)
 
     def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool = False) -> tuple[int, ...]:
-        """Return the tokens of `text`, normalised as the model's tokenizer does.
-
-        Args:
-            text: any text.
-            parse_special: whether "<|im_start|>" and the like are special tokens.
-            add_special: whether the begin token is added where the model's file asks for it. Chat templates write it.
-        """
+        """Return the tokens of `text`; the arguments are `Vocabulary.tokenize`'s."""
         self._check_open()
         return self._model.vocabulary.tokenize(text, parse_special=parse_special, add_special=add_special)
 
@@ -130,29 +137,20 @@ class Engine(EngineSurface):
 
         Raises:
             PromptTooLong: the prompt leaves no room for an answer.
-            InvalidRequest: an empty prompt, a token that the model does not have, max_tokens below 1, a bad grammar, or
-                the name of a request under way.
+            InvalidRequest: an empty prompt, a token that the model does not have, max_tokens below 1, a bad grammar,
+                bias or number of logprobs, or the name of a request under way.
             GenerationFailed: the model is closed, or broken by earlier failures.
         """
         self._check_usable()
-        tokens, n_ctx = request.prompt_tokens, self._model.n_ctx
-        if len(tokens) >= n_ctx:
-            raise PromptTooLong(len(tokens), n_ctx)
-        vocabulary = self._model.vocabulary
-        if not tokens:
-            raise InvalidRequest("the prompt is empty: there is nothing to go on from")
-        if not 0 <= min(tokens) <= max(tokens) < vocabulary.n_tokens:
-            raise InvalidRequest(
-                f"the prompt holds a token that the model does not have ({vocabulary.n_tokens:,} tokens)"
-            )
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise InvalidRequest(f"max_tokens must be at least 1, not {request.max_tokens}")
+        vocabulary, n_ctx = self._model.vocabulary, self._model.n_ctx
+        check_request(request, vocabulary.n_tokens, n_ctx)
         if request.request_id in self._names:
             raise InvalidRequest(f"there is a request {request.request_id!r} under way")
-        sampler = SamplerChain(vocabulary, request.sampling, tokens, n_ctx)
+        sampler = SamplerChain(vocabulary, request.sampling, request.prompt_tokens, n_ctx, request.logit_bias)
         self._cancelled.discard(request.request_id)  # meant for an earlier request of that name
+        self._answer_now.discard(request.request_id)
         self._names.add(request.request_id)
-        self._incoming.append(LiveRequest(request, sampler, n_ctx, self._clock))
+        self._incoming.append(LiveRequest(request, sampler, vocabulary, n_ctx, self._clock))
 
     def cancel(self, request_id: str) -> None:
         """End a request early: the next `step` returns its `Finished`. Unknown and finished ones are ignored.
@@ -162,6 +160,13 @@ class Engine(EngineSurface):
         self._cancelled.add(request_id)
         if request_id in self._computing:
             self._model.abort()
+
+    def end_thinking(self, request_id: str) -> None:
+        """Close a request's think block before its next token, or as soon as it opens. Unknown ones are ignored.
+
+        Callable from signal handlers and other threads.
+        """
+        self._answer_now.add(request_id)
 
     def step(self) -> list[GenerationEvent]:
         """Compute once for all requests that can run; [] when there is nothing to do.
@@ -173,7 +178,10 @@ class Engine(EngineSurface):
             if self._closed:
                 return events
             try:
+                self._prefixes.settle()
                 events += self._end_cancelled()
+                if self._answer_now:
+                    self._end_thinking()
                 self._admit()
                 for batch in self._plan():
                     events += self._compute(batch)
@@ -183,9 +191,12 @@ class Engine(EngineSurface):
                     events += self._compute(generating_batch(self._pending()))
             except BaseException:
                 # Whatever interrupted this, slots and llama.cpp's memory may differ now. Compute everything again.
+                self._prefixes.settle()
                 self._cache.forget_all()
                 self._last_events = events
                 raise
+            if not self._running:
+                self._prefixes.write()
             return events
 
     def close(self) -> None:
@@ -195,9 +206,13 @@ class Engine(EngineSurface):
         with self._lock:
             if already_closed:
                 return
+            self._prefixes.settle()
             self._last_events += self._end(self._all_requests(), FinishReason.CANCELLED)
+            self._prefixes.write()
+            self._prefixes.settle()
             self._thread.close()
             self._model.close()
+        self._prefixes.close()
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books on slots and cells agree."""
@@ -211,8 +226,8 @@ class Engine(EngineSurface):
 
     def _check_usable(self) -> None:
         self._check_open()
-        if self._n_failures >= _MOST_FAILURES:
-            raise GenerationFailed("llama.cpp failed several times in a row: this model cannot be used on")
+        if failure := self.failure:
+            raise failure
 
     def _all_requests(self) -> list[LiveRequest]:
         """Return every request under way, and take over those that were submitted meanwhile."""
@@ -224,6 +239,12 @@ class Engine(EngineSurface):
         requests = self._all_requests()
         cancelled = {self._cancelled.pop() for _ in range(len(self._cancelled))}
         return self._end([one for one in requests if one.request_id in cancelled], FinishReason.CANCELLED)
+
+    def _end_thinking(self) -> None:
+        asked = {self._answer_now.pop() for _ in range(len(self._answer_now))}
+        for request in self._all_requests():
+            if request.request_id in asked:
+                request.end_thinking()
 
     def _end(
         self, requests: Sequence[LiveRequest], reason: FinishReason, error: str | None = None
@@ -238,6 +259,7 @@ class Engine(EngineSurface):
         """The request has had its last event."""
         if request.slot:
             self._cache.give_back(request.slot)
+            self._prefixes.offer(request.slot, request.n_prompt)
             request.slot = None
             self._running.remove(request)
         else:
@@ -250,7 +272,7 @@ class Engine(EngineSurface):
         with self._lock:
             if not self._closed:
                 self._end(self._all_requests(), FinishReason.CANCELLED)
-                self._last_events, self._cancelled = [], set()
+                self._last_events, self._cancelled, self._answer_now = [], set(), set()
 
     def _admit(self) -> None:
         """Give slots to waiting requests, first come first served."""
@@ -262,7 +284,8 @@ class Engine(EngineSurface):
             if placement is None:
                 return
             self._waiting.popleft()
-            request.admit(self._cache.take(placement, tuple(request.tokens)))
+            slot = self._cache.take(placement, tuple(request.tokens))
+            request.admit(slot, self._prefixes.restore(self._cache, slot, request.tokens))
             self._running.append(request)
 
     def _hold_back(self, request: LiveRequest) -> None:
@@ -307,9 +330,12 @@ class Engine(EngineSurface):
             return []
         tokens = [request.tokens[chunk.first : chunk.first + chunk.n_tokens] for chunk, request in work]
         last = self._model.batch.fill([chunk for chunk, _ in work], tokens)
+        self._prefixes.computing()
         status = self._decode([request for _, request in work])
         if status == _DONE:
-            return self._sample(work, tokens, last)
+            events = self._sample(work, tokens, last)
+            self._prefixes.computed([(one.slot, one.n_prompt, chunk) for chunk, one in work if one.slot])
+            return events
         for _, request in work:
             if request.slot:
                 self._cache.roll_back(request.slot)
@@ -340,10 +366,12 @@ class Engine(EngineSurface):
                 self._cache.extend(request.slot, computed)
         events: list[GenerationEvent] = []
         for (chunk, request), index in zip(work, last, strict=True):
+            if request.request.reports_progress and chunk.first < request.n_prompt:
+                events.append(request.progress(chunk.first + chunk.n_tokens))
             if not chunk.wants_logits:
                 continue
             try:
-                said = request.sample(self._model.context, index, self._model.vocabulary)
+                said = request.sample(self._model.context, index)
             except GenerationFailed as error:
                 said = request.finish(FinishReason.ERROR, error.message)
             if said and isinstance(said[-1], Finished):

@@ -20,40 +20,18 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Self, TypeVar
 
-from qwenctl.core import (
-    Finished,
-    FinishReason,
-    GenerationEvent,
-    GenerationRequest,
-    ModelInfo,
-    TextDelta,
-    Timing,
-    Usage,
-)
+from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo, TextDelta
 from qwenctl.errors import GenerationFailed, InvalidRequest, ModelLoadFailed
 from qwenctl.services.engine_child import ChildDied, EngineChild
 from qwenctl.services.engine_messages import MessageTooLarge, Opened, decode, decode_events
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.engine_servers import EngineServers
 from qwenctl.services.engine_surface import EngineSurface
+from qwenctl.services.under_way import UnderWay
 
 T = TypeVar("T")
 
 _CLOSE_LIMIT_S = 10.0  # a step that waits for a remote device cannot be broken off
-_NO_TIME = Timing(0.0, 0.0, 0.0, 0)
-
-
-class _UnderWay:
-    """A request that has not had its last event."""
-
-    def __init__(self, request: GenerationRequest) -> None:
-        self.request = request
-        self.n_tokens = 0
-
-    def finish(self, reason: FinishReason, error: str | None = None) -> Finished:
-        """Return a last event in place of the engine's."""
-        usage = Usage(len(self.request.prompt_tokens), 0, self.n_tokens)
-        return Finished(self.request.request_id, reason, usage, _NO_TIME, error)
 
 
 class EngineProcess(EngineSurface):
@@ -69,7 +47,7 @@ class EngineProcess(EngineSurface):
         self._child = child
         self._servers = servers
         self._stop = weakref.finalize(self, child.kill)
-        self._under_way: dict[str, _UnderWay] = {}
+        self._under_way: dict[str, UnderWay] = {}
         self._events: deque[GenerationEvent] = deque()  # not returned by `step` yet
         self._failure: GenerationFailed | None = None
         self._closed = False
@@ -107,7 +85,9 @@ class EngineProcess(EngineSurface):
 
     @property
     def failure(self) -> GenerationFailed | None:
-        """Why the process ended; None: it did not."""
+        """Why the process ended; None: it did not. Known without a call, also while nothing is to be done."""
+        if (death := self._child.death) and not self._failure and not self._closed:
+            self._fail(GenerationFailed(*self._servers.reason_of(death)))
         return self._failure
 
     @property
@@ -137,7 +117,7 @@ class EngineProcess(EngineSurface):
         """
         is_new = request.request_id not in self._under_way
         if is_new:
-            self._under_way[request.request_id] = _UnderWay(request)
+            self._under_way[request.request_id] = UnderWay(request)
         try:
             self._call("submit", _nothing, request=request)
         except BaseException as error:
@@ -154,6 +134,11 @@ class EngineProcess(EngineSurface):
         """
         if request_id in self._under_way:
             self._child.tell("cancel", request_id=request_id)
+
+    def end_thinking(self, request_id: str) -> None:
+        """Close a request's think block before its next token, as `Engine.end_thinking` does; never waits."""
+        if request_id in self._under_way:
+            self._child.tell("end_thinking", request_id=request_id)
 
     def step(self) -> list[GenerationEvent]:
         """Compute once for all requests that can run; [] when there is nothing to do.
@@ -232,7 +217,7 @@ class EngineProcess(EngineSurface):
                 continue  # its submission was interrupted
             if isinstance(event, TextDelta):
                 under_way.n_tokens = event.n_tokens
-            else:
+            elif isinstance(event, Finished):
                 del self._under_way[event.request_id]
             self._events.append(event)
 

@@ -24,6 +24,10 @@ class EngineSurface(ABC):
         """Queue a request: its events come from `step`."""
 
     @abstractmethod
+    def end_thinking(self, request_id: str) -> None:
+        """Close a request's think block now: the answer follows. Unknown and finished ones are ignored."""
+
+    @abstractmethod
     def step(self) -> list[GenerationEvent]:
         """Compute once for all requests that can run; [] when there is nothing to do."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qwenctl.cli import prompt_input
-from qwenctl.cli.prompt_input import Asked, read_prompt, read_text, tell_apart, text_or_file
+from qwenctl.cli.prompt_input import Asked, ordered, read_prompt, read_text, tell_apart, text_or_file
 from qwenctl.errors import InvalidRequest, ModelNotFound, QwenctlError
 from qwenctl.services.demo_conversion import convert_demo
 from qwenctl.services.demo_file import converted_demo
@@ -74,11 +74,25 @@ def test_sentences_are_prompts_even_with_paths_in_them(store, text):
 
 
 def test_prompt_and_pipe_combine(monkeypatch):
-    assert read(monkeypatch, "Summarize this:", b"some\ntext\n") == ("Summarize this:\n\nsome\ntext", [])
+    assert read(monkeypatch, "Summarize this.", b"some\ntext\n") == ("some\ntext\n\nSummarize this.", [])
     assert read(monkeypatch, None, b"question\r\n") == ("question", [])
     assert read(monkeypatch, "-", b"question\n") == ("question", [])
     assert read(monkeypatch, "alone", b"") == ("alone", [])
     assert read(monkeypatch, "alone", b" \n") == ("alone", [])
+
+
+def test_documents_come_before_the_question(monkeypatch):
+    monkeypatch.setattr("sys.stdin", FakeStdin(b"piped\n"))
+    assert read_prompt("Compare them.", print, ["one", "two"]) == "one\n\ntwo\n\npiped\n\nCompare them."
+    assert ordered(["a document"], " ") == "a document"
+    monkeypatch.setattr("sys.stdin", FakeStdin(b"", terminal=True))
+    assert read_prompt(None, print, ["a file alone"]) == "a file alone"
+
+
+def test_two_questions_about_a_document_begin_alike(monkeypatch):
+    document = "many words " * 50
+    prompts = [read(monkeypatch, question, document.encode())[0] for question in ("Why?", "Where to?")]
+    assert all(prompt.startswith(document.strip()) for prompt in prompts)
 
 
 def test_a_terminal_is_never_read(monkeypatch):

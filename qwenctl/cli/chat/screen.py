@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self
+
+from qwenctl.cli.output import cell_width
+from qwenctl.core import PromptProgress
+
+MeterLevel = Literal["fine", "high", "full"]
+_HIGH, _FULL = 0.8, 0.95  # of the context
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,26 +24,49 @@ class Meter:
     n_context_tokens: int | None  # taken by the conversation so far; None before the first answer
     n_ctx: int
 
+    @property
+    def level(self) -> MeterLevel:
+        """How urgent it is to do something about the context."""
+        share = (self.n_context_tokens or 0) / self.n_ctx
+        return "full" if share >= _FULL else "high" if share >= _HIGH else "fine"
+
+    def fitted(self, columns: int) -> str:
+        """Return as much of it as `columns` hold, the use of the context last of all."""
+        used = self._use()
+        shorter = f"{self.n_context_tokens or 0}/{self.n_ctx}"
+        for text in (str(self), " · ".join(part for part in (self.mode, used) if part), used, shorter):
+            if cell_width(text) <= columns:
+                return text
+        return shorter[:columns]
+
     def __str__(self) -> str:
-        parts = [self.model, *([self.mode] if self.mode else [])]
+        return " · ".join(part for part in (self.model, self.mode, self._use()) if part)
+
+    def _use(self) -> str:
         if self.n_context_tokens is None:
-            parts.append(f"{self.n_ctx} tokens of context")
-        else:
-            parts.append(f"{self.n_context_tokens} of {self.n_ctx} tokens ({self.n_context_tokens / self.n_ctx:.0%})")
-        return " · ".join(parts)
+            return f"{self.n_ctx} tokens of context"
+        hint = {"fine": "", "high": ", /context", "full": ", /context or /clear"}[self.level]
+        return f"{self.n_context_tokens} of {self.n_ctx} tokens ({self.n_context_tokens / self.n_ctx:.0%}{hint})"
 
 
 class Screen(ABC):
     """Where turns come from and answers go to.
 
-    For each answer: `begin_reply`, any number of `reasoning`, any number of `answer`, `end_reply`.
+    For each answer: `begin_reply`, any number of `prompt_progress`, of `reasoning`, of `answer`, `end_reply`. In
+    between, `wants_answer` is asked now and then. A screen is used within its own `with`: there it may take hold of the
+    terminal.
     """
 
     interactive: bool
     """Whether somebody sits there who can stop an answer and type on."""
 
-    reads_keys = False
-    """Whether turns are read key by key, so that Enter typed ahead must stay a key."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(  # noqa: B027  there is nothing to give back
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
 
     @abstractmethod
     def read_turn(self, meter: Meter) -> str | None:
@@ -48,6 +80,9 @@ class Screen(ABC):
     def begin_reply(self) -> None:
         """Say that the prompt is being read."""
 
+    def prompt_progress(self, progress: PromptProgress) -> None:  # noqa: B027  not every screen shows it
+        """Show how much of the prompt has been read."""
+
     @abstractmethod
     def reasoning(self, text: str, n_tokens: int) -> None:
         """Show that the model thinks: a piece of its thoughts, and the tokens generated so far."""
@@ -55,6 +90,10 @@ class Screen(ABC):
     @abstractmethod
     def answer(self, text: str) -> None:
         """Show a piece of the answer."""
+
+    def wants_answer(self) -> bool:
+        """Tell whether the user has pressed the key for "no more thinking, answer now" since the last call."""
+        return False
 
     @abstractmethod
     def end_reply(self) -> None:
@@ -71,6 +110,17 @@ class Screen(ABC):
     @abstractmethod
     def error(self, message: str, hint: str | None = None) -> None:
         """Show what went wrong, and the next step."""
+
+    @abstractmethod
+    def choose(self, text: str, choices: Mapping[str, str]) -> str | None:
+        """Show `text` and let the user take one of `choices` by its key. What was typed before does not count.
+
+        Args:
+            choices: for each key, a small letter, what it does.
+
+        Returns:
+            The key; None where nobody can be asked, and for Ctrl-C and Ctrl-D.
+        """
 
 
 def join_block(lines: list[str]) -> str | None:

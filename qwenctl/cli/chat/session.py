@@ -5,17 +5,21 @@ Knows nothing of slash commands and of where text comes from.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from qwenctl.cli.chat.hidden_keys import HiddenKeys
 from qwenctl.cli.chat.screen import Meter, Screen
+from qwenctl.cli.file_option import attached_line
 from qwenctl.cli.interrupt import InterruptWatch
-from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines
-from qwenctl.core import FinishReason
+from qwenctl.cli.prompt_input import ordered
+from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines, thinking_note
+from qwenctl.core import FinishReason, PromptProgress
 from qwenctl.errors import QwenctlError
+from qwenctl.services.attachment import Attachment
 from qwenctl.services.conversation import Conversation
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
+from qwenctl.services.session_record import SessionRecord
 
 
 class ChatSession:
@@ -23,12 +27,22 @@ class ChatSession:
 
     Args:
         options: how answers are generated; `thinking` is the conversation's.
+        record: saves the conversation as it goes on; None: nothing does.
     """
 
-    def __init__(self, model: ChatModel, screen: Screen, options: ChatOptions, conversation: Conversation) -> None:
+    def __init__(
+        self,
+        model: ChatModel,
+        screen: Screen,
+        options: ChatOptions,
+        conversation: Conversation,
+        record: SessionRecord | None = None,
+    ) -> None:
         self.model, self.screen, self.conversation = model, screen, conversation
         self.n_failed = 0  # questions without an answer
         self._options = options
+        self._record = record
+        self._attached: list[Attachment] = []  # for the next question
         self._last: tuple[PreparedPrompt, ReplyDone] | None = None
         self._n_context_tokens: int | None = None
         self._noted: set[str] = set()
@@ -56,14 +70,21 @@ class ChatSession:
         if self._last is None:
             return [str(self.meter)]
         prepared, done = self._last
-        mode = mode_name(prepared.thinking)
         engine = self.model.engine
-        offload = engine.offload_stats()
-        return stats_lines(engine.info, mode, prepared.sampling, done.usage, done.timing, offload=offload)
+        return stats_lines(engine.info, prepared, done, offload=engine.offload_stats())
 
     def ask(self, text: str) -> None:
-        """Add a question and let the model answer it. A question that cannot be answered is not kept."""
-        self._answer(self.conversation.add_user(text))
+        """Add a question and let the model answer it. One that cannot be answered is not kept, nor are its files."""
+        documents, self._attached = [str(attachment) for attachment in self._attached], []
+        self._answer(self.conversation.add_user(ordered(documents, text)))
+
+    def attach(self, attachments: Sequence[Attachment]) -> None:
+        """Put files before the next question, each once."""
+        new = [one for one in attachments if one not in self._attached]
+        self._attached.extend(new)
+        if new:
+            line = attached_line(self._attached, self.model.engine.tokenize)
+            self.screen.note(f"{line}, before the next question")
 
     def regenerate(self) -> None:
         """Let the model answer the last question anew. If that fails, the old answer stays.
@@ -78,6 +99,26 @@ class ChatSession:
         if conversation.exchanges != self.conversation.exchanges:
             self._n_context_tokens = None
         self.conversation = conversation
+        self._save()
+
+    def begin(self, conversation: Conversation) -> None:
+        """Go on with another conversation. The one before it stays saved as it is."""
+        if self._record is not None:
+            self._record.start_over()
+        self.change(conversation)
+
+    def _save(self) -> None:
+        if self._record is None:
+            return
+        try:
+            note = self._record.save(self.conversation)
+        except QwenctlError as error:
+            if error.message not in self._noted:  # once: it will hold for the next turns, too
+                self._noted.add(error.message)
+                self.screen.error(error.message, error.hint)
+            return
+        if note is not None:
+            self.screen.note(note)
 
     def _answer(self, conversation: Conversation) -> None:
         options = replace(self._options, thinking=conversation.thinking)
@@ -96,8 +137,11 @@ class ChatSession:
             return
         partial = done.reason is FinishReason.CANCELLED
         self.conversation = conversation.add_assistant(done.answer, done.reasoning, partial=partial)
+        self._save()
         self._last = prepared, done
         self._n_context_tokens = done.usage.n_prompt_tokens + done.usage.n_generated_tokens
+        if note := thinking_note(prepared, done):
+            self.screen.note(note)
         if note := finish_note(done, prepared.request.max_tokens, options.max_tokens, self.model.engine.info.n_ctx):
             self.screen.note(note)
 
@@ -106,9 +150,11 @@ class ChatSession:
         n_reasoning_tokens = 0
         self.screen.begin_reply()
         try:
-            with InterruptWatch(reply.cancel) as watch, HiddenKeys(as_keys=self.screen.reads_keys):
+            with InterruptWatch(reply.cancel) as watch:
                 for event in reply:
-                    if isinstance(event, ReasoningDelta):
+                    if isinstance(event, PromptProgress):
+                        self.screen.prompt_progress(event)
+                    elif isinstance(event, ReasoningDelta):
                         n_reasoning_tokens += 1
                         self.screen.reasoning(event.text, n_reasoning_tokens)
                     elif isinstance(event, AnswerDelta):
@@ -117,6 +163,7 @@ class ChatSession:
                         if not self.screen.interactive:
                             watch.raise_if_requested()
                         return event
+                    self.screen.wants_answer()
         finally:
             reply.close()
             self.screen.end_reply()

@@ -6,22 +6,27 @@ import sys
 
 import click
 
+from qwenctl.cli.chat.conversation_commands import show_last_exchange
 from qwenctl.cli.chat.line_input import LineInput
 from qwenctl.cli.chat.loop import run_chat
 from qwenctl.cli.chat.plain_screen import PlainScreen
+from qwenctl.cli.chat.saved_session import choose_session, session_options
 from qwenctl.cli.chat.screen import Screen
 from qwenctl.cli.chat.session import ChatSession
-from qwenctl.cli.chat.slash_commands import COMMANDS
+from qwenctl.cli.chat.slash_commands import COMPLETIONS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
-from qwenctl.cli.engine_flags import engine_flags
+from qwenctl.cli.configured_options import MODEL, configurable, was_asked_for
+from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
+from qwenctl.cli.file_option import file_option
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import model_argument, quiet_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
+from qwenctl.cli.theme import THEMES, Theme
 from qwenctl.errors import ExitCode
-from qwenctl.services.conversation import Conversation
+from qwenctl.services.attached_files import read_attachments
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.settings import Settings
 
@@ -33,22 +38,39 @@ from qwenctl.settings import Settings
         "qwenctl chat",
         'qwenctl chat qwen3-30b --system "Answer in one sentence."',
         "qwenctl chat model.gguf --no-think --ctx 32k",
+        "qwenctl chat --continue                            # the latest chat goes on",
+        'qwenctl chat --resume "sky blue"                   # the latest one with these words; or its ID',
+        "qwenctl chat -f notes.md                           # its text goes before the first question",
         "printf 'Hello!\\nAnd now in French.\\n' | qwenctl chat  # each line is a turn",
     ],
 )
+@configurable
 @model_argument
 @click.option("--system", metavar="TEXT", help="System prompt; @FILE reads it from a file.")
+@file_option
 @reply_options
 @engine_flags
+@prompt_cache_option
+@session_options
 @click.option("--no-history", is_flag=True, help="Keep nothing of what is typed.  [default: QWENCTL_HISTORY]")
+@click.option(
+    "--theme",
+    type=click.Choice(list(THEMES)),
+    help="Colours for a dark or a light terminal, or none.  [default: dark]",
+)
 @quiet_option
 def command(
     *,
     model: str | None,
     system: str | None,
+    files: tuple[str, ...],
     reply: ReplyOptions,
     engine: EngineOptions,
+    continues: bool,
+    resume: str | None,
+    no_session: bool,
     no_history: bool,
+    theme: str | None,
     output: Output,
     settings: Settings,
 ) -> int:
@@ -57,22 +79,38 @@ def command(
     MODEL is a GGUF file or a model's name; without it, the default model answers (`qwenctl models default`), or the
     bundled demo.
 
+    Each turn is saved when it has ended, in qwenctl's data folder, readable by you alone; --continue and --resume go on
+    with a saved chat: its system prompt, thinking mode and model, unless options say otherwise. `qwenctl sessions`
+    lists, exports and removes them.
+
     Type /help in the chat for its commands. If standard input is not a terminal, each line of it is a turn, and the
     answers alone go to standard output.
     """
-    conversation = Conversation(text_or_file(system), reply.thinking)
-    with open_model(model, engine, settings, output) as chat_model:
-        screen = _screen(output, settings, history=settings.history and not no_history)
-        session = ChatSession(chat_model, screen, reply.chat_options(), conversation)
+    attached = read_attachments(files, output.warning)
+    saved = choose_session(continues=continues, resume=resume, no_session=no_session, settings=settings, output=output)
+    is_new = saved.session is None  # else what is saved wins over what is only configured
+    conversation = saved.conversation(
+        text_or_file(system) if is_new or was_asked_for("system") else None,
+        reply.thinking if is_new or was_asked_for("think") else None,
+    )
+    named = model or (settings.model if was_asked_for(MODEL) else None)
+    screen = _screen(output, settings, THEMES[theme or settings.theme], history=settings.history and not no_history)
+    with screen, open_model(saved.model(named, settings), engine, settings, output) as chat_model:
+        record = saved.record(chat_model.engine.info, settings, output)
+        session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record)
         if screen.interactive:
             output.note(f"{chat_model.engine.info.name} · /help shows the commands, Ctrl-D ends the chat")
+            show_last_exchange(session)
+        session.attach(attached)
         run_chat(session)
+    if screen.interactive and record is not None and record.saved_id is not None:
+        output.note(f"saved; go on with qwenctl chat --resume {record.saved_id}")
     return ExitCode.FAILED if session.n_failed and not screen.interactive else ExitCode.DONE
 
 
-def _screen(output: Output, settings: Settings, *, history: bool) -> Screen:
+def _screen(output: Output, settings: Settings, theme: Theme, *, history: bool) -> Screen:
     """Return the richest screen that this terminal can bear."""
     if not sys.stdin.isatty() or not sys.stdout.isatty() or settings.plain:
         return PlainScreen(output, interactive=sys.stdin.isatty())
-    names = [name for entry in COMMANDS for name in entry.names]
-    return TerminalScreen(output, LineInput(names, settings.data_dir / "chat_history" if history else None))
+    history_file = settings.data_dir / "chat_history" if history else None
+    return TerminalScreen(output, LineInput(COMPLETIONS, history_file, theme), theme)
