@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 LIMIT_MS = 120_000
 
@@ -27,7 +27,7 @@ def main(address: str, key: str, folder: str) -> None:
         page.on("pageerror", lambda error: seen["errors"].append(str(error)))
         page.on("request", lambda request: request.url.startswith(address) or seen["foreign"].append(request.url))
         page.goto(address)
-        page.wait_for_function("document.getElementById('model').textContent.includes('key')")
+        expect(page.locator("#model")).to_contain_text("key", timeout=LIMIT_MS)
         page.screenshot(path=pictures / "locked.png")
         _settings(page, key)
         page.screenshot(path=pictures / "first.png")
@@ -58,7 +58,7 @@ def _settings(page: Page, key: str) -> None:
     page.check("input[name=thinking][value=off]")
     page.check("#keep")
     page.click("#settings button[value=close]")
-    page.wait_for_function("!document.getElementById('model').textContent.includes('key')")
+    expect(page.locator("#model")).not_to_contain_text("key", timeout=LIMIT_MS)
 
 
 def _ask(page: Page, question: str) -> str:

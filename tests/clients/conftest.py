@@ -8,6 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +48,23 @@ def server(demo_gguf: Path) -> Iterator[Server]:
                         url = found.group(0)
                         break
                 assert url, "".join(said)
+                _await_the_model(url)
                 yield Server(url, _model_name(url), KEY)
             finally:
                 process.send_signal(signal.SIGTERM)
                 process.communicate(timeout=_START_LIMIT_S)
         assert process.returncode == 0
+
+
+def _await_the_model(url: str) -> None:
+    deadline = time.monotonic() + _START_LIMIT_S
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{url}/ready", timeout=_START_LIMIT_S):
+                return
+        except urllib.error.HTTPError:
+            time.sleep(0.1)
+    raise TimeoutError("the model was not loaded in time")
 
 
 def _model_name(url: str) -> str:

@@ -12,6 +12,7 @@ from tests.clients.conftest import Server
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 OFF: Any = {"type": "disabled"}
+COLD = {"temperature": 0}  # the client itself has no such argument any more
 WEATHER: Any = {
     "name": "weather",
     "description": "The weather in a city.",
@@ -37,7 +38,7 @@ def _texts(message: Any) -> str:
 
 def test_a_question_is_answered(client: anthropic.Anthropic, server: Server) -> None:
     message = client.messages.create(
-        model=server.model, max_tokens=100, messages=QUESTION, temperature=0, thinking=OFF, system="Be brief."
+        model=server.model, max_tokens=100, messages=QUESTION, extra_body=COLD, thinking=OFF, system="Be brief."
     )
     assert "Paris" in _texts(message)
     assert message.stop_reason == "end_turn"
@@ -52,7 +53,7 @@ def test_a_stream_says_the_same_and_keeps_the_clients_own_order_of_events(
         "model": server.model,
         "max_tokens": 100,
         "messages": QUESTION,
-        "temperature": 0,
+        "extra_body": COLD,
         "thinking": OFF,
     }
     whole = client.messages.create(**asked)
@@ -103,7 +104,7 @@ def test_a_streamed_tool_call_is_put_together_by_the_client(client: anthropic.An
 
 
 def test_a_limit_and_a_stop_text_say_why_the_answer_ended(client: anthropic.Anthropic, server: Server) -> None:
-    asked: Any = {"model": server.model, "messages": QUESTION, "thinking": OFF, "temperature": 0}
+    asked: Any = {"model": server.model, "messages": QUESTION, "thinking": OFF, "extra_body": COLD}
     assert client.messages.create(max_tokens=1, **asked).stop_reason == "max_tokens"
     stopped = client.messages.create(max_tokens=100, stop_sequences=["Paris"], **asked)
     assert stopped.stop_reason == "stop_sequence"
