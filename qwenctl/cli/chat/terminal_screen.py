@@ -26,7 +26,7 @@ from qwenctl.cli.terminal_safety import without_controls
 from qwenctl.cli.terminal_text import render_lines
 from qwenctl.cli.theme import DARK, Theme
 
-SHOW_REASONING = Keys.ControlO
+SHOW_REASONING, ANSWER_NOW = Keys.ControlO, Keys.ControlA
 _PASTES_MARKED, _PASTES_UNMARKED = "\x1b[?2004h", "\x1b[?2004l"  # bracketed paste
 
 
@@ -80,12 +80,15 @@ class TerminalScreen(Screen):
 
     def wants_answer(self) -> bool:
         """Do what the keys pressed since the last call ask for; the rest of them wait for the next input line."""
-        for _ in self._input.pressed({SHOW_REASONING}):
-            if self._thinking is not None and self._markdown is None:
-                self._thinking.toggle()
-            elif self._thinking is not None:
-                self._shows_reasoning_after = not self._thinking.whole_text_shown
-        return False
+        thinks = self._thinking is not None and self._markdown is None
+        pressed = self._input.pressed({SHOW_REASONING, ANSWER_NOW} if thinks else {SHOW_REASONING})
+        for key in pressed:
+            if key == SHOW_REASONING and self._thinking is not None:
+                if thinks:
+                    self._thinking.toggle()
+                else:
+                    self._shows_reasoning_after = not self._thinking.whole_text_shown
+        return ANSWER_NOW in pressed
 
     def end_reply(self) -> None:
         """Commit what is shown, and leave a blank line."""
