@@ -42,6 +42,7 @@ class TerminalScreen(Screen):
         self._markdown: MarkdownStream | None = None
         self._thinking: ThinkingView | None = None
         self._shows_reasoning_after = False
+        self._needs_gap = False  # above the next input line
 
     def __enter__(self) -> Self:
         self._keys.__enter__()
@@ -57,6 +58,9 @@ class TerminalScreen(Screen):
         if self._shows_reasoning_after:
             self._shows_reasoning_after = False
             return SHOW_REASONING_COMMAND
+        if self._needs_gap:
+            self._output.write("\n")
+        self._needs_gap = False
         return self._input.read(meter.fitted(terminal_size()[0] - 1), meter.level)
 
     def begin_reply(self) -> None:
@@ -100,14 +104,18 @@ class TerminalScreen(Screen):
 
     def note(self, text: str) -> None:
         """Write dimmed lines."""
+        self._needs_gap = True
         self._output.write("".join(line + "\n" for line in self._dim(without_controls(text))))
 
     def show(self, text: str) -> None:
-        """Write lines as they are; the terminal wraps what is too long."""
-        self._output.stream(text.rstrip("\n") + "\n")
+        """Write lines, wrapped between words."""
+        self._needs_gap = True
+        lines = render_lines(Text(without_controls(text)), terminal_size()[0], self._theme)
+        self._output.write("".join(line + "\n" for line in lines))
 
     def error(self, message: str, hint: str | None = None) -> None:
         """Write to standard error."""
+        self._needs_gap = True
         self._output.error(message, hint)
 
     def choose(self, text: str, choices: Mapping[str, str]) -> str | None:
