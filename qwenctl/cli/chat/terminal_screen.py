@@ -22,8 +22,11 @@ from qwenctl.cli.chat.thinking_view import ThinkingView
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_stream import MarkdownStream
 from qwenctl.cli.output import Output
+from qwenctl.cli.prompt_clock import PromptClock
 from qwenctl.cli.terminal_safety import without_controls
 from qwenctl.cli.terminal_text import render_lines
+from qwenctl.cli.theme import DARK, Theme
+from qwenctl.core import PromptProgress
 
 SHOW_REASONING = Keys.ControlO
 _PASTES_MARKED, _PASTES_UNMARKED = "\x1b[?2004h", "\x1b[?2004l"  # bracketed paste
@@ -34,12 +37,13 @@ class TerminalScreen(Screen):
 
     interactive = True
 
-    def __init__(self, output: Output, line_input: LineInput) -> None:
-        self._output, self._input = output, line_input
+    def __init__(self, output: Output, line_input: LineInput, theme: Theme = DARK) -> None:
+        self._output, self._input, self._theme = output, line_input, theme
         self._keys = KeyMode(as_keys=True)
         self._region = LiveRegion(output.write, terminal_size)
         self._markdown: MarkdownStream | None = None
         self._thinking: ThinkingView | None = None
+        self._prompt = PromptClock()
         self._shows_reasoning_after = False
 
     def __enter__(self) -> Self:
@@ -56,13 +60,19 @@ class TerminalScreen(Screen):
         if self._shows_reasoning_after:
             self._shows_reasoning_after = False
             return SHOW_REASONING_COMMAND
-        return self._input.read(str(meter))
+        return self._input.read(meter.fitted(terminal_size()[0] - 1), meter.level)
 
     def begin_reply(self) -> None:
         """Show that the prompt is being read, until something else is there to show."""
         self._markdown = self._thinking = None
         self._output.write(_PASTES_MARKED + "\n")
-        self._region.show(self._dim("reading the prompt…"))
+        self._prompt = PromptClock()
+        self._region.show(self._dim(self._prompt.line))
+
+    def prompt_progress(self, progress: PromptProgress) -> None:
+        """Show how much of the prompt has been read, and how long the rest will take."""
+        self._prompt.take(progress)
+        self._region.show(self._dim(self._prompt.line))
 
     def reasoning(self, text: str, n_tokens: int) -> None:
         """Show how far thinking has got, and its last lines."""
@@ -74,7 +84,7 @@ class TerminalScreen(Screen):
         """Show a piece of Markdown."""
         if self._markdown is None:
             self._fold()
-            self._markdown = MarkdownStream(self._output.write, terminal_size)
+            self._markdown = MarkdownStream(self._output.write, terminal_size, self._theme)
         self._markdown.feed(text)
 
     def wants_answer(self) -> bool:
@@ -100,7 +110,7 @@ class TerminalScreen(Screen):
 
     def show(self, text: str) -> None:
         """Write lines as they are; the terminal wraps what is too long."""
-        self._output.stream(text + "\n")
+        self._output.stream(text.rstrip("\n") + "\n")
 
     def error(self, message: str, hint: str | None = None) -> None:
         """Write to standard error."""
@@ -122,7 +132,7 @@ class TerminalScreen(Screen):
             self._thinking.fold()
 
     def _dim(self, text: str) -> list[str]:
-        return render_lines(Text(text, style="dim"), terminal_size()[0]) if text else []
+        return render_lines(Text(text, style="dim"), terminal_size()[0], self._theme) if text else []
 
 
 def terminal_size() -> tuple[int, int]:

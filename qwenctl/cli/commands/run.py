@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from qwenctl.cli.command import Command
 from qwenctl.cli.configured_options import configurable
-from qwenctl.cli.engine_flags import engine_flags
+from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.file_option import attached_line, file_option
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import output_options
@@ -47,6 +48,7 @@ from qwenctl.settings import Settings
 @template_options
 @reply_options
 @engine_flags
+@prompt_cache_option
 @click.option("--hide-reasoning", is_flag=True, help="Do not show what the model thinks; it still thinks.")
 @click.option("--stats", is_flag=True, help="Afterwards, say what was generated how fast, on standard error.")
 @output_options
@@ -80,7 +82,7 @@ def command(
     with open_model(asked.model, engine, settings, output) as chat_model:
         if attached:
             output.note(attached_line(attached, chat_model.engine.tokenize))
-        prepared = chat_model.prepare(messages, reply.chat_options())
+        prepared = chat_model.prepare(messages, replace(reply.chat_options(), reports_progress=output.shows_status))
         for note in prepared.notes:
             output.warning(note)
         printer = ReplyPrinter(output, show_reasoning=not (hide_reasoning or output.quiet or output.json_mode))
@@ -116,6 +118,7 @@ def _json_answer(info: ModelInfo, prepared: PreparedPrompt, done: ReplyDone) -> 
         "reasoning_tokens": done.n_reasoning_tokens,
         "truncated": prepared.truncated is not None,
         "n_ctx": info.n_ctx,
+        "n_context_tokens": done.usage.n_prompt_tokens + done.usage.n_generated_tokens,
         **stats_values(done.usage, done.timing),
         "sampling": sampling_values(prepared.sampling, done.timing),
     }
