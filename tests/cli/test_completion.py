@@ -76,7 +76,8 @@ def test_values_are_found_without_heavy_modules(qwenctl, home):
     (home / "config" / "qwenctl" / "config.toml").write_text("[[[")
     program = (
         "import sys; from qwenctl.cli.main import run_command_line as run\n"
-        "codes = [int(run(['completion', '--values', kind])) for kind in ('models', 'presets', 'sessions', 'templates')]\n"
+        "kinds = ('models', 'presets', 'sessions', 'templates')\n"
+        "codes = [int(run(['completion', '--values', kind])) for kind in kinds]\n"
         "print(codes, [name for name in ('numpy', 'llama_cpp', 'rich', 'jinja2', 'gguf') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
