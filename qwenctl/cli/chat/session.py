@@ -122,7 +122,7 @@ class ChatSession:
             self.screen.note(note)
 
     def _answer(self, conversation: Conversation) -> None:
-        options = replace(self._options, thinking=conversation.thinking)
+        options = replace(self._options, thinking=conversation.thinking, reports_progress=self.screen.interactive)
         try:
             with InterruptWatch(self._cancel) as watch:
                 prepared = self.model.prepare(conversation.messages, options)
