@@ -26,7 +26,6 @@ from qwenctl.services.thinking_mode import ThinkingMode, thinking_mode
 from qwenctl.services.tools.tool_choice import ToolChoice
 
 
-
 class TextEngine(Protocol):
     """What this layer needs of services/engine.py."""
 

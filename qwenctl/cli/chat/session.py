@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qwenctl.cli.chat.screen import Meter, Screen
+from qwenctl.cli.chat.screen import Meter, MeterLevel, Screen
 from qwenctl.cli.file_option import attached_line
+from qwenctl.cli.condensing import context_warning
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.prompt_input import ordered
 from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines, thinking_note
@@ -18,6 +19,7 @@ from qwenctl.errors import QwenctlError
 from qwenctl.services.attachment import Attachment
 from qwenctl.services.conversation import Conversation
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
+from qwenctl.services.overflow.condense import Condenser, CondenseStep
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
 from qwenctl.services.session_record import SessionRecord
 
@@ -41,6 +43,8 @@ class ChatSession:
         self.model, self.screen, self.conversation = model, screen, conversation
         self.n_failed = 0  # questions without an answer
         self._options = options
+        self._condenser = Condenser(model, self._show_condensing)
+        self._warned_level: MeterLevel = "fine"
         self._record = record
         self._attached: list[Attachment] = []  # for the next question
         self._last: tuple[PreparedPrompt, ReplyDone] | None = None
@@ -123,7 +127,7 @@ class ChatSession:
     def _answer(self, conversation: Conversation) -> None:
         options = replace(self._options, thinking=conversation.thinking, reports_progress=self.screen.interactive)
         try:
-            prepared = self.model.prepare(conversation.messages, options)
+            prepared = self._condenser.prepare(conversation.messages, options)
             self._note_once(prepared.notes)
             reply = self.model.reply(prepared)
             done = self._show(reply)
@@ -144,6 +148,7 @@ class ChatSession:
             self.screen.note(note)
         if note := finish_note(done, prepared.request.max_tokens, options.max_tokens, self.model.engine.info.n_ctx):
             self.screen.note(note)
+        self._warn_of_overflow()
 
     def _show(self, reply: Reply) -> ReplyDone:
         """Show a reply as it comes. Ctrl-C ends it early; where nobody sits, it ends the chat as well."""
@@ -168,6 +173,17 @@ class ChatSession:
             reply.close()
             self.screen.end_reply()
         raise AssertionError("a reply ends with ReplyDone")
+
+    def _warn_of_overflow(self) -> None:
+        """Say once that the context is nearly full, and once more that it is full."""
+        level, n_tokens = self.meter.level, self._n_context_tokens
+        if n_tokens is not None and level not in ("fine", self._warned_level):
+            self.screen.note(context_warning(n_tokens, self.meter.n_ctx, self._options.overflow))
+        self._warned_level = level
+
+    def _show_condensing(self, step: CondenseStep) -> None:
+        if step.part == 1:
+            self.screen.note(step.sentence)
 
     def _note_once(self, notes: tuple[str, ...]) -> None:
         """Show what has to be said about a prompt; the same sentence once a chat."""

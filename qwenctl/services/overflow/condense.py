@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from qwenctl.core import FinishReason, Message
 from qwenctl.errors import GenerationFailed, PromptTooLong
-from qwenctl.services.generation import ChatModel, ChatOptions, Reply
+from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
 from qwenctl.services.overflow.middle_cut import split_turns
 from qwenctl.services.overflow.policy import Summary, fits, room_for_prompt
 from qwenctl.services.overflow.text_borders import pieces
@@ -32,10 +33,17 @@ _FRAME_TOKENS = 200  # what is said about a part, besides the question
 class CondenseStep:
     """What is being summarised."""
 
-    what: str  # "earlier turns" or "text"
+    what: Literal["turns", "text"]
     part: int  # from 1
     n_parts: int
     n_tokens: int  # that the prompt has without it all
+
+    @property
+    def sentence(self) -> str:
+        """One line for people, before the first part."""
+        parts = "one part" if self.n_parts == 1 else f"{self.n_parts} parts"
+        what = "the earlier turns" if self.what == "turns" else "the text"
+        return f"the prompt is too long ({self.n_tokens:,} tokens): the model summarises {what} first, in {parts}"
 
 
 Progress = Callable[[CondenseStep], None]
@@ -47,15 +55,31 @@ class Condenser:
     Args:
         model: the opened model, which must have nothing else to do.
         progress: told of each part before it is summarised.
-        started: told of each reply of the model, so that it can be cancelled.
     """
 
-    def __init__(
-        self, model: ChatModel, progress: Progress = lambda _: None, started: Callable[[Reply], None] = lambda _: None
-    ) -> None:
-        self._model, self._progress, self._started = model, progress, started
+    def __init__(self, model: ChatModel, progress: Progress = lambda _: None) -> None:
+        self._model, self._progress = model, progress
+        self._summary_tokens = min(_MOST_SUMMARY_TOKENS, model.engine.info.n_ctx // 8)
+        self._reply: Reply | None = None
+        self._cancelled = False
         self._remembered: tuple[tuple[Message, ...], str] | None = None  # earlier turns, and what became of them
         self._n_parts = 0
+
+    def cancel(self) -> None:
+        """Stop summarising: `fitted` raises soon. From signal handlers, too."""
+        self._cancelled = True
+        if self._reply is not None:
+            self._reply.cancel()
+
+    def prepare(self, messages: Sequence[Message], options: ChatOptions) -> PreparedPrompt:
+        """Return the request for the next reply, as `ChatModel.prepare` does, summarised first where that is wanted.
+
+        Raises: what `ChatModel.prepare` and `fitted` raise.
+        """
+        if options.overflow != "summarise" or not messages:
+            return self._model.prepare(messages, options)
+        fitting, summary = self.fitted(messages, options)
+        return self._model.prepare(fitting, options).condensed(summary)
 
     def fitted(self, messages: Sequence[Message], options: ChatOptions) -> tuple[list[Message], Summary | None]:
         """Return messages that fit, and what was summarised; None: they fit as they are.
@@ -64,7 +88,7 @@ class Condenser:
             PromptTooLong: a system prompt or a last paragraph alone is too long.
             GenerationFailed: the model failed, was stopped, or had nothing to say.
         """
-        self._n_parts = 0
+        self._n_parts, self._cancelled = 0, False
         n_ctx = self._model.engine.info.n_ctx
         n_before = self._count(messages, options)
         if fits(n_before, n_ctx, options.max_tokens):
@@ -93,7 +117,7 @@ class Condenser:
 
         def takes(n_condensed: int) -> int:
             kept = [*head, *_flat(turns[n_condensed:])]
-            return self._count(kept, options) + (_MOST_SUMMARY_TOKENS if n_condensed else 0)
+            return self._count(kept, options) + (self._summary_tokens if n_condensed else 0)
 
         before = self._remembered[0] if self._remembered else ()
         n_before = next((n for n in range(len(turns)) if tuple(_flat(turns[:n])) == before), 0)
@@ -110,7 +134,7 @@ class Condenser:
             done, text = len(self._remembered[0]), self._remembered[1]
         if done < len(earlier):
             said = "\n\n".join(_said(message) for message in earlier[done:])
-            text = self._summary(f"{text}\n\n{said}".strip(), "earlier turns", "", n_tokens)
+            text = self._summary(f"{text}\n\n{said}".strip(), "turns", "", n_tokens, self._summary_tokens)
             self._remembered = earlier, text
         system = head[0].content if head and head[0].role == "system" else ""
         whole = f"{system}\n\nWhat has been said before, in short:\n{text}".strip()
@@ -133,7 +157,7 @@ class Condenser:
             raise PromptTooLong(n_tokens, self._model.engine.info.n_ctx)
         return with_text(self._summary(text, "text", question, n_tokens, room))
 
-    def _summary(self, text: str, what: str, question: str, n_tokens: int, room: int = _MOST_SUMMARY_TOKENS) -> str:
+    def _summary(self, text: str, what: Literal["turns", "text"], question: str, n_tokens: int, room: int) -> str:
         """Return `text` in at most `room` tokens; in rounds, until it is so short."""
         engine = self._model.engine
         n_question = len(engine.tokenize(question))
@@ -142,7 +166,7 @@ class Condenser:
             raise PromptTooLong(n_tokens, engine.info.n_ctx)
         for _ in range(_MOST_ROUNDS):
             parts = pieces(text, most, lambda piece: len(engine.tokenize(piece)))
-            n_each = max(1, min(_MOST_SUMMARY_TOKENS, most // _SHARE_OF_SUMMARY, room))
+            n_each = max(1, min(self._summary_tokens, most // _SHARE_OF_SUMMARY, room))
             notes = []
             for number, part in enumerate(parts, 1):
                 self._progress(CondenseStep(what, number, len(parts), n_tokens))
@@ -164,10 +188,10 @@ class Condenser:
         options = ChatOptions(
             False if can_choose else None, {"temperature": 0.0}, n_tokens, think_budget=None if can_choose else 0
         )
-        reply = self._model.stream([Message("user", f"{part.strip()}\n\n{task}")], options)
-        self._started(reply)
-        done = next(event for event in reply if isinstance(event, ReplyDone))
-        if done.reason is FinishReason.CANCELLED:
+        self._reply = self._model.stream([Message("user", f"{part.strip()}\n\n{task}")], options)
+        if not self._cancelled:
+            done = next(event for event in self._reply if isinstance(event, ReplyDone))
+        if self._cancelled or done.reason is FinishReason.CANCELLED:
             raise GenerationFailed("stopped while the text was being summarised")
         if not done.answer.strip():
             raise GenerationFailed(f"the model's summary of {which} is empty", "use --overflow truncate-middle")

@@ -55,7 +55,7 @@ def cut_middle(
 def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
     """Split into what precedes the first question, and the turns."""
     starts = [index for index, message in enumerate(messages) if message.role == "user"]
-    ends = [*starts[1:], len(messages)]
+    ends = [*starts[1:], *([len(messages)] if starts else [])]
     head = list(messages[: starts[0]] if starts else messages)
     return head, [list(messages[start:end]) for start, end in zip(starts, ends, strict=True)]
 

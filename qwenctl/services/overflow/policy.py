@@ -39,12 +39,16 @@ class MiddleCut:
         """One line for people."""
         what = []
         if self.n_dropped_turns:
-            turns = "the oldest turn was" if self.n_dropped_turns == 1 else f"the {self.n_dropped_turns} oldest turns were"
+            turns = (
+                "the oldest turn was" if self.n_dropped_turns == 1 else f"the {self.n_dropped_turns} oldest turns were"
+            )
             what.append(f"{turns} left out")
         if self.n_cut_characters:
             last = self.first_character + self.n_cut_characters - 1
             where = f"characters {self.first_character:,} to {last:,}, {lines_text(self.first_line, self.last_line)}"
-            what.append(f"{self.n_cut_characters:,} characters were cut from the middle of the longest message ({where})")
+            what.append(
+                f"{self.n_cut_characters:,} characters were cut from the middle of the longest message ({where})"
+            )
         counts = f"from {self.n_tokens_before:,} to {self.n_tokens_after:,} tokens"
         return f"the prompt was cut {counts}: {' and '.join(what)}"
 
@@ -80,7 +84,8 @@ class Summary:
         what += ["the text of the last message"] if self.of_message else []
         parts = "one part" if self.n_parts == 1 else f"{self.n_parts} parts"
         counts = f"from {self.n_tokens_before:,} to {self.n_tokens_after:,} tokens"
-        return f"the prompt was condensed {counts}: the model sees its own summary of {' and '.join(what)}, made in {parts}"
+        seen = f"the model sees its own summary of {' and '.join(what)}, made in {parts}"
+        return f"the prompt was condensed {counts}: {seen}"
 
     @property
     def values(self) -> dict[str, Any]:
