@@ -121,7 +121,7 @@ class ChatSession:
             self.screen.note(note)
 
     def _answer(self, conversation: Conversation) -> None:
-        options = replace(self._options, thinking=conversation.thinking)
+        options = replace(self._options, thinking=conversation.thinking, reports_progress=self.screen.interactive)
         try:
             prepared = self.model.prepare(conversation.messages, options)
             self._note_once(prepared.notes)

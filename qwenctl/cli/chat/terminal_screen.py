@@ -22,9 +22,11 @@ from qwenctl.cli.chat.thinking_view import ThinkingView
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_stream import MarkdownStream
 from qwenctl.cli.output import Output
+from qwenctl.cli.prompt_clock import PromptClock
 from qwenctl.cli.terminal_safety import without_controls
 from qwenctl.cli.terminal_text import render_lines
 from qwenctl.cli.theme import DARK, Theme
+from qwenctl.core import PromptProgress
 
 SHOW_REASONING = Keys.ControlO
 _PASTES_MARKED, _PASTES_UNMARKED = "\x1b[?2004h", "\x1b[?2004l"  # bracketed paste
@@ -41,6 +43,7 @@ class TerminalScreen(Screen):
         self._region = LiveRegion(output.write, terminal_size)
         self._markdown: MarkdownStream | None = None
         self._thinking: ThinkingView | None = None
+        self._prompt = PromptClock()
         self._shows_reasoning_after = False
 
     def __enter__(self) -> Self:
@@ -63,7 +66,13 @@ class TerminalScreen(Screen):
         """Show that the prompt is being read, until something else is there to show."""
         self._markdown = self._thinking = None
         self._output.write(_PASTES_MARKED + "\n")
-        self._region.show(self._dim("reading the prompt…"))
+        self._prompt = PromptClock()
+        self._region.show(self._dim(self._prompt.line))
+
+    def prompt_progress(self, progress: PromptProgress) -> None:
+        """Show how much of the prompt has been read, and how long the rest will take."""
+        self._prompt.take(progress)
+        self._region.show(self._dim(self._prompt.line))
 
     def reasoning(self, text: str, n_tokens: int) -> None:
         """Show how far thinking has got, and its last lines."""
