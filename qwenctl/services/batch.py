@@ -1,7 +1,8 @@
 """Answer a file of requests with many sequences at once, and go on where an earlier run stopped.
 
     check      the output's records against the input: what is answered, what was edited since     batch_resume.py
-    hand out   lines → jobs, to the workers that have room: the model opened here, servers         batch_local.py, …
+    hand out   lines → jobs, to the workers that have room: the model opened here, servers         batch_local.py,
+                                                                                                   batch_remote.py
     settle     what became of them → records, appended as they finish or in the input's order      batch_order.py
 
 A line that cannot be answered gets an error record and the run goes on. Knows no command line; exit codes are its
@@ -38,6 +39,7 @@ from qwenctl.services.batch_order import record_order
 from qwenctl.services.batch_output import BatchOutput
 from qwenctl.services.batch_progress import BatchProgress, BatchSummary, BatchTally, ProgressTeller
 from qwenctl.services.batch_record import RecordKey, answer_record, encode_record, error_record
+from qwenctl.services.batch_remote import RemoteWorker, ServedModel
 from qwenctl.services.batch_request import BadLine, BatchRequest, default_id, parse_line
 from qwenctl.services.batch_resume import check_earlier_results, settings_digest
 from qwenctl.services.fingerprint_table import FingerprintTable, fingerprint
@@ -49,15 +51,25 @@ _LOOK_EVERY_S = 0.1  # at the clock and for an interruption, when nothing happen
 
 
 def run_batch(
-    model: ChatModel,
+    model: ChatModel | None,
     in_path: Path,
     out_path: Path,
     options: BatchOptions | None = None,
     on_progress: Callable[[BatchProgress], None] | None = None,
     *,
+    servers: Sequence[ServedModel] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> BatchSummary:
     """Answer every line of `in_path` that `out_path` does not answer yet, appending to it.
+
+    Args:
+        model: opened here; None: servers do it alone.
+        in_path: lines as batch_request.py describes them.
+        out_path: file of records; made if missing.
+        options: how.
+        on_progress: is told now and then how far it is; may raise what is to end the run.
+        servers: that get lines too.
+        clock: seconds.
 
     Raises:
         InvalidRequest: the files are the same, unreadable, or do not belong together; nothing is generated then.
@@ -74,12 +86,15 @@ def run_batch(
         in_order=options.order == "input",
         clock=clock,
     ) as output:
-        settings = settings_digest(model.engine.info, (), options)
+        served = [one.identity for one in servers]
+        settings = settings_digest(model.engine.info if model else None, served, options)
         tally = BatchTally(lines.count(), lines.n_bytes, check_earlier_results(lines, output, settings))
         teller = ProgressTeller(tally, on_progress, clock)
         mailbox = Mailbox()
-        worker = LocalWorker(model, options.parallel, options.chat, options.system, mailbox)
-        run = _Run([worker], mailbox, output, options=options, settings=settings, tally=tally, teller=teller)
+        workers: list[BatchWorker] = [RemoteWorker(one, options, mailbox) for one in servers]
+        if model:
+            workers.append(LocalWorker(model, options.parallel, options.chat, options.system, mailbox))
+        run = _Run(workers, mailbox, output, options=options, settings=settings, tally=tally, teller=teller)
         return run.run(lines)
 
 

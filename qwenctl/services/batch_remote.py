@@ -45,6 +45,7 @@ class ServedModel:
     server: BatchServer
     model: str
     parallel: int
+    identity: str  # of the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,13 @@ class RemoteWorker(BatchWorker):
         served: ServedModel,
         options: BatchOptions,
         mailbox: Mailbox,
-        patience: RetryPolicy = PATIENCE,
+        patience: RetryPolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = served.server.name
         self._served, self._options, self._mailbox = served, options, mailbox
-        self._patience, self._clock = patience, clock
-        self._chance = random.Random()
+        self._patience, self._clock = patience or PATIENCE, clock
+        self._chance = random.Random()  # noqa: S311
         self._bodies: dict[int, bytes] = {}  # prepared, by number of line
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._n_threads = self._n_running = 0

@@ -1,4 +1,4 @@
-"""One OpenAI-compatible server that lines are sent to: its address, what it says of itself, one request at a time a thread.
+"""One OpenAI-compatible server that lines are sent to: its address, what it says of itself, and its answers.
 
 The key goes to this address and nowhere else: redirects are not followed, and no message holds it. What an answer means
 is batch_verdict.py's to say.
@@ -16,7 +16,7 @@ import urllib3
 from urllib3.util import Timeout
 
 from qwenctl import __version__
-from qwenctl.errors import HubUnreachable, InvalidRequest
+from qwenctl.errors import ServerUnreachable, InvalidRequest
 from qwenctl.services.api.body_fields import BadRequest, parse_json
 from qwenctl.services.http_pools import HttpPools, is_loopback
 
@@ -112,18 +112,20 @@ class BatchServer:
         """Return what the server has: the model `wanted`, or its first one.
 
         Raises:
-            HubUnreachable: it does not answer, or not as such servers do.
+            ServerUnreachable: it does not answer, or not as such servers do.
             InvalidRequest: it refuses the key.
         """
         try:
             answer = self._request("GET", "/v1/models", None, _LOOK_S)
         except (NotReached, NotAnswered) as error:
-            raise HubUnreachable(f"{self.name}: {error}", "is a server running there?") from error
+            raise ServerUnreachable(f"{self.name}: {error}", "is a server running there?") from error
         if answer.status in (401, 403):
-            raise InvalidRequest(f"{self.name} refuses the key", "--api-key, or QWENCTL_API_KEY, takes the server's key")
+            raise InvalidRequest(
+                f"{self.name} refuses the key", "--api-key, or QWENCTL_API_KEY, takes the server's key"
+            )
         entry = _entry(answer, wanted)
         if entry is None:
-            raise HubUnreachable(f"{self.name}/v1/models lists no model", "is it an OpenAI-compatible server?")
+            raise ServerUnreachable(f"{self.name}/v1/models lists no model", "is it an OpenAI-compatible server?")
         name, meta = str(entry["id"]), entry.get("meta")
         meta = meta if isinstance(meta, dict) else {}
         size = [meta[member] for member in ("n_params", "size") if isinstance(meta.get(member), int)]  # llama.cpp's

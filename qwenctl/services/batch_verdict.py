@@ -1,10 +1,10 @@
 """What a server's answer to a line means: for the line, and for the server. Pure.
 
-    200 and an answer            the line has it
-    400, 404, 413, 422 …         the line's fault: no server would answer it
-    408, 429, 503                the server is busy: others may take the line, and this one is left alone for a while
-    5xx, garbage, cut off        trouble: the attempt failed, whoever's fault it is
-    401, 403, 3xx                the server is of no use to us
+200 and an answer            the line has it
+400, 404, 413, 422 …         the line's fault: no server would answer it
+408, 429, 503                the server is busy: others may take the line, and this one is left alone for a while
+5xx, garbage, cut off        trouble: the attempt failed, whoever's fault it is
+401, 403, 3xx                the server is of no use to us
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from urllib3.util import Timeout
 
 from qwenctl import __version__
 from qwenctl.errors import InvalidRequest
-from qwenctl.services.hub.backoff import RetryPolicy
 from qwenctl.services.http_pools import HttpPools
+from qwenctl.services.hub.backoff import RetryPolicy
 from qwenctl.settings import NetworkSettings
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
