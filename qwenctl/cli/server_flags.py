@@ -10,8 +10,7 @@ import click
 
 from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.errors import InvalidRequest
-from qwenctl.services.batch_server import ServerAddress
-from qwenctl.services.batch_servers import ServerChoice
+from qwenctl.services.server_choice import ServerAddress, ServerChoice
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from qwenctl.errors import GenerationFailed, InvalidRequest, QwenctlError
 from qwenctl.services.batch_budget import TokenBudget
@@ -39,7 +39,6 @@ from qwenctl.services.batch_order import record_order
 from qwenctl.services.batch_output import BatchOutput
 from qwenctl.services.batch_progress import BatchProgress, BatchSummary, BatchTally, ProgressTeller
 from qwenctl.services.batch_record import RecordKey, answer_record, encode_record, error_record
-from qwenctl.services.batch_remote import RemoteWorker, ServedModel
 from qwenctl.services.batch_request import BadLine, BatchRequest, default_id, parse_line
 from qwenctl.services.batch_resume import check_earlier_results, settings_digest
 from qwenctl.services.fingerprint_table import FingerprintTable, fingerprint
@@ -50,6 +49,17 @@ __all__ = ["BatchOptions", "BatchProgress", "BatchSummary", "run_batch"]
 _LOOK_EVERY_S = 0.1  # at the clock and for an interruption, when nothing happens
 
 
+class WorkerElsewhere(Protocol):
+    """A server with a model. batch_remote.py has them and is imported for them only: urllib3 asks for a socket then."""
+
+    @property
+    def identity(self) -> str:
+        """The same for the same model."""
+
+    def worker(self, options: BatchOptions, mailbox: Mailbox) -> BatchWorker:
+        """Return who sends lines there."""
+
+
 def run_batch(
     model: ChatModel | None,
     in_path: Path,
@@ -57,7 +67,7 @@ def run_batch(
     options: BatchOptions | None = None,
     on_progress: Callable[[BatchProgress], None] | None = None,
     *,
-    servers: Sequence[ServedModel] = (),
+    servers: Sequence[WorkerElsewhere] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> BatchSummary:
     """Answer every line of `in_path` that `out_path` does not answer yet, appending to it.
@@ -91,7 +101,7 @@ def run_batch(
         tally = BatchTally(lines.count(), lines.n_bytes, check_earlier_results(lines, output, settings))
         teller = ProgressTeller(tally, on_progress, clock)
         mailbox = Mailbox()
-        workers: list[BatchWorker] = [RemoteWorker(one, options, mailbox) for one in servers]
+        workers: list[BatchWorker] = [one.worker(options, mailbox) for one in servers]
         if model:
             workers.append(LocalWorker(model, options.parallel, options.chat, options.system, mailbox))
         run = _Run(workers, mailbox, output, options=options, settings=settings, tally=tally, teller=teller)

@@ -47,6 +47,10 @@ class ServedModel:
     parallel: int
     identity: str  # of the model
 
+    def worker(self, options: BatchOptions, mailbox: Mailbox) -> BatchWorker:
+        """Return the worker that sends lines there."""
+        return RemoteWorker(self, options, mailbox)
+
 
 @dataclass(frozen=True, slots=True)
 class _Task:

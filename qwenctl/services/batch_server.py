@@ -10,51 +10,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.util import Timeout
 
 from qwenctl import __version__
-from qwenctl.errors import ServerUnreachable, InvalidRequest
+from qwenctl.errors import InvalidRequest, ServerUnreachable
 from qwenctl.services.api.body_fields import BadRequest, parse_json
-from qwenctl.services.http_pools import HttpPools, is_loopback
+from qwenctl.services.http_pools import HttpPools
+from qwenctl.services.server_choice import ServerAddress
 
 _LOOK_S = 10.0  # a server says within this time what it is
 _MOST_ANSWER_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class ServerAddress:
-    """Where a server is: `http://host:port`, with a path in front of `/v1` where a proxy wants one.
-
-    Raises:
-        InvalidRequest: no such address, or one with a password.
-    """
-
-    url: str
-
-    def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable or parts.query or parts.fragment:
-            raise InvalidRequest(f"{self.url!r} is no address of a server", "--server http://HOST:PORT")
-        if parts.username or parts.password:
-            raise InvalidRequest("a server's address must not hold a name or password", "the key goes into --api-key")
-
-    @classmethod
-    def parse(cls, text: str) -> ServerAddress:
-        """Return the address that a user writes, with or without `http://` in front and `/v1` behind."""
-        url = text.strip() if "://" in text else f"http://{text.strip()}"
-        return cls(url.rstrip("/").removesuffix("/v1"))
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is this machine."""
-        return is_loopback(urlsplit(self.url).hostname or "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def server_body(job: BatchJob, model: str, options: ChatOptions, system: str | N
         if options.stop:
             body.setdefault("stop", list(options.stop))
         if isinstance(body.get("seed"), int):
-            body["seed"] = other_seed(body["seed"], job.n_attempts * request.parsed.n)
+            body["seed"] = other_seed(body["seed"], job.n_attempts)
     return body
 
 

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from qwenctl.errors import InvalidRequest, ServerUnreachable
 from qwenctl.services.batch_remote import ServedModel
-from qwenctl.services.batch_server import BatchServer, ServerAddress
+from qwenctl.services.batch_server import BatchServer
 from qwenctl.services.http_pools import HttpPools
+from qwenctl.services.server_choice import ServerChoice
 from qwenctl.settings import NetworkSettings
 
 _PARALLEL = 8  # where neither user nor server says anything
-
-
-@dataclass(frozen=True, slots=True)
-class ServerChoice:
-    """What a user says about servers."""
-
-    addresses: tuple[ServerAddress, ...] = ()
-    key: str | None = field(default=None, repr=False)  # of all of them
-    model: str | None = None  # that they are asked for; None: the first that they list
-    silence_s: float = 600.0  # how long an answer may take to come
-
-    def __post_init__(self) -> None:
-        if len({address.url for address in self.addresses}) < len(self.addresses):
-            raise InvalidRequest("a server is named twice")
 
 
 def find_servers(
@@ -65,4 +51,6 @@ def _check_same_model(servers: Sequence[ServedModel]) -> None:
     for one in servers[1:]:
         if one.identity != servers[0].identity:
             what = f"{servers[0].server.name} has {servers[0].model!r} and {one.server.name} has {one.model!r}"
-            raise InvalidRequest(f"the servers have different models: {what}", "--server-model names the one to ask for")
+            raise InvalidRequest(
+                f"the servers have different models: {what}", "--server-model names the one to ask for"
+            )

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qwenctl.core import GenerationRequest, Message
-from qwenctl.errors import InvalidRequest
 from qwenctl.services.api.answer_head import AnswerHead, fingerprint_of
 from qwenctl.services.api.chat_answer import chat_answer
 from qwenctl.services.api.chat_body import ChatBody
+from qwenctl.services.api.chat_requests import chat_requests, completion_requests
 from qwenctl.services.api.choice_reader import ChoiceReader, PlainReader
 from qwenctl.services.api.completion_answer import TextChoice, completion_answer
 from qwenctl.services.api.completion_body import CompletionBody
-from qwenctl.services.api.completion_request import completion_request
 from qwenctl.services.batch_job import BatchJob
 from qwenctl.services.batch_record import record_name
 from qwenctl.services.batch_request import BatchRequest
@@ -62,25 +61,17 @@ def chat_work(model: ChatModel, job: BatchJob, body: ChatBody, options: ChatOpti
     Raises:
         InvalidRequest, PromptTooLong, TemplateFailed: as `ChatModel.prepare`.
     """
-    messages = body.messages
-    if system and not any(message.role == "system" for message in messages):
-        messages = (Message("system", system), *messages)
-    if body.offered_tools:
-        raise InvalidRequest("'tools' are not supported yet")
-    prepared = model.prepare(messages, body.options(options), request_id=_name_of(job))
-    readers = tuple(
-        ChoiceReader(
-            starts_inside=prepared.starts_inside, parser=None, wants_logprobs=prepared.request.n_logprobs is not None
-        )
-        for _ in range(body.n)
-    )
+    if system and not any(message.role == "system" for message in body.messages):
+        body = replace(body, messages=(Message("system", system), *body.messages))
+    chat = chat_requests(model, body, options, _name_of(job))
+    readers = tuple(chat.readers())
 
     def answer() -> Mapping[str, Any]:
         return chat_answer(_head("chatcmpl", model, job), [reader.choice() for reader in readers])
 
+    prepared = chat.prepared
     notes = {"notes": list(prepared.notes)} if prepared.notes else {}
-    requests = tuple(_variants(prepared.request, body.n, job.n_attempts))
-    return LineWork(requests, readers, 1, answer, {"thinking": prepared.thinking, **notes})
+    return LineWork(_attempt(chat.requests, job), readers, 1, answer, {"thinking": prepared.thinking, **notes})
 
 
 def completion_work(model: ChatModel, job: BatchJob, body: CompletionBody, defaults: ChatOptions) -> LineWork:
@@ -89,18 +80,14 @@ def completion_work(model: ChatModel, job: BatchJob, body: CompletionBody, defau
     Raises:
         InvalidRequest, PromptTooLong: a prompt that cannot be gone on with.
     """
-    options = body.options(defaults)
-    requests: list[GenerationRequest] = []
-    for index, prompt in enumerate(body.prompts):
-        first = completion_request(model, prompt, options, f"{_name_of(job)}-{index}")
-        requests += _variants(first, body.n, job.n_attempts)
+    requests = completion_requests(model, body, defaults, _name_of(job))
     readers = tuple(PlainReader(wants_logprobs=body.n_logprobs is not None) for _ in requests)
 
     def answer() -> Mapping[str, Any]:
         choices = [TextChoice(reader.done, reader.logprobs) for reader in readers if reader.done]
         return completion_answer(_head("cmpl", model, job), choices, body.n)
 
-    return LineWork(tuple(requests), readers, len(body.prompts), answer, {})
+    return LineWork(_attempt(requests, job), readers, len(body.prompts), answer, {})
 
 
 def schema_faults(request: BatchRequest, options: ChatOptions, answer: Mapping[str, Any]) -> Sequence[str]:
@@ -123,21 +110,21 @@ def schema_faults(request: BatchRequest, options: ChatOptions, answer: Mapping[s
     return faults
 
 
-def other_seed(seed: int, step: int) -> int:
-    """Return the seed of attempt or reply number `step`; the first one's is `seed`."""
-    return (seed + step * _SEED_STEP) % _N_SEEDS
+def other_seed(seed: int, n_attempts: int) -> int:
+    """Return the seed of the attempt after `n_attempts`; the first one's is `seed`."""
+    return (seed + n_attempts * _SEED_STEP) % _N_SEEDS
 
 
-def _variants(first: GenerationRequest, n_replies: int, n_attempts: int) -> list[GenerationRequest]:
-    """Return a request for each reply that is wanted, every reply of every attempt with a seed of its own."""
-    requests = []
-    for number in range(n_replies):
-        seed = first.sampling.seed
-        if seed is not None:
-            seed = other_seed(seed, n_attempts * n_replies + number)
-        sampling = replace(first.sampling, seed=seed)
-        requests.append(replace(first, request_id=f"{first.request_id}.{number}", sampling=sampling))
-    return requests
+def _attempt(requests: Sequence[GenerationRequest], job: BatchJob) -> tuple[GenerationRequest, ...]:
+    """Return the requests with the seeds of this attempt; a request without one gets a fresh one in any case."""
+    if not job.n_attempts:
+        return tuple(requests)
+    return tuple(
+        replace(one, sampling=replace(one.sampling, seed=other_seed(one.sampling.seed, job.n_attempts)))
+        if one.sampling.seed is not None
+        else one
+        for one in requests
+    )
 
 
 def _name_of(job: BatchJob) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ssl
 import threading
-from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 
 import certifi
@@ -78,11 +77,3 @@ class HttpPools:
                 "SSL_CERT_FILE and REQUESTS_CA_BUNDLE name a file of certificates in PEM format",
             ) from error
         return context
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether `host` is this machine by its name or address."""
-    try:
-        return host.lower() == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

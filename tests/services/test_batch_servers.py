@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from qwenctl.errors import GenerationFailed, ServerUnreachable, InvalidRequest
+from qwenctl.errors import GenerationFailed, InvalidRequest, ServerUnreachable
 from qwenctl.services import batch_remote
 from qwenctl.services.batch import BatchOptions, BatchSummary, run_batch
 from qwenctl.services.batch_remote import ServedModel
-from qwenctl.services.batch_server import BatchServer, ServerAddress
+from qwenctl.services.batch_server import BatchServer
 from qwenctl.services.generation import ChatModel, ChatOptions
 from qwenctl.services.http_pools import HttpPools
 from qwenctl.services.hub.backoff import RetryPolicy
+from qwenctl.services.server_choice import ServerAddress
 from qwenctl.settings import NetworkSettings
 from tests.scripted_engine import ScriptedEngine
 from tests.services.batch_files import Files, counts, prompts

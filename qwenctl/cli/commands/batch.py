@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -25,10 +26,10 @@ from qwenctl.cli.prompt_input import STDIN
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.cli.server_flags import server_flags
 from qwenctl.errors import InvalidRequest
-from qwenctl.services.batch import run_batch
-from qwenctl.services.batch_servers import ServerChoice, find_servers
+from qwenctl.services.batch import WorkerElsewhere, run_batch
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import ChatModel
+from qwenctl.services.server_choice import ServerChoice
 from qwenctl.settings import Settings
 
 
@@ -81,7 +82,7 @@ def command(
     options = flags.options(reply.chat_options())
     out_path = Path(out_file).expanduser()
     _check_input(in_file)
-    served = find_servers(servers, settings.network, flags.parallel, output.warning)
+    served = _found(servers, flags.parallel, settings, output)
     engine = replace(engine, n_parallel=options.parallel)
     with (
         _opened(model, engine, settings, output, optional=bool(served)) as chat_model,
@@ -94,6 +95,15 @@ def command(
     report(summary, offload, out_path, output)
     if (failure := summary.failure(out_path)) is not None:
         raise failure
+
+
+def _found(choice: ServerChoice, parallel: int | None, settings: Settings, output: Output) -> list[WorkerElsewhere]:
+    """Look for the servers; without any, the network stays out of it, even urllib3, which asks for a socket at once."""
+    if not choice.addresses:
+        return []
+    find_servers = import_module("qwenctl.services.batch_servers").find_servers
+    found: list[WorkerElsewhere] = find_servers(choice, settings.network, parallel, output.warning)
+    return found
 
 
 @contextmanager
