@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -83,7 +84,7 @@ def command(
     with open_model(asked.model, engine, settings, output) as chat_model:
         if attached:
             output.note(attached_line(attached, chat_model.engine.tokenize))
-        prepared = chat_model.prepare(messages, reply.chat_options())
+        prepared = chat_model.prepare(messages, replace(reply.chat_options(), reports_progress=output.shows_status))
         for note in prepared.notes:
             output.warning(note)
         printer = ReplyPrinter(output, show_reasoning=not (hide_reasoning or output.quiet or output.json_mode))
