@@ -3,6 +3,7 @@
     QWENCTL_MODELS    folder of converted models           default: <data>/models
     QWENCTL_THREADS   CPU threads for conversion and llama.cpp   default: chosen per command
     QWENCTL_HISTORY   off: `qwenctl chat` keeps no history of what was typed
+    QWENCTL_SESSIONS  off: `qwenctl chat` does not save what is said
     QWENCTL_DEBUG     1: every error shows its traceback
     XDG_DATA_HOME, XDG_CACHE_HOME   parents of the data and the cache folder
     NO_COLOR, TERM=dumb             plain text, no escape sequences
@@ -33,6 +34,7 @@ _VARIABLES = (
     "QWENCTL_MODELS",
     "QWENCTL_THREADS",
     "QWENCTL_HISTORY",
+    "QWENCTL_SESSIONS",
     "QWENCTL_DEBUG",
     "XDG_DATA_HOME",
     "XDG_CACHE_HOME",
@@ -99,10 +101,11 @@ class NetworkSettings:
 class Settings:
     """What holds for the whole process. Folders need not exist; whoever writes creates them."""
 
-    data_dir: Path  # what a user would miss: models, chat history
+    data_dir: Path  # what a user would miss: models, chats
     cache_dir: Path  # what can be made again: the converted demo, remembered load trials
     models_dir: Path
     history: bool = True
+    sessions: bool = True  # whether chats are saved
     n_threads: int | None = None  # None: chosen per command
     debug: bool = False
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
@@ -125,6 +128,7 @@ class Settings:
             cache_dir=cache_dir,
             models_dir=Path(models).expanduser() if models else data_dir / "models",
             history=_switch(environ, "QWENCTL_HISTORY", default=True),
+            sessions=_switch(environ, "QWENCTL_SESSIONS", default=True),
             n_threads=_n_threads(environ),
             debug=_switch(environ, "QWENCTL_DEBUG", default=False),
             plain=bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb",

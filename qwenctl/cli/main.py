@@ -23,6 +23,9 @@ from qwenctl.settings import Settings
 COMMANDS: dict[str, Entry] = {
     "run": Entry("Use a model", "qwenctl.cli.commands.run", "Answer one prompt."),
     "chat": Entry("Use a model", "qwenctl.cli.commands.chat", "Talk with a model in the terminal."),
+    "sessions": Entry(
+        "Use a model", "qwenctl.cli.commands.sessions", "List the chats that are saved, and look after them."
+    ),
     "batch": Entry("Use a model", "qwenctl.cli.commands.batch", "Answer a file of prompts."),
     "pull": Entry("Make models", "qwenctl.cli.commands.pull", "Get a model from a hub."),
     "convert": Entry("Make models", "qwenctl.cli.commands.convert", "Turn a Hugging Face checkpoint into a GGUF file."),

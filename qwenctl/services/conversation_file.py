@@ -1,33 +1,24 @@
 """Conversations as JSON files:
 
-    {"format": "qwenctl-conversation", "version": 1, "system": …, "thinking": …,
-     "exchanges": [{"user": …, "answer": …, "reasoning": …, "partial": …}, …]}
+    {"format": "qwenctl-conversation", "version": 1, "system": …, "thinking": …, "exchanges": …}
 
-A file under its own name is always complete: written beside it, synced, renamed. Readable by its owner only.
+The values are conversation_record.py's. A file under its own name is always complete, and readable by its owner only.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from quant.durable_files import DurableFiles
 from qwenctl.errors import InvalidRequest, QwenctlError
-from qwenctl.services.conversation import Conversation, Exchange
+from qwenctl.services.conversation import Conversation
+from qwenctl.services.conversation_record import conversation_record, json_text, read_conversation
+from qwenctl.services.private_file import replace_private
 
 _FORMAT = "qwenctl-conversation"
 _VERSION = 1
 _MAX_BYTES = 64 << 20
-_TYPES: dict[str, tuple[type, ...]] = {
-    "user": (str,),
-    "answer": (str, type(None)),
-    "reasoning": (str, type(None)),
-    "partial": (bool,),
-}
 
 
 def save_conversation(conversation: Conversation, path: Path) -> None:
@@ -39,13 +30,15 @@ def save_conversation(conversation: Conversation, path: Path) -> None:
     """
     if path.exists():
         _read(path)
-    head = {"format": _FORMAT, "version": _VERSION}
-    text = json.dumps(head | asdict(conversation), ensure_ascii=False, indent=1)
-    data = text.encode("utf-8", "backslashreplace")  # half a surrogate pair becomes JSON's own escape
     try:
-        _replace(path, data + b"\n")
+        replace_private(path, json_text(conversation_document(conversation), indent=1).encode() + b"\n")
     except OSError as error:
         raise QwenctlError(f"cannot write {path}: {error.strerror}") from error
+
+
+def conversation_document(conversation: Conversation) -> dict[str, Any]:
+    """Return what a file of `conversation` holds, as JSON values."""
+    return {"format": _FORMAT, "version": _VERSION} | conversation_record(conversation)
 
 
 def load_conversation(path: Path) -> Conversation:
@@ -56,7 +49,7 @@ def load_conversation(path: Path) -> Conversation:
     """
     content = _read(path)
     try:
-        return _conversation(content)
+        return read_conversation(content)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidRequest(f"{path} is a damaged conversation: {error}") from error
 
@@ -78,31 +71,3 @@ def _read(path: Path) -> dict[str, Any]:
     if content.get("version") != _VERSION:
         raise InvalidRequest(f"{path} has version {content.get('version')!r}, this program reads {_VERSION}")
     return content
-
-
-def _conversation(content: dict[str, Any]) -> Conversation:
-    system, thinking, exchanges = content["system"], content["thinking"], content["exchanges"]
-    if not isinstance(system, str | None) or not isinstance(thinking, bool | None) or not isinstance(exchanges, list):
-        raise TypeError("system, thinking or exchanges have the wrong type")
-    return Conversation(system, thinking, tuple(_exchange(number, item) for number, item in enumerate(exchanges, 1)))
-
-
-def _exchange(number: int, item: Any) -> Exchange:
-    names = [field.name for field in fields(Exchange)]
-    if not isinstance(item, dict) or any(not isinstance(item.get(name), _TYPES[name]) for name in names):
-        raise TypeError(f"exchange {number} has the wrong form")
-    return Exchange(**{name: item[name] for name in names if name in item})
-
-
-def _replace(path: Path, data: bytes) -> None:
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    DurableFiles().sync_folder(path.parent)

@@ -32,7 +32,7 @@ def scripted_chat(kind: str, record: Path, history: Path | None, script: dict[st
         screen = PlainScreen(output, interactive=True)
     else:
         screen = TerminalScreen(output, LineInput(names, history))
-    with ScriptedEngine(chat_template=QWEN3, **script) as engine:
+    with screen, ScriptedEngine(chat_template=QWEN3, **script) as engine:
         model = ChatModel(engine)
         run_chat(ChatSession(model, screen, ChatOptions(), Conversation()))
         model.close()

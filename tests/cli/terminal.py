@@ -91,6 +91,11 @@ class Terminal:
             time.sleep(0.01)
         return self.exit_code
 
+    @property
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed by itself."""
+        return bool(termios.tcgetattr(self._fd)[3] & termios.ECHO)
+
     def is_running(self) -> bool:
         """Whether the child lives; collects its exit code."""
         if self.exit_code is None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import stat
+import sys
+import termios
 import time
 from functools import partial
 
 import pytest
 
+from qwenctl.cli.chat.line_input import LineInput
+from qwenctl.cli.chat.terminal_screen import TerminalScreen
+from qwenctl.cli.output import Output
+from tests.cli.job_shell import run_as_job
 from tests.cli.scripted_chat import scripted_chat
 from tests.cli.terminal import Terminal
 
 ENTER, CTRL_C, CTRL_D, ALT_ENTER, CTRL_J, TAB, UP = "\r", "\x03", "\x04", "\x1b\r", "\n", "\t", "\x1b[A"
+CTRL_O, CTRL_Z = "\x0f", "\x1a"
 METER = re.compile(r"tokens( of context| \(\d+%\)\]?)$")
 PLAIN_PROMPT = re.compile(r"^>$", re.MULTILINE)
 
@@ -27,12 +35,12 @@ def chat(tmp_path):
     """Return `chat(*replies, **script)`: a chat on a terminal whose model gives `replies`, each a list of pieces."""
     opened = []
 
-    def start(*replies, kind="terminal", history=None, rows=30, columns=80, **script):
+    def start(*replies, kind="terminal", history=None, rows=30, columns=80, as_job=False, **script):
         record = tmp_path / "prompts.json"
         script["replies"] = replies
-        terminal = Terminal(
-            partial(scripted_chat, kind, record, history, script), rows=rows, columns=columns
-        ).__enter__()
+        program = partial(scripted_chat, kind, record, history, script)
+        program = partial(run_as_job, program) if as_job else program
+        terminal = Terminal(program, rows=rows, columns=columns).__enter__()
         opened.append(terminal)
         terminal.prompts = lambda: json.loads(record.read_text())
         wait_ready(terminal, kind)
@@ -67,7 +75,7 @@ def test_reasoning_is_folded_and_markdown_is_drawn(chat):
     shown = lines_of(terminal)
     assert shown[0] == "> Hello there"
     assert shown[1].startswith("▸ thought for ")
-    assert shown[1].endswith("tokens) · /reasoning shows it")
+    assert shown[1].endswith("7 tokens · Ctrl-O shows it")
     assert shown[2:9] == ["Here is bold and 中文:", " • one", " • two", "```python", "print('hi')", "```", "Done."]
     assert "greets me" not in terminal.text  # folded
     assert b"\x1b[1mbold" in terminal.raw
@@ -109,6 +117,118 @@ def test_what_is_typed_while_an_answer_runs_comes_next(chat):
     assert terminal.wait_exit() == 0
     assert terminal.text.count("second") == 1  # not echoed into the answer
     assert "second<|im_end|>" in terminal.prompts()[1]
+
+
+def test_lines_typed_ahead_are_sent_one_by_one(chat):
+    terminal = chat(["One."], ["Two."], ["Three."])
+    terminal.send("first" + ENTER + "/stats" + ENTER + "/help" + ENTER + "second" + ENTER + "a" + CTRL_J + "b" + ENTER)
+    terminal.wait_for("Three.")
+    wait_ready(terminal)
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert [prompt.count("<|im_start|>user") for prompt in terminal.prompts()] == [1, 2, 3]
+    assert "a\nb<|im_end|>" in terminal.prompts()[2]
+
+
+def test_a_paste_while_an_answer_runs_stays_one_turn(chat):
+    terminal = chat(words("slow answer " * 20), ["Second."], seconds_per_step=0.02)
+    terminal.send("first" + ENTER)
+    terminal.wait_for("slow answer slow")
+    assert terminal.raw.rpartition(b"\x1b[?2004")[2][:1] == b"h"  # the terminal marks pastes
+    terminal.send("\x1b[200~two\rlines\x1b[201~" + ENTER)
+    terminal.wait_for("Second.")
+    wait_ready(terminal)
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert "two\nlines<|im_end|>" in terminal.prompts()[1]
+
+
+def test_a_key_shows_all_of_the_thoughts_while_they_come(chat):
+    thoughts = [f"Thought {number}.\n" for number in range(40)]
+    terminal = chat(["<think>\n", *thoughts, "\n</think>\n\n", "Done."], seconds_per_step=0.02)
+    terminal.send("Hello" + ENTER)
+    terminal.wait_for("Thought 5.")
+    assert "Thought 1." not in terminal.text
+    terminal.send(CTRL_O)
+    terminal.wait_for("Ctrl-O folds it")
+    terminal.wait_for("Done.")
+    wait_ready(terminal)
+    shown = lines_of(terminal)
+    assert [line for line in shown if line.startswith("Thought")] == [f"Thought {number}." for number in range(40)]
+    assert sum("thought for" in line for line in shown) == 1
+    assert not any("Ctrl-O" in line for line in shown)
+
+
+def test_a_key_shows_the_thoughts_below_the_answer(chat):
+    answer = words("a slow answer " * 10)
+    terminal = chat(["<think>\n", "A thought.", "\n</think>\n\n", *answer], seconds_per_step=0.02)
+    terminal.send("Hello" + ENTER)
+    terminal.wait_for("a slow answer")
+    terminal.send(CTRL_O)
+    wait_ready(terminal)
+    terminal.wait_for("A thought.")
+    assert terminal.text.index("A thought.") > terminal.text.rindex("a slow answer")
+
+
+def test_a_key_shows_the_last_thoughts_and_keeps_what_is_typed(chat):
+    terminal = chat(["<think>\n", "A thought.", "\n</think>\n\n", "Done."], ["Fine."])
+    take_turn(terminal, "Hello", "Done.")
+    terminal.send("half a ques" + CTRL_O)
+    terminal.wait_for("A thought.")
+    wait_ready(terminal)
+    terminal.send("tion" + ENTER)
+    terminal.wait_for("Fine.")
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert "half a question<|im_end|>" in terminal.prompts()[1]
+    assert "> half a ques\n" not in terminal.text
+
+
+def test_ctrl_z_hands_the_terminal_back_and_takes_it_again(chat):
+    terminal = chat(words("slow answer " * 40), ["Second."], ["Third."], seconds_per_step=0.02, as_job=True)
+    terminal.send("first" + ENTER)
+    terminal.wait_for("slow answer slow")
+    assert not terminal.echoes
+    terminal.send(CTRL_Z)
+    terminal.wait_for("[stopped]")
+    assert terminal.echoes
+    terminal.send("\n")
+    wait_ready(terminal)
+    assert not terminal.echoes
+    take_turn(terminal, "and now", "Second.")
+    terminal.send("half" + CTRL_Z)  # in the input line
+    terminal.wait_for(lambda text: text.count("[stopped]") == 2)
+    assert terminal.echoes
+    terminal.send("\n")
+    wait_ready(terminal)
+    assert "> half" in terminal.text.rpartition("[stopped]")[2]
+    terminal.send(" a question" + ENTER)
+    terminal.wait_for("Third.")
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert "half a question<|im_end|>" in terminal.prompts()[2]
+
+
+def test_a_choice_takes_no_key_that_was_typed_before():
+    with Terminal(_choose) as terminal:
+        terminal.wait_for("ready")
+        terminal.send("yy")
+        terminal.wait_for("y run it · n do not")
+        terminal.send("xN")
+        terminal.wait_for("chosen n")
+        terminal.wait_for("> yy")
+        terminal.send(ENTER)
+        assert terminal.wait_exit() == 0
+
+
+def _choose():
+    line_input = LineInput([], None)
+    with TerminalScreen(Output(), line_input) as screen:
+        screen.note("ready")
+        while int.from_bytes(fcntl.ioctl(0, termios.FIONREAD, bytes(4)), sys.byteorder) < 2:
+            time.sleep(0.01)
+        screen.note(f"chosen {screen.choose('Call delete_all()?', {'y': 'run it', 'n': 'do not'})}")
+        assert line_input.read("what was typed before") == "yy"
 
 
 def test_ctrl_c_twice_ends_the_program(chat):

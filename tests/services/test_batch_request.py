@@ -65,14 +65,14 @@ def test_openai_line() -> None:
         "repeat_penalty": 1.1,
         "frequency_penalty": 0.5,
     }
-    assert good(openai(max_tokens=9, max_completion_tokens=5)).max_tokens == 5
+    assert good(openai(max_tokens=9, max_completion_tokens=5)).chat.max_tokens == 5
 
 
 def test_plain_line() -> None:
     request = good({"id": 17, "prompt": "Hello", "system": "Be kind.", "temperature": 0.5, "label": "x", "n": 3})
     assert request.custom_id == "17"
     assert request.messages == (Message("system", "Be kind."), Message("user", "Hello"))
-    assert request.sampling == {"temperature": 0.5}
+    assert request.chat.sampling == {"temperature": 0.5}
     defaults = ChatOptions(thinking=True, max_tokens=3, stop=("a",))
     assert request.options(defaults) == ChatOptions(True, {"temperature": 0.5}, 3, ("a",))
 
@@ -96,7 +96,7 @@ def test_messages_in_all_their_forms() -> None:
     assert good(openai(messages=messages)).messages == (
         Message("system", "Be kind."),
         Message("user", "ab"),
-        Message("assistant", "", "hm", {"tool_calls": call}),
+        Message("assistant", "", "hm", {"tool_calls": [{**call[0], "function": {"name": "f", "arguments": {}}}]}),
         Message("tool", "5", None, {"tool_call_id": "1"}),
         Message("assistant", "c", "ah"),
         Message("user", "d"),

@@ -5,19 +5,23 @@ Enter sends; Alt-Enter and Ctrl-J start a new line, as Enter does between """ an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import select
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input.typeahead import store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.styles import Style
 
 from qwenctl.cli.chat.screen import join_block
 
+SHOW_REASONING_COMMAND = "/reasoning"
 _STYLE = Style.from_dict({"prompt": "ansigreen bold", "bottom-toolbar": "noreverse dim"})
 
 
@@ -30,16 +34,18 @@ class LineInput:
     """
 
     def __init__(self, commands: Sequence[str], history_file: Path | None) -> None:
+        self._draft = ""  # what stood in the input line when a key asked for something else
         self._session: PromptSession[str] = PromptSession(
             message=[("class:prompt", "> ")],
             multiline=True,
             reserve_space_for_menu=4,
             prompt_continuation="  ",
-            key_bindings=_key_bindings(),
+            key_bindings=self._key_bindings(),
             history=open_history(history_file),
             completer=_CommandCompleter(commands),
             complete_while_typing=False,
             enable_open_in_editor=True,  # Ctrl-X Ctrl-E
+            enable_suspend=True,  # Ctrl-Z
             color_depth=ColorDepth.DEPTH_4_BIT,
             style=_STYLE,
         )
@@ -52,7 +58,7 @@ class LineInput:
         """
         while True:
             try:
-                text = self._session.prompt(bottom_toolbar=[("class:bottom-toolbar.text", status)])
+                text = self._prompt(status)
             except EOFError:
                 return None
             except KeyboardInterrupt:
@@ -62,6 +68,56 @@ class LineInput:
             turn = join_block([text])
             if turn is not None and turn.strip():
                 return turn
+
+    def pressed(self, wanted: Collection[Keys] = ()) -> list[str]:
+        """Return which of the keys `wanted` were pressed by now; all others wait for the next input line."""
+        keys = self._session.app.input.read_keys()
+        store_typeahead(self._session.app.input, [one for one in keys if one.key not in wanted])
+        return [one.key for one in keys if one.key in wanted]
+
+    def read_key(self, wanted: Collection[str]) -> str | None:
+        """Wait for one of the letters `wanted`, in capitals or not; None for Ctrl-C and Ctrl-D."""
+        source = self._session.app.input
+        try:
+            while not source.closed:
+                select.select([source.fileno()], [], [])
+                for key in (one.key.lower() for one in source.read_keys()):
+                    if key in wanted:
+                        return key
+                    if key in (Keys.ControlC, Keys.ControlD):
+                        return None
+        except KeyboardInterrupt:
+            pass
+        return None
+
+    def _prompt(self, status: str) -> str:
+        self._session.app.erase_when_done = False
+        draft, self._draft = self._draft, ""
+        return self._session.prompt(bottom_toolbar=[("class:bottom-toolbar.text", status)], default=draft)
+
+    def _key_bindings(self) -> KeyBindings:
+        bindings = KeyBindings()
+
+        @bindings.add("enter")
+        def _(event: KeyPressEvent) -> None:
+            buffer = event.current_buffer
+            if join_block([buffer.text]) is None:
+                buffer.insert_text("\n")
+            else:
+                buffer.validate_and_handle()
+
+        @bindings.add("escape", "enter")
+        @bindings.add("c-j")
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.insert_text("\n")
+
+        @bindings.add("c-o")
+        def _(event: KeyPressEvent) -> None:
+            self._draft = event.current_buffer.text
+            event.app.erase_when_done = True
+            event.app.exit(result=SHOW_REASONING_COMMAND)
+
+        return bindings
 
 
 class _CommandCompleter(Completer):
@@ -75,25 +131,6 @@ class _CommandCompleter(Completer):
             for name in self._commands:
                 if name.startswith(before):
                     yield Completion(name, start_position=-len(before))
-
-
-def _key_bindings() -> KeyBindings:
-    bindings = KeyBindings()
-
-    @bindings.add("enter")
-    def _(event: KeyPressEvent) -> None:
-        buffer = event.current_buffer
-        if join_block([buffer.text]) is None:
-            buffer.insert_text("\n")
-        else:
-            buffer.validate_and_handle()
-
-    @bindings.add("escape", "enter")
-    @bindings.add("c-j")
-    def _(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
-
-    return bindings
 
 
 def open_history(path: Path | None) -> History:

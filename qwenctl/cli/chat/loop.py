@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from qwenctl.cli.chat.session import ChatSession
-from qwenctl.cli.chat.slash_commands import LeaveChat, run_slash_command
+from qwenctl.cli.chat.slash_command import LeaveChat
+from qwenctl.cli.chat.slash_commands import run_slash_command
 
 
 def run_chat(session: ChatSession) -> None:

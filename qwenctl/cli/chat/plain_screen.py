@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 
+from qwenctl.cli.chat.key_mode import KeyMode, forget_typed
 from qwenctl.cli.chat.screen import Meter, Screen, join_block
 from qwenctl.cli.output import Output
 from qwenctl.units import format_seconds
@@ -26,6 +28,7 @@ class PlainScreen(Screen):
         self._last_char = "\n"
         self._thinking_since_s: float | None = None
         self._n_thought_tokens = 0
+        self._keys = KeyMode(as_keys=False)
 
     def read_turn(self, meter: Meter) -> str | None:
         """Read lines until they make a turn; blank ones are passed over."""
@@ -45,7 +48,8 @@ class PlainScreen(Screen):
             lines.clear()
 
     def begin_reply(self) -> None:
-        """Forget the last one."""
+        """Forget the last one; what is typed from now on is not echoed into the answer."""
+        self._keys.__enter__()
         self._last_char, self._thinking_since_s, self._n_thought_tokens = "", None, 0
 
     def reasoning(self, text: str, n_tokens: int) -> None:  # noqa: ARG002
@@ -64,6 +68,7 @@ class PlainScreen(Screen):
 
     def end_reply(self) -> None:
         """End the line."""
+        self._keys.__exit__(None, None, None)
         self._fold()
         if self._last_char != "\n":
             self._output.line()
@@ -80,12 +85,30 @@ class PlainScreen(Screen):
         """Write to standard error, also with `-q`."""
         self._output.error(message, hint)
 
+    def choose(self, text: str, choices: Mapping[str, str]) -> str | None:
+        """Read lines until one of them begins with the key of a choice."""
+        if not self.interactive:
+            return None
+        forget_typed()
+        self._output.report(text)
+        while True:
+            self._output.aside(" · ".join(f"{key} {meaning}" for key, meaning in choices.items()) + " ? ")
+            try:
+                line = sys.stdin.readline()
+            except KeyboardInterrupt:
+                return None
+            if not line:
+                return None
+            if (key := line.strip().lower()[:1]) in choices:
+                return key
+
     def _fold(self) -> None:
         if self._thinking_since_s is not None:
-            self._output.note(thought_line(time.monotonic() - self._thinking_since_s, self._n_thought_tokens))
+            line = thought_line(time.monotonic() - self._thinking_since_s, self._n_thought_tokens)
+            self._output.note(f"{line} · /reasoning shows it")
             self._thinking_since_s = None
 
 
 def thought_line(seconds: float, n_tokens: int) -> str:
     """Return the line that stands for folded reasoning."""
-    return f"▸ thought for {format_seconds(seconds)} ({n_tokens} tokens) · /reasoning shows it"
+    return f"▸ thought for {format_seconds(seconds)}, {n_tokens} tokens"

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from qwenctl.core import PromptProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +32,21 @@ class Meter:
 class Screen(ABC):
     """Where turns come from and answers go to.
 
-    For each answer: `begin_reply`, any number of `reasoning`, any number of `answer`, `end_reply`.
+    For each answer: `begin_reply`, any number of `prompt_progress`, of `reasoning`, of `answer`, `end_reply`. In
+    between, `wants_answer` is asked now and then. A screen is used within its own `with`: there it may take hold of the
+    terminal.
     """
 
     interactive: bool
     """Whether somebody sits there who can stop an answer and type on."""
 
-    reads_keys = False
-    """Whether turns are read key by key, so that Enter typed ahead must stay a key."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(  # noqa: B027  there is nothing to give back
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
 
     @abstractmethod
     def read_turn(self, meter: Meter) -> str | None:
@@ -48,6 +60,9 @@ class Screen(ABC):
     def begin_reply(self) -> None:
         """Say that the prompt is being read."""
 
+    def prompt_progress(self, progress: PromptProgress) -> None:  # noqa: B027  not every screen shows it
+        """Show how much of the prompt has been read."""
+
     @abstractmethod
     def reasoning(self, text: str, n_tokens: int) -> None:
         """Show that the model thinks: a piece of its thoughts, and the tokens generated so far."""
@@ -55,6 +70,10 @@ class Screen(ABC):
     @abstractmethod
     def answer(self, text: str) -> None:
         """Show a piece of the answer."""
+
+    def wants_answer(self) -> bool:
+        """Tell whether the user has pressed the key for "no more thinking, answer now" since the last call."""
+        return False
 
     @abstractmethod
     def end_reply(self) -> None:
@@ -71,6 +90,17 @@ class Screen(ABC):
     @abstractmethod
     def error(self, message: str, hint: str | None = None) -> None:
         """Show what went wrong, and the next step."""
+
+    @abstractmethod
+    def choose(self, text: str, choices: Mapping[str, str]) -> str | None:
+        """Show `text` and let the user take one of `choices` by its key. What was typed before does not count.
+
+        Args:
+            choices: for each key, a small letter, what it does.
+
+        Returns:
+            The key; None where nobody can be asked, and for Ctrl-C and Ctrl-D.
+        """
 
 
 def join_block(lines: list[str]) -> str | None:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qwenctl.cli.chat.hidden_keys import HiddenKeys
 from qwenctl.cli.chat.screen import Meter, Screen
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines
-from qwenctl.core import FinishReason
+from qwenctl.core import FinishReason, PromptProgress
 from qwenctl.errors import QwenctlError
 from qwenctl.services.conversation import Conversation
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
+from qwenctl.services.session_record import SessionRecord
 
 
 class ChatSession:
@@ -23,12 +23,21 @@ class ChatSession:
 
     Args:
         options: how answers are generated; `thinking` is the conversation's.
+        record: saves the conversation as it goes on; None: nothing does.
     """
 
-    def __init__(self, model: ChatModel, screen: Screen, options: ChatOptions, conversation: Conversation) -> None:
+    def __init__(
+        self,
+        model: ChatModel,
+        screen: Screen,
+        options: ChatOptions,
+        conversation: Conversation,
+        record: SessionRecord | None = None,
+    ) -> None:
         self.model, self.screen, self.conversation = model, screen, conversation
         self.n_failed = 0  # questions without an answer
         self._options = options
+        self._record = record
         self._last: tuple[PreparedPrompt, ReplyDone] | None = None
         self._n_context_tokens: int | None = None
         self._noted: set[str] = set()
@@ -78,6 +87,26 @@ class ChatSession:
         if conversation.exchanges != self.conversation.exchanges:
             self._n_context_tokens = None
         self.conversation = conversation
+        self._save()
+
+    def begin(self, conversation: Conversation) -> None:
+        """Go on with another conversation. The one before it stays saved as it is."""
+        if self._record is not None:
+            self._record.start_over()
+        self.change(conversation)
+
+    def _save(self) -> None:
+        if self._record is None:
+            return
+        try:
+            note = self._record.save(self.conversation)
+        except QwenctlError as error:
+            if error.message not in self._noted:  # once: it will hold for the next turns, too
+                self._noted.add(error.message)
+                self.screen.error(error.message, error.hint)
+            return
+        if note is not None:
+            self.screen.note(note)
 
     def _answer(self, conversation: Conversation) -> None:
         options = replace(self._options, thinking=conversation.thinking)
@@ -96,6 +125,7 @@ class ChatSession:
             return
         partial = done.reason is FinishReason.CANCELLED
         self.conversation = conversation.add_assistant(done.answer, done.reasoning, partial=partial)
+        self._save()
         self._last = prepared, done
         self._n_context_tokens = done.usage.n_prompt_tokens + done.usage.n_generated_tokens
         if note := finish_note(done, prepared.request.max_tokens, options.max_tokens, self.model.engine.info.n_ctx):
@@ -106,9 +136,11 @@ class ChatSession:
         n_reasoning_tokens = 0
         self.screen.begin_reply()
         try:
-            with InterruptWatch(reply.cancel) as watch, HiddenKeys(as_keys=self.screen.reads_keys):
+            with InterruptWatch(reply.cancel) as watch:
                 for event in reply:
-                    if isinstance(event, ReasoningDelta):
+                    if isinstance(event, PromptProgress):
+                        self.screen.prompt_progress(event)
+                    elif isinstance(event, ReasoningDelta):
                         n_reasoning_tokens += 1
                         self.screen.reasoning(event.text, n_reasoning_tokens)
                     elif isinstance(event, AnswerDelta):
@@ -117,6 +149,7 @@ class ChatSession:
                         if not self.screen.interactive:
                             watch.raise_if_requested()
                         return event
+                    self.screen.wants_answer()
         finally:
             reply.close()
             self.screen.end_reply()

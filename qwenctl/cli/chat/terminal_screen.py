@@ -8,57 +8,67 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
 
+from prompt_toolkit.keys import Keys
 from rich.text import Text
 
-from qwenctl.cli.chat.line_input import LineInput
-from qwenctl.cli.chat.plain_screen import thought_line
+from qwenctl.cli.chat.key_mode import KeyMode
+from qwenctl.cli.chat.line_input import SHOW_REASONING_COMMAND, LineInput
 from qwenctl.cli.chat.screen import Meter, Screen
+from qwenctl.cli.chat.thinking_view import ThinkingView
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_stream import MarkdownStream
 from qwenctl.cli.output import Output
 from qwenctl.cli.terminal_safety import without_controls
 from qwenctl.cli.terminal_text import render_lines
-from qwenctl.units import format_seconds
 
-_N_REASONING_LINES = 3
-_REASONING_KEPT_CHARS = 2000  # of the latest: more than fits into those lines on any screen
+SHOW_REASONING = Keys.ControlO
+_PASTES_MARKED, _PASTES_UNMARKED = "\x1b[?2004h", "\x1b[?2004l"  # bracketed paste
 
 
 class TerminalScreen(Screen):
     """Shows one answer at a time: a status while the model reads and thinks, then the answer."""
 
     interactive = True
-    reads_keys = True
 
     def __init__(self, output: Output, line_input: LineInput) -> None:
         self._output, self._input = output, line_input
+        self._keys = KeyMode(as_keys=True)
         self._region = LiveRegion(output.write, terminal_size)
         self._markdown: MarkdownStream | None = None
-        self._thoughts = ""
-        self._n_thought_tokens = 0
-        self._started_s = 0.0
+        self._thinking: ThinkingView | None = None
+        self._shows_reasoning_after = False
+
+    def __enter__(self) -> Self:
+        self._keys.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._keys.__exit__(kind, error, trace)
 
     def read_turn(self, meter: Meter) -> str | None:
         """Let the user edit a turn."""
+        if self._shows_reasoning_after:
+            self._shows_reasoning_after = False
+            return SHOW_REASONING_COMMAND
         return self._input.read(str(meter))
 
     def begin_reply(self) -> None:
         """Show that the prompt is being read, until something else is there to show."""
-        self._markdown, self._thoughts, self._n_thought_tokens = None, "", 0
-        self._started_s = time.monotonic()
-        self._output.write("\n")
+        self._markdown = self._thinking = None
+        self._output.write(_PASTES_MARKED + "\n")
         self._region.show(self._dim("reading the prompt…"))
 
     def reasoning(self, text: str, n_tokens: int) -> None:
         """Show how far thinking has got, and its last lines."""
-        if not self._thoughts:
-            self._started_s = time.monotonic()
-        self._thoughts = (self._thoughts + without_controls(text))[-_REASONING_KEPT_CHARS:]
-        self._n_thought_tokens = n_tokens
-        seconds = format_seconds(time.monotonic() - self._started_s)
-        tail = self._dim(self._thoughts.strip())[-_N_REASONING_LINES:]
-        self._region.show([*self._dim(f"thinking… {n_tokens} tokens {seconds}"), *tail])
+        if self._thinking is None:
+            self._thinking = ThinkingView(self._region, self._dim, lambda: terminal_size()[0], time.monotonic)
+        self._thinking.feed(text, n_tokens)
 
     def answer(self, text: str) -> None:
         """Show a piece of Markdown."""
@@ -67,13 +77,22 @@ class TerminalScreen(Screen):
             self._markdown = MarkdownStream(self._output.write, terminal_size)
         self._markdown.feed(text)
 
+    def wants_answer(self) -> bool:
+        """Do what the keys pressed since the last call ask for; the rest of them wait for the next input line."""
+        for _ in self._input.pressed({SHOW_REASONING}):
+            if self._thinking is not None and self._markdown is None:
+                self._thinking.toggle()
+            elif self._thinking is not None:
+                self._shows_reasoning_after = not self._thinking.whole_text_shown
+        return False
+
     def end_reply(self) -> None:
         """Commit what is shown, and leave a blank line."""
         if self._markdown is None:
             self._fold()
         else:
             self._markdown.finish()
-        self._output.write("\n")
+        self._output.write(_PASTES_UNMARKED + "\n")
 
     def note(self, text: str) -> None:
         """Write dimmed lines."""
@@ -87,12 +106,20 @@ class TerminalScreen(Screen):
         """Write to standard error."""
         self._output.error(message, hint)
 
+    def choose(self, text: str, choices: Mapping[str, str]) -> str | None:
+        """Wait for the key of a choice; other keys do nothing."""
+        self._input.pressed()  # typed before the question: for the next input line
+        self.show(text)
+        self._region.show(self._dim(" · ".join(f"{key} {meaning}" for key, meaning in choices.items())))
+        key = self._input.read_key(choices)
+        self._region.commit(self._dim(f"{key} {choices[key]}" if key else "no answer"))
+        return key
+
     def _fold(self) -> None:
-        if not self._n_thought_tokens:
+        if self._thinking is None:
             self._region.clear()
-            return
-        line = thought_line(time.monotonic() - self._started_s, self._n_thought_tokens)
-        self._region.commit([*self._dim(line), ""])
+        else:
+            self._thinking.fold()
 
     def _dim(self, text: str) -> list[str]:
         return render_lines(Text(text, style="dim"), terminal_size()[0]) if text else []

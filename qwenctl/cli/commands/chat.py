@@ -6,9 +6,11 @@ import sys
 
 import click
 
+from qwenctl.cli.chat.conversation_commands import show_last_exchange
 from qwenctl.cli.chat.line_input import LineInput
 from qwenctl.cli.chat.loop import run_chat
 from qwenctl.cli.chat.plain_screen import PlainScreen
+from qwenctl.cli.chat.saved_session import choose_session, session_options
 from qwenctl.cli.chat.screen import Screen
 from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_commands import COMMANDS
@@ -21,7 +23,6 @@ from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.errors import ExitCode
-from qwenctl.services.conversation import Conversation
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.settings import Settings
 
@@ -33,6 +34,8 @@ from qwenctl.settings import Settings
         "qwenctl chat",
         'qwenctl chat qwen3-30b --system "Answer in one sentence."',
         "qwenctl chat model.gguf --no-think --ctx 32k",
+        "qwenctl chat --continue                            # the latest chat goes on",
+        'qwenctl chat --resume "sky blue"                   # the latest one with these words; or its ID',
         "printf 'Hello!\\nAnd now in French.\\n' | qwenctl chat  # each line is a turn",
     ],
 )
@@ -40,6 +43,7 @@ from qwenctl.settings import Settings
 @click.option("--system", metavar="TEXT", help="System prompt; @FILE reads it from a file.")
 @reply_options
 @engine_flags
+@session_options
 @click.option("--no-history", is_flag=True, help="Keep nothing of what is typed.  [default: QWENCTL_HISTORY]")
 @quiet_option
 def command(
@@ -48,6 +52,9 @@ def command(
     system: str | None,
     reply: ReplyOptions,
     engine: EngineOptions,
+    continues: bool,
+    resume: str | None,
+    no_session: bool,
     no_history: bool,
     output: Output,
     settings: Settings,
@@ -57,16 +64,25 @@ def command(
     MODEL is a GGUF file or a model's name; without it, the default model answers (`qwenctl models default`), or the
     bundled demo.
 
+    Each turn is saved when it has ended, in qwenctl's data folder, readable by you alone; --continue and --resume go on
+    with a saved chat: its system prompt, thinking mode and model, unless options say otherwise. `qwenctl sessions`
+    lists, exports and removes them.
+
     Type /help in the chat for its commands. If standard input is not a terminal, each line of it is a turn, and the
     answers alone go to standard output.
     """
-    conversation = Conversation(text_or_file(system), reply.thinking)
-    with open_model(model, engine, settings, output) as chat_model:
-        screen = _screen(output, settings, history=settings.history and not no_history)
-        session = ChatSession(chat_model, screen, reply.chat_options(), conversation)
+    saved = choose_session(continues=continues, resume=resume, no_session=no_session, settings=settings, output=output)
+    conversation = saved.conversation(text_or_file(system), reply.thinking)
+    screen = _screen(output, settings, history=settings.history and not no_history)
+    with screen, open_model(saved.model(model, settings), engine, settings, output) as chat_model:
+        record = saved.record(chat_model.engine.info, settings, output)
+        session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record)
         if screen.interactive:
             output.note(f"{chat_model.engine.info.name} · /help shows the commands, Ctrl-D ends the chat")
+            show_last_exchange(session)
         run_chat(session)
+    if screen.interactive and record is not None and record.saved_id is not None:
+        output.note(f"saved; go on with qwenctl chat --resume {record.saved_id}")
     return ExitCode.FAILED if session.n_failed and not screen.interactive else ExitCode.DONE
 
 

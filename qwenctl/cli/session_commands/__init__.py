@@ -1,0 +1,1 @@
+"""The commands below `qwenctl sessions`, one a file."""

@@ -1,0 +1,69 @@
+"""`qwenctl sessions export`: a saved chat for other programs and for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from qwenctl.cli.command import Command
+from qwenctl.cli.options import quiet_option
+from qwenctl.cli.output import Output
+from qwenctl.errors import InvalidRequest, QwenctlError
+from qwenctl.services.private_file import replace_private
+from qwenctl.services.session_choice import find_session, open_store
+from qwenctl.services.session_export import as_json, as_markdown, as_openai
+from qwenctl.settings import Settings
+
+_FORMATS: dict[str, Callable[..., str]] = {"markdown": as_markdown, "json": as_json, "openai": as_openai}
+
+
+@click.command(
+    "export",
+    cls=Command,
+    examples=[
+        "qwenctl sessions export 3fa2c1d0 > talk.md",
+        'qwenctl sessions export "sky blue" --format openai | jq ".[0]"',
+        "qwenctl sessions export 3fa2c1d0 --format json -o talk.json  # /load in a chat reads it",
+    ],
+)
+@click.argument("session", metavar="ID|WORDS")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(list(_FORMATS)),
+    default="markdown",
+    show_default=True,
+    help="Markdown; JSON as /save writes it; or a list of messages as OpenAI's API takes them.",
+)
+@click.option("--reasoning", is_flag=True, help="With what the model thought; JSON always has it.")
+@click.option(
+    "-o", "--output-file", "target", type=click.Path(dir_okay=False), metavar="FILE", help="Write it to a new FILE."
+)
+@quiet_option
+def command(
+    *, session: str, kind: str, reasoning: bool, target: str | None, output: Output, settings: Settings
+) -> None:
+    """Write a saved chat in a form that others read.
+
+    ID may be shortened to its first four digits. WORDS mean the latest chat in which they occur.
+    """
+    store = open_store(settings)
+    found = store.read(find_session(store, session).head.session_id)
+    text = _FORMATS[kind](found, reasoning=reasoning)
+    if target is None:
+        output.stream(text)
+        return
+    _write_private(Path(target).expanduser(), text)
+    output.note(f"{found.head.n_exchanges} exchanges written to {target}")
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read. What is there already is not replaced."""
+    if path.exists():
+        raise InvalidRequest(f"{path} is there already", "name another file, or remove it first")
+    try:
+        replace_private(path, text.encode())
+    except OSError as error:
+        raise QwenctlError(f"cannot write {path}: {error.strerror}", "name a folder that you may write to") from error
