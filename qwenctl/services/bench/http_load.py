@@ -22,6 +22,7 @@ from qwenctl.errors import GenerationFailed, InvalidRequest
 _TEXT = re.compile(rb'"(?:content|reasoning_content|reasoning|text)" ?: ?"(?!")')
 _EVENT = re.compile(rb"^data: ?(\{.*\})\r?$", re.MULTILINE)
 _LENGTH = re.compile(rb"^content-length: *(\d+)", re.MULTILINE | re.IGNORECASE)
+_CLOSES = re.compile(rb"^connection: *close", re.MULTILINE | re.IGNORECASE)
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
@@ -102,10 +103,16 @@ async def run_load(
         connection = await _connect(target)
         try:
             for prompt in waiting:
-                if connection.is_lost:
-                    connection.close()
-                    connection = await _connect(target)
-                answers.append(await connection.ask(target.message(prompt, max_tokens, stream=stream), stream=stream))
+                message = target.message(prompt, max_tokens, stream=stream)
+                is_new = False
+                while not is_new:
+                    if connection.is_lost:
+                        connection.close()
+                        connection, is_new = await _connect(target), True
+                    answer = await connection.ask(message, stream=stream)
+                    if not connection.is_lost or connection.has_answer:
+                        break  # else it was closed while nothing was asked: once more, on a new one
+                answers.append(answer)
         finally:
             connection.close()
 
@@ -132,15 +139,22 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._data = bytearray()
         self._arrivals: list[tuple[float, int]] = []  # (time, bytes so far)
-        self._end = -1  # bytes of the answer; -1: not known yet; 0: ends with the last chunk
+        self._end = -1  # bytes of the answer; -1: not known yet; 0: up to the last chunk
         self._done: asyncio.Future[None] | None = None
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether anything came back for the last request."""
+        return bool(self._data)
 
     async def ask(self, message: bytes, *, stream: bool) -> Answered:
         """Send a request and return what became of it."""
         self._data, self._arrivals, self._end = bytearray(), [], -1
         self._done = asyncio.get_running_loop().create_future()
         started_s = time.perf_counter()
-        if self._transport is not None:
+        if self._transport is None or self.is_lost:
+            self._done.set_result(None)
+        else:
             self._transport.write(message)
         await self._done
         return _answered(started_s, time.perf_counter(), bytes(self._data), self._arrivals, stream=stream)
@@ -162,6 +176,7 @@ class _Connection(asyncio.Protocol):
         if self._end < 0 and (end_of_head := self._data.find(b"\r\n\r\n")) >= 0:
             length = _LENGTH.search(self._data, 0, end_of_head)
             self._end = end_of_head + 4 + int(length[1]) if length else 0
+            self.is_lost = _CLOSES.search(self._data, 0, end_of_head) is not None
         is_over = len(self._data) >= self._end if self._end > 0 else self._data.endswith(_LAST_CHUNK)
         if self._end >= 0 and is_over and self._done is not None and not self._done.done():
             self._done.set_result(None)
