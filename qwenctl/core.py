@@ -77,8 +77,8 @@ class ThinkBlock:
     """
 
     starts_inside: bool  # the prompt has opened the block
-    budget: int | None = None  # tokens of thinking after which the block is closed; None: as many as the reply may have
-    ending: str = ""  # text that closes a block early, `</think>` and the line breaks after it included
+    budget: int | None = None  # tokens of thinking after which the block is closed; None: what the answer can spare
+    ending: str = "\n</think>\n\n"  # text that closes a block early, the line breaks after it included
     loop_guard: bool = True  # close the block when the thinking repeats itself without end
 
 
@@ -105,7 +105,7 @@ class GenerationRequest:
     prompt_tokens: tuple[int, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None  # None: until the context is full
-    stop: tuple[str, ...] = ()  # text that ends the generation; never part of the output
+    stop: tuple[str, ...] = ()  # text that ends the answer; never part of the output; has no effect on thinking
     think: ThinkBlock | None = None  # None: the reply has no think block
     n_logprobs: int | None = None  # likeliest tokens reported with each generated one, 0: itself alone; None: nothing
     logit_bias: tuple[TokenBias, ...] = ()

@@ -5,6 +5,8 @@
     QWENCTL_HISTORY   off: `qwenctl chat` keeps no history of what was typed
     QWENCTL_SESSIONS  off: `qwenctl chat` does not save what is said
     QWENCTL_DEBUG     1: every error shows its traceback
+    QWENCTL_MODEL, QWENCTL_CTX …    options of run, chat, batch and serve: --kv-type is QWENCTL_KV_TYPE
+    XDG_CONFIG_HOME   parent of the folder of config.toml, which config_file.py reads
     XDG_DATA_HOME, XDG_CACHE_HOME   parents of the data and the cache folder
     NO_COLOR, TERM=dumb             plain text, no escape sequences
     CUDA_…, GGML_…, OMP_… and more  read by native libraries; `qwenctl doctor` shows them
@@ -16,7 +18,8 @@
     SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE   who vouches for a hub or a proxy
 
 What huggingface_hub reads by itself has the meaning that it has there (huggingface_hub/constants.py).
-Knows nothing of options: a command combines these values with its flags, and the flag wins.
+Knows nothing of options: a command combines these values with its flags and the config file: the flag wins, then the
+environment.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from urllib.parse import urlsplit
 
 from qwenctl.errors import InvalidRequest
 
+_PREFIX = "QWENCTL_"
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"0", "false", "no", "off"})
 _VARIABLES = (
@@ -36,6 +40,7 @@ _VARIABLES = (
     "QWENCTL_HISTORY",
     "QWENCTL_SESSIONS",
     "QWENCTL_DEBUG",
+    "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
     "XDG_CACHE_HOME",
     "NO_COLOR",
@@ -104,6 +109,8 @@ class Settings:
     data_dir: Path  # what a user would miss: models, chats
     cache_dir: Path  # what can be made again: the converted demo, remembered load trials
     models_dir: Path
+    config_dir: Path = Path("/dev/null")  # what a user wrote: config.toml, templates; nothing, unless it is said
+    model: str | None = None  # that the config file or QWENCTL_MODEL names, where the command line names none
     history: bool = True
     sessions: bool = True  # whether chats are saved
     n_threads: int | None = None  # None: chosen per command
@@ -112,6 +119,7 @@ class Settings:
     hub: HubSettings = field(default_factory=lambda: _hub_settings({}))
     network: NetworkSettings = field(default_factory=NetworkSettings)
     variables: Mapping[str, str] = field(default_factory=dict, compare=False)  # those that matter and are set
+    own_variables: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # all QWENCTL_…; secrets
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -126,6 +134,7 @@ class Settings:
         return cls(
             data_dir=data_dir,
             cache_dir=cache_dir,
+            config_dir=_xdg_folder(environ, "XDG_CONFIG_HOME", ".config"),
             models_dir=Path(models).expanduser() if models else data_dir / "models",
             history=_switch(environ, "QWENCTL_HISTORY", default=True),
             sessions=_switch(environ, "QWENCTL_SESSIONS", default=True),
@@ -135,6 +144,7 @@ class Settings:
             hub=_hub_settings(environ),
             network=NetworkSettings.from_environment(environ),
             variables={name: value for name, value in environ.items() if value and _is_shown(name)},
+            own_variables={name: value for name, value in environ.items() if value and name.startswith(_PREFIX)},
         )
 
 

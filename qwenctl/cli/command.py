@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from qwenctl.cli.file_option import FileOption
 from qwenctl.cli.lazy_group import LazyGroup
 
 
@@ -20,6 +21,13 @@ class Command(click.Command):
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words of a command line."""
+        for parameter in self.params:
+            if isinstance(parameter, FileOption):
+                args = parameter.spread(args)
+        return super().parse_args(ctx, args)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples below the options."""

@@ -39,6 +39,7 @@ class TemplateCapabilities:
     thinks_by_default: bool = False  # when `enable_thinking` is not given
     tools: bool = False
     strips_reasoning: bool = True  # of earlier turns, by itself
+    uses_tags: bool = False  # a think block stands between <think> and </think>
 
 
 class ChatTemplate:
@@ -147,6 +148,7 @@ class ChatTemplate:
             thinks_by_default=default == switched_on if switched_on != switched_off else ends_inside_thinking(default),
             tools=_MARK in (with_tools or ""),
             strips_reasoning=_MARK not in (with_history or ""),
+            uses_tags=any(OPEN_TAG in (text or "") for text in (default, switched_on, switched_off)),
         )
 
 

@@ -9,9 +9,10 @@ at a time.
     engine_options.py   what can be decided        step_plan.py      which tokens are computed next
     native_model.py     llama.cpp's handles        kv_cache.py       slots and cells (kv_slots.py, kv_cells.py)
     live_request.py     one request's state        sampler_chain.py  the choice of a token
-    text_stream.py      tokens' bytes to text      native_thread.py  long calls that can be interrupted
+    text_stream.py      tokens' bytes to text      think_monitor.py  where a reply stands with its think block
+    native_thread.py    long calls that can be interrupted
 
-One thread steps. `submit` and `cancel` may come from any thread at any time; so may `close`.
+One thread steps. `submit`, `cancel` and `end_thinking` may come from any thread at any time; so may `close`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Engine(EngineSurface):
         self._running: list[LiveRequest] = []  # in order of admission
         self._names: set[str] = set()  # of all requests under way
         self._cancelled: set[str] = set()
+        self._answer_now: set[str] = set()  # requests whose thinking is to end
         self._computing: frozenset[str] = frozenset()
         self._last_events: list[GenerationEvent] = []  # of requests that `close` ended
         self._n_ended = 0
@@ -137,8 +139,8 @@ class Engine(EngineSurface):
 
         Raises:
             PromptTooLong: the prompt leaves no room for an answer.
-            InvalidRequest: an empty prompt, a token that the model does not have, max_tokens below 1, a bad grammar, or
-                the name of a request under way.
+            InvalidRequest: an empty prompt, a token that the model does not have, max_tokens below 1, a bad grammar,
+                bias or number of logprobs, or the name of a request under way.
             GenerationFailed: the model is closed, or broken by earlier failures.
         """
         self._check_usable()
@@ -154,12 +156,15 @@ class Engine(EngineSurface):
             )
         if request.max_tokens is not None and request.max_tokens < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, not {request.max_tokens}")
+        if request.n_logprobs is not None and not 0 <= request.n_logprobs <= vocabulary.n_tokens:
+            raise InvalidRequest(f"n_logprobs must lie between 0 and {vocabulary.n_tokens:,}, not {request.n_logprobs}")
         if request.request_id in self._names:
             raise InvalidRequest(f"there is a request {request.request_id!r} under way")
-        sampler = SamplerChain(vocabulary, request.sampling, tokens, n_ctx)
+        sampler = SamplerChain(vocabulary, request.sampling, tokens, n_ctx, request.logit_bias)
         self._cancelled.discard(request.request_id)  # meant for an earlier request of that name
+        self._answer_now.discard(request.request_id)
         self._names.add(request.request_id)
-        self._incoming.append(LiveRequest(request, sampler, n_ctx, self._clock))
+        self._incoming.append(LiveRequest(request, sampler, vocabulary, n_ctx, self._clock))
 
     def cancel(self, request_id: str) -> None:
         """End a request early: the next `step` returns its `Finished`. Unknown and finished ones are ignored.
@@ -169,6 +174,13 @@ class Engine(EngineSurface):
         self._cancelled.add(request_id)
         if request_id in self._computing:
             self._model.abort()
+
+    def end_thinking(self, request_id: str) -> None:
+        """Close a request's think block before its next token, or as soon as it opens. Unknown ones are ignored.
+
+        Callable from signal handlers and other threads.
+        """
+        self._answer_now.add(request_id)
 
     def step(self) -> list[GenerationEvent]:
         """Compute once for all requests that can run; [] when there is nothing to do.
@@ -181,6 +193,8 @@ class Engine(EngineSurface):
                 return events
             try:
                 events += self._end_cancelled()
+                if self._answer_now:
+                    self._end_thinking()
                 self._admit()
                 for batch in self._plan():
                     events += self._compute(batch)
@@ -232,6 +246,12 @@ class Engine(EngineSurface):
         cancelled = {self._cancelled.pop() for _ in range(len(self._cancelled))}
         return self._end([one for one in requests if one.request_id in cancelled], FinishReason.CANCELLED)
 
+    def _end_thinking(self) -> None:
+        asked = {self._answer_now.pop() for _ in range(len(self._answer_now))}
+        for request in self._all_requests():
+            if request.request_id in asked:
+                request.end_thinking()
+
     def _end(
         self, requests: Sequence[LiveRequest], reason: FinishReason, error: str | None = None
     ) -> list[GenerationEvent]:
@@ -257,7 +277,7 @@ class Engine(EngineSurface):
         with self._lock:
             if not self._closed:
                 self._end(self._all_requests(), FinishReason.CANCELLED)
-                self._last_events, self._cancelled = [], set()
+                self._last_events, self._cancelled, self._answer_now = [], set(), set()
 
     def _admit(self) -> None:
         """Give slots to waiting requests, first come first served."""
@@ -347,10 +367,12 @@ class Engine(EngineSurface):
                 self._cache.extend(request.slot, computed)
         events: list[GenerationEvent] = []
         for (chunk, request), index in zip(work, last, strict=True):
+            if request.request.reports_progress and chunk.first < len(request.request.prompt_tokens):
+                events.append(request.progress(chunk.first + chunk.n_tokens))
             if not chunk.wants_logits:
                 continue
             try:
-                said = request.sample(self._model.context, index, self._model.vocabulary)
+                said = request.sample(self._model.context, index)
             except GenerationFailed as error:
                 said = request.finish(FinishReason.ERROR, error.message)
             if said and isinstance(said[-1], Finished):

@@ -2,7 +2,7 @@
 
     frame          length (4 bytes, big endian) + JSON object (UTF-8, halves of surrogate pairs passed)
     parent → child {"id": 7, "call": "submit", …}              answered once
-                   {"call": "cancel", "request_id": "…"}       never answered
+                   {"call": "cancel", "request_id": "…"}       never answered; "end_thinking" likewise
     child → parent {"id": 7, "value": …} or {"id": 7, "error": {…}}
 
 Values are checked on arrival against the fields and types of the dataclass that they are to become: neither side works

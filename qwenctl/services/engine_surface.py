@@ -23,7 +23,8 @@ class EngineSurface(ABC):
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request: its events come from `step`."""
 
-    def end_thinking(self, request_id: str) -> None:  # noqa: B027 - an engine without think blocks has none to close
+    @abstractmethod
+    def end_thinking(self, request_id: str) -> None:
         """Close a request's think block now: the answer follows. Unknown and finished ones are ignored."""
 
     @abstractmethod

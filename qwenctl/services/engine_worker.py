@@ -1,7 +1,8 @@
 """The child process that holds an engine, so that ggml may abort there: it does when a remote device goes away.
 
     thread    does
-    reader    takes messages from standard input; carries out `cancel` at once; ends the process at the end of input
+    reader    takes messages from standard input; carries out `cancel` and `end_thinking` at once; ends the process at
+              the end of input
     quick     submit, tokenize, detokenize, close: what need not wait for the step that is being computed
     main      step, and what must lie between two steps
 
@@ -96,8 +97,8 @@ class EngineWorker:
 
     def _take(self, message: dict[str, Any]) -> None:
         name = message.pop("call", None)
-        if name == "cancel":
-            self.engine.cancel(decode(str, message.get("request_id")))
+        if name in _AT_ONCE:
+            _AT_ONCE[name](self.engine, decode(str, message.get("request_id")))
             return
         number = decode(int, message.pop("id", None))
         if name == "close":
@@ -179,6 +180,7 @@ class EngineWorker:
         return self.engine.offload_stats()
 
 
+_AT_ONCE: dict[Any, Callable[[Engine, str], None]] = {"cancel": Engine.cancel, "end_thinking": Engine.end_thinking}
 _QUICK: dict[Any, Callable[..., object]] = {
     "submit": EngineWorker.submit,
     "tokenize": EngineWorker.tokenize,

@@ -18,8 +18,10 @@ from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, ends_inside_thinking
 from qwenctl.services.prompt_cut import PromptCut, cut_messages
 from qwenctl.services.reply import ReplyAssembler, ReplyEvent
+from qwenctl.services.reply_form import held_to_form
 from qwenctl.services.sampling_defaults import MAX_TOKENS, MAX_TOKENS_THINKING, SamplingChoice, choose_sampling
-from qwenctl.services.thinking import soft_switch, without_earlier_reasoning
+from qwenctl.services.thinking import without_earlier_reasoning
+from qwenctl.services.thinking_mode import ThinkingMode, thinking_mode
 
 _ROOM_FOR_ANSWER = 1024  # tokens that a cut prompt leaves, where the context is large enough
 
@@ -54,6 +56,9 @@ class TextEngine(Protocol):
     def cancel(self, request_id: str) -> None:
         """End a request early; it still gets its last event."""
 
+    def end_thinking(self, request_id: str) -> None:
+        """Close a request's think block now: the answer follows."""
+
     def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
         """Submit `request` and step until it is finished; raises GenerationFailed where a step reports an error."""
 
@@ -73,6 +78,7 @@ class ChatOptions:
     n_logprobs: int | None = None  # as in GenerationRequest, and so are the next two
     logit_bias: tuple[TokenBias, ...] = ()
     reports_progress: bool = False
+    answer_schema: Any | None = None  # JSON schema that the answer must satisfy; `ANY_OBJECT` for any JSON object
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +87,16 @@ class PreparedPrompt:
 
     request: GenerationRequest
     text: str  # as the template rendered it
-    thinking: bool  # whether the model is expected to think
+    mode: ThinkingMode
     starts_inside: bool  # `text` ends inside a think block
     sampling: SamplingChoice
     truncated: PromptCut | None
     notes: tuple[str, ...]  # one line each, for the user: what was ignored, cut or advised against
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the model is expected to think."""
+        return self.mode.thinking
 
 
 class Reply:
@@ -120,6 +131,10 @@ class Reply:
     def cancel(self) -> None:
         """Ask the engine to stop: the iteration ends soon, with a `ReplyDone` whose reason says so."""
         self._engine.cancel(self.prepared.request.request_id)
+
+    def end_thinking(self) -> None:
+        """Ask the engine to end the thinking now: the answer follows. From any thread; without effect after it."""
+        self._engine.end_thinking(self.prepared.request.request_id)
 
     def close(self) -> None:
         """Stop at once, without a `ReplyDone`."""
@@ -174,29 +189,32 @@ class ChatModel:
         if not messages:
             raise InvalidRequest("there is no message to answer")
         prompt = _Prompt(self, messages, options)
+        mode = prompt.mode
+        wishes, form_notes = held_to_form(options.sampling, options.answer_schema)
         sampling = choose_sampling(
             self.engine.info.architecture,
-            thinking=prompt.thinking,
-            usual_mode=prompt.thinking == self._thinks_by_default,
+            thinking=mode.thinking,
+            usual_mode=mode.thinking == self.capabilities.thinks_by_default,
             from_file=self.engine.info.sampling_defaults,
-            options=options.sampling,
+            options=wishes,
         )
         text, tokens, cut = prompt.fitted(self.engine.info.n_ctx)
         room = self.engine.info.n_ctx - len(tokens)
-        wanted = options.max_tokens or (MAX_TOKENS_THINKING if prompt.thinking else MAX_TOKENS)
+        wanted = options.max_tokens or (MAX_TOKENS_THINKING if mode.thinking else MAX_TOKENS)
         request = GenerationRequest(
             request_id or f"reply-{next(self._ids)}",
             tokens,
             sampling.params,
             min(wanted, room),
             options.stop,
-            n_logprobs=options.n_logprobs,
-            logit_bias=options.logit_bias,
-            reports_progress=options.reports_progress,
+            mode.block(text) if self.template else None,
+            options.n_logprobs,
+            options.logit_bias,
+            options.reports_progress,
         )
-        notes = (*prompt.notes, *sampling.notes, *([cut.sentence] if cut else []))
+        notes = (*prompt.notes, *form_notes, *sampling.notes, *([cut.sentence] if cut else []))
         starts_inside = self.template is not None and ends_inside_thinking(text)
-        return PreparedPrompt(request, text, prompt.thinking, starts_inside, sampling, cut, notes)
+        return PreparedPrompt(request, text, mode, starts_inside, sampling, cut, notes)
 
     def reply(self, prepared: PreparedPrompt) -> Reply:
         """Start generating. Nothing is computed before the first event is asked for."""
@@ -211,10 +229,6 @@ class ChatModel:
         if self.template:
             self.template.close()
 
-    @property
-    def _thinks_by_default(self) -> bool:
-        return self.capabilities.thinks_by_default
-
 
 class _Prompt:
     """The messages of one request on their way to tokens."""
@@ -222,7 +236,8 @@ class _Prompt:
     def __init__(self, model: ChatModel, messages: Sequence[Message], options: ChatOptions) -> None:
         self._model = model
         self._options = options
-        self._switch, self.thinking, self.notes = _mode(model.capabilities, messages, options)
+        self.mode = thinking_mode(model.capabilities, messages, options.thinking, options.think_budget)
+        self.notes = self.mode.notes
         strips = model.template is None or model.capabilities.strips_reasoning
         self._messages: Sequence[Message] = without_earlier_reasoning(messages, template_strips=strips)
         if model.template is None:
@@ -256,26 +271,11 @@ class _Prompt:
             return _check_text("\n\n".join(message.content for message in messages))
         text = self._model.template.render(
             messages,
-            enable_thinking=self._switch,
+            enable_thinking=self.mode.switch,
             tools=self._options.tools,
             variables=self._options.template_variables,
         )
-        return _check_text(text)
-
-
-def _mode(
-    capabilities: TemplateCapabilities, messages: Sequence[Message], options: ChatOptions
-) -> tuple[bool | None, bool, tuple[str, ...]]:
-    """Return `enable_thinking` for the template, whether the model will think, and what to tell the user."""
-    wanted = options.thinking
-    if capabilities.thinking == "none":
-        ignored = wanted is True
-        return None, False, ("the model does not think: --think is ignored",) if ignored else ()
-    if capabilities.thinking == "always":
-        ignored = wanted is False
-        return None, True, ("the model always thinks: --no-think is ignored",) if ignored else ()
-    thinking = capabilities.thinks_by_default if wanted is None else wanted
-    return wanted, thinking and soft_switch(messages) is not False, ()
+        return _check_text(self.mode.opened(text, has_grammar="grammar" in self._options.sampling))
 
 
 def _check_text(text: str) -> str:

@@ -1,16 +1,32 @@
-"""One request from its submission to its last event: its tokens, text, sampler, and when things happened.
+"""One request from its submission to its last event: its tokens, text, think block, sampler, and when things happened.
 
-Knows nothing of batches and slots but the number of its own.
+A think block that goes on for too long is closed here: the tokens of its ending are added to the sequence as if they
+were more of the prompt, and the next token is sampled when they have been computed. Knows nothing of batches and slots
+but the number of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, TextDelta, Timing, Usage
+from qwenctl.core import (
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    GenerationRequest,
+    PromptProgress,
+    TextDelta,
+    ThinkBlock,
+    ThinkingEnd,
+    Timing,
+    TokenLogprob,
+    Usage,
+)
 from qwenctl.services.kv_slots import Slot
 from qwenctl.services.sampler_chain import SamplerChain
 from qwenctl.services.text_stream import TextStream
+from qwenctl.services.think_monitor import ThinkMonitor, thinking_limit
+from qwenctl.services.token_chances import token_logprob
 from qwenctl.services.vocabulary import Vocabulary
 
 
@@ -20,21 +36,32 @@ class LiveRequest:
     Args:
         request: as submitted.
         sampler: freed by `finish`.
+        vocabulary: of the model.
         n_ctx: tokens that prompt and answer may have together.
         clock: seconds.
     """
 
     def __init__(
-        self, request: GenerationRequest, sampler: SamplerChain, n_ctx: int, clock: Callable[[], float]
+        self,
+        request: GenerationRequest,
+        sampler: SamplerChain,
+        vocabulary: Vocabulary,
+        n_ctx: int,
+        clock: Callable[[], float],
     ) -> None:
         self.request = request
         self.tokens = list(request.prompt_tokens)  # and those generated
         self.slot: Slot | None = None
         self.waits_for_end = -1  # held back: the number of ended requests to wait for
         self._sampler = sampler
+        self._vocabulary = vocabulary
         self._text = TextStream(request.stop)
+        self._logprobs: list[TokenLogprob] = []  # of tokens whose text is not out yet
         room = n_ctx - len(request.prompt_tokens)
         self._most_tokens = room if request.max_tokens is None else min(room, request.max_tokens)
+        self._ending: tuple[int, ...] = ()
+        self._think = self._watch(request.think) if request.think else None  # None: no block, or no more of it
+        self._thinking_end: ThinkingEnd | None = None
         self._clock = clock
         self._submitted_s = clock()
         self._started_s: float | None = None
@@ -48,7 +75,7 @@ class LiveRequest:
 
     @property
     def n_generated(self) -> int:
-        """Tokens sampled so far."""
+        """Tokens generated so far."""
         return len(self.tokens) - len(self.request.prompt_tokens)
 
     @property
@@ -67,36 +94,109 @@ class LiveRequest:
         if self._started_s is None:
             self._started_s = self._clock()
 
-    def sample(self, context: object, index: int, vocabulary: Vocabulary) -> list[GenerationEvent]:
+    def progress(self, n_computed: int) -> PromptProgress:
+        """Return how far the prompt is, `n_computed` tokens of the sequence being in the KV cache."""
+        n_prompt = len(self.request.prompt_tokens)
+        return PromptProgress(self.request_id, min(n_computed, n_prompt), self._n_cached or 0, n_prompt)
+
+    def end_thinking(self) -> None:
+        """Close the think block before the next token."""
+        if self._think:
+            self._think.ask()
+
+    def sample(self, context: object, index: int) -> list[GenerationEvent]:
         """Choose the next token from the logits of the batch's token `index`; return what there is to say.
 
         Raises:
             GenerationFailed: no token can be chosen.
         """
-        token = self._sampler.sample(context, index)
+        think = self._think
+        if think is not None and think.due and not self._text.splits_character:
+            return self._close_block(think, think.due)
+        token = self._sampler.sample(context, index) if think is None else self._think_on(think, context, index)
         if self._first_token_s is None:
             self._first_token_s = self._clock()
-        self.tokens.append(token)
-        if vocabulary.ends_generation(token):
+        if self._vocabulary.ends_generation(token):
+            if think is not None and think.is_open:
+                return self._close_block(think, "model")
+            self.tokens.append(token)
             return self.finish(FinishReason.STOP)
-        text = self._text.feed(vocabulary.piece(token))
-        events: list[GenerationEvent] = []
-        if text:
-            events.append(TextDelta(self.request_id, text, self.n_generated))
-        if self._text.stopped:
+        self.tokens.append(token)
+        if self.request.n_logprobs is not None:
+            logits = self._sampler.logits(context, index)
+            self._logprobs.append(token_logprob(logits, token, self.request.n_logprobs, self._vocabulary.text))
+        piece = self._vocabulary.piece(token)
+        if think is not None:
+            rest = think.take(piece, self.tokens)
+            self._follow(think)
+            if rest.strip(b"\n") and self._sampler.has_grammar:
+                return self._without(piece, rest)
+        return self._said(piece)
+
+    def finish(self, reason: FinishReason, error: str | None = None) -> list[GenerationEvent]:
+        """End it: the text that was held back, and the last event."""
+        self._sampler.close()
+        events = self._delta(self._text.finish())
+        usage = Usage(len(self.request.prompt_tokens), self._n_cached or 0, self.n_generated)
+        stop_text, thinking_end = self._text.stopped_by, self._thinking_end
+        return [
+            *events,
+            Finished(self.request_id, reason, usage, self._timing(), error, stop_text, thinking_end),
+        ]
+
+    def _said(self, piece: bytes) -> list[GenerationEvent]:
+        """Return what `piece`, the end of the tokens, brings; it may be the last of all."""
+        events = self._delta(self._text.feed(piece))
+        if self._text.stopped_by is not None:
             return events + self.finish(FinishReason.STOP)
         if self.n_may_follow <= 0:
             return events + self.finish(FinishReason.LENGTH)
         return events
 
-    def finish(self, reason: FinishReason, error: str | None = None) -> list[GenerationEvent]:
-        """End it: the text that was held back, and the last event."""
-        self._sampler.close()
-        events: list[GenerationEvent] = []
-        if text := self._text.finish():
-            events.append(TextDelta(self.request_id, text, self.n_generated))
-        usage = Usage(len(self.request.prompt_tokens), self._n_cached or 0, self.n_generated)
-        return [*events, Finished(self.request_id, reason, usage, self._timing(), error)]
+    def _delta(self, text: str) -> list[GenerationEvent]:
+        if not text:
+            return []
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if self._logprobs:
+            logprobs, self._logprobs = tuple(self._logprobs), []
+        return [TextDelta(self.request_id, text, self.n_generated, logprobs)]
+
+    # --- the think block ---------------------------------------------------------------------------------------------
+
+    def _watch(self, block: ThinkBlock) -> ThinkMonitor:
+        self._ending = self._vocabulary.tokenize(block.ending)
+        think = ThinkMonitor(block, thinking_limit(block.budget, self._most_tokens, len(self._ending)))
+        self._text.watches_stops = think.watches_stops
+        return think
+
+    def _think_on(self, think: ThinkMonitor, context: object, index: int) -> int:
+        if think.is_open:
+            return self._sampler.sample_freely(context, index)
+        piece = self._vocabulary.piece
+        return self._sampler.sample(context, index, exempt=lambda token: think.is_exempt(piece(token)))
+
+    def _close_block(self, think: ThinkMonitor, why: ThinkingEnd) -> list[GenerationEvent]:
+        """Go on as if the model had written the ending itself."""
+        think.close(why)
+        self._follow(think)
+        return self._force(self._ending)
+
+    def _without(self, piece: bytes, rest: bytes) -> list[GenerationEvent]:
+        """The token that closed the block says more, which no grammar has seen: write its beginning in its place."""
+        self.tokens.pop()
+        return self._force(self._vocabulary.tokenize(piece[: len(piece) - len(rest)].decode("utf-8", "replace")))
+
+    def _force(self, tokens: Sequence[int]) -> list[GenerationEvent]:
+        forced = tokens[: self.n_may_follow]
+        self.tokens += forced
+        self._sampler.remember(forced)
+        return self._said(b"".join(map(self._vocabulary.piece, forced)))
+
+    def _follow(self, think: ThinkMonitor) -> None:
+        self._text.watches_stops = think.watches_stops
+        self._thinking_end = think.end
+        if think.is_over:
+            self._think = None
 
     def _timing(self) -> Timing:
         end = self._clock()

@@ -1,7 +1,8 @@
 """Which models are here, and which file a name means.
 
-MODEL is a GGUF file, the name of a model in the models folder, the name that it was pulled by, or nothing for the
-default one, else the bundled demo. Knows folders and file names; opening and loading are other services' work.
+MODEL is a GGUF file, the name of a model in the models folder, the name that it was pulled by, or nothing for the one
+in the user's settings, the default one, or the bundled demo: the first that there is. Knows folders and file names;
+opening and loading are other services' work.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ def locate_model(name: str | None, settings: Settings) -> Path | None:
     Raises:
         ModelNotFound: no file and no model of that name; a checkpoint that is not converted.
     """
+    name = settings.model if name is None else name
     if name is None:
         name = read_default(settings)
         if name is not None and not is_model(name, settings):

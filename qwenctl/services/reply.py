@@ -65,6 +65,7 @@ class ReplyAssembler:
         self._splitter = ThinkingSplitter(starts_inside=starts_inside)
         self._reasoning: list[str] = []
         self._answer: list[str] = []
+        self._logprobs: list[TokenLogprob] = []  # of tokens whose text may yet be answer
         self._n_thinking_tokens = 0
 
     @property
@@ -86,7 +87,11 @@ class ReplyAssembler:
             return [event]
         if not self._splitter.in_answer:
             self._n_thinking_tokens = event.n_tokens
-        return self._sorted(self._splitter.feed(event.text))
+        self._logprobs += event.logprobs
+        events = self._sorted(self._splitter.feed(event.text))
+        if not self._splitter.may_be_answer:
+            self._logprobs.clear()
+        return events
 
     def _sorted(self, pieces: list[Piece]) -> list[ReplyEvent]:
         events: list[ReplyEvent] = []
@@ -96,7 +101,8 @@ class ReplyAssembler:
                 events.append(ReasoningDelta(piece.text))
             else:
                 self._answer.append(piece.text)
-                events.append(AnswerDelta(piece.text))
+                events.append(AnswerDelta(piece.text, tuple(self._logprobs)))
+                self._logprobs.clear()
         return events
 
     def _done(self, event: Finished) -> ReplyDone:
@@ -104,7 +110,7 @@ class ReplyAssembler:
             reason=event.reason,
             usage=event.usage,
             timing=event.timing,
-            n_reasoning_tokens=self._n_thinking_tokens if self._reasoning else 0,
+            n_reasoning_tokens=self._n_reasoning_tokens(event.usage),
             reasoning=self.reasoning,
             answer=self.answer,
             closed=self._splitter.closed,
@@ -112,3 +118,8 @@ class ReplyAssembler:
             stop_text=event.stop_text,
             thinking_end=event.thinking_end,
         )
+
+    def _n_reasoning_tokens(self, usage: Usage) -> int:
+        if not self._reasoning:
+            return 0
+        return self._n_thinking_tokens if self._splitter.closed else usage.n_generated_tokens

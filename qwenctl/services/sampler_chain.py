@@ -1,12 +1,14 @@
 """How one sequence's next token is chosen from its logits: llama.cpp's samplers, and the shortest way to use them.
 
-The order is llama.cpp's default (common/sampling.cpp): suppressed tokens, penalties, top-k, top-p, min-p, temperature,
-then a draw; temperature 0 takes the most probable token. The penalties see the prompt's tokens too, as there.
+The order is llama.cpp's default (common/sampling.cpp): suppressed tokens and biases, penalties, top-k, top-p, min-p,
+temperature, then a draw; temperature 0 takes the most probable token. The penalties see the prompt's tokens too, as
+there.
 
     greedy, nothing else     argmax over the logits in place
     no grammar               llama_sampler_sample: one native call
     grammar                  sample without it; is the token allowed? if not, apply the grammar to the whole vocabulary
                              and sample again. Checking one token takes microseconds, the vocabulary milliseconds.
+                             Tokens that are none of the answer's (thinking) can be exempt: the grammar never sees them
 
 llama.cpp throws across ctypes, which ends the process, when a grammar is made to accept a token it does not allow: so
 nothing is accepted unchecked. Logits that are not finite make llama.cpp's draw meaningless: they are an error here.
@@ -17,7 +19,7 @@ from __future__ import annotations
 import ctypes
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,7 +27,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from qwenctl.core import SamplingParams
+from qwenctl.core import SamplingParams, TokenBias
 from qwenctl.errors import GenerationFailed, InvalidRequest
 from qwenctl.services.grammar_check import check_grammar
 from qwenctl.services.native_log import native_log
@@ -33,6 +35,7 @@ from qwenctl.services.vocabulary import Vocabulary
 
 # llama_token_data
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+_NEVER = -100.0  # a bias that low forbids its token, as in OpenAI's API
 
 
 class SamplerChain:
@@ -43,44 +46,71 @@ class SamplerChain:
         params: the user's wishes.
         prompt: what the penalties look back on first.
         n_ctx: the length that `penalty_last_n` -1 stands for.
+        biases: added to logits; -100 and below forbids a token.
 
     Raises:
-        InvalidRequest: the grammar is refused, by us or by llama.cpp.
+        InvalidRequest: the grammar is refused, by us or by llama.cpp; or a bias is for no token, or no number.
     """
 
-    def __init__(self, vocabulary: Vocabulary, params: SamplingParams, prompt: Sequence[int], n_ctx: int) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        params: SamplingParams,
+        prompt: Sequence[int],
+        n_ctx: int,
+        biases: Sequence[TokenBias] = (),
+    ) -> None:
         self.seed = secrets.randbelow(0xFFFF_FFFF) if params.seed is None else params.seed
         self._n_vocab = vocabulary.n_tokens
         self._handles = ExitStack()
         self._candidates: npt.NDArray[np.void] | None = None
         self._grammar = self._open_grammar(vocabulary, params.grammar) if params.grammar is not None else None
-        self._chain = self._open_chain(vocabulary, params, prompt, n_ctx)
+        self._chain = self._open_chain(params, prompt, n_ctx, _all_biases(vocabulary, biases))
 
-    def sample(self, context: Any, index: int) -> int:
+    @property
+    def has_grammar(self) -> bool:
+        """Whether tokens are held to a grammar."""
+        return self._grammar is not None
+
+    def sample(self, context: Any, index: int, exempt: Callable[[int], bool] | None = None) -> int:
         """Return the next token after the batch's token `index`, and remember it.
+
+        Args:
+            context: llama_context pointer.
+            index: of a token whose logits were wanted.
+            exempt: tells of a token whether the grammar lets it pass without taking notice; None: it never does.
 
         Raises:
             GenerationFailed: the logits are not finite, or the grammar allows no token.
         """
-        logits = self._logits(context, index)
+        if self._grammar is None:
+            return self.sample_freely(context, index)
+        logits = self.logits(context, index)
+        _check(float(logits.max()))
+        return self._sample_with_grammar(logits, exempt)
+
+    def sample_freely(self, context: Any, index: int) -> int:
+        """Return the next token, and remember it, as if there were no grammar; raises what `sample` raises."""
+        logits = self.logits(context, index)
         if self._chain is None:
             token = int(logits.argmax())
-            if not math.isfinite(logits[token]):
-                raise GenerationFailed(f"llama.cpp computed {logits[token]} as a logit")
+            _check(float(logits[token]))
             return token
-        highest = float(logits.max())  # NaN if any is
-        if not math.isfinite(highest):
-            raise GenerationFailed(f"llama.cpp computed {highest} as a logit")
-        if self._grammar is None:
-            return int(llama_cpp.llama_sampler_sample(self._chain, context, index))
-        return self._sample_with_grammar(logits)
+        _check(float(logits.max()))  # NaN if any is
+        return int(llama_cpp.llama_sampler_sample(self._chain, context, index))
+
+    def remember(self, tokens: Sequence[int]) -> None:
+        """`tokens` came without having been sampled: only the penalties see them."""
+        if self._chain is not None:
+            for token in tokens:
+                llama_cpp.llama_sampler_accept(self._chain, token)
 
     def close(self) -> None:
         """Free the native samplers."""
         self._handles.close()
 
-    def _logits(self, context: Any, index: int) -> npt.NDArray[np.float32]:
-        """Return llama.cpp's own array, f32 (n_vocab,), valid until the next decode."""
+    def logits(self, context: Any, index: int) -> npt.NDArray[np.float32]:
+        """Return llama.cpp's own array, f32 (n_vocab,), valid until the next decode. Sampling does not change it."""
         pointer = llama_cpp.llama_get_logits_ith(context, index)
         if not pointer:
             raise GenerationFailed(f"llama.cpp has no logits for token {index} of the batch")
@@ -88,8 +118,11 @@ class SamplerChain:
         floats = memoryview((ctypes.c_float * self._n_vocab).from_address(address))
         return np.frombuffer(floats, np.float32)
 
-    def _sample_with_grammar(self, logits: npt.NDArray[np.float32]) -> int:
+    def _sample_with_grammar(self, logits: npt.NDArray[np.float32], exempt: Callable[[int], bool] | None) -> int:
         token, _ = self._apply(logits, (self._chain,))
+        if exempt and exempt(token):
+            llama_cpp.llama_sampler_accept(self._chain, token)
+            return token
         if not self._allowed(token):
             token, logit = self._apply(logits, (self._grammar, self._chain))
             if logit == -math.inf or not self._allowed(token):
@@ -132,20 +165,21 @@ class SamplerChain:
         self._handles.callback(llama_cpp.llama_sampler_free, sampler)
         return sampler
 
-    def _open_chain(self, vocabulary: Vocabulary, params: SamplingParams, prompt: Sequence[int], n_ctx: int) -> Any:
+    def _open_chain(
+        self, params: SamplingParams, prompt: Sequence[int], n_ctx: int, biases: Sequence[tuple[int, float]]
+    ) -> Any:
         """Return the chain, or None where an argmax does."""
-        suppressed = _suppressed_tokens(vocabulary)
         last_n = n_ctx if params.penalty_last_n < 0 else min(params.penalty_last_n, n_ctx)
         penalties = (params.repeat_penalty, params.frequency_penalty, params.presence_penalty)
         penalises = last_n > 0 and penalties != (1.0, 0.0, 0.0)
-        if params.temperature == 0 and not penalises and not suppressed and self._grammar is None:
+        if params.temperature == 0 and not penalises and not biases and self._grammar is None:
             return None
         chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         self._handles.callback(llama_cpp.llama_sampler_free, chain)
         members = []
-        if suppressed:
-            biases = (llama_cpp.llama_logit_bias * len(suppressed))(*((token, -math.inf) for token in suppressed))
-            members.append(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(suppressed), biases))
+        if biases:
+            native = (llama_cpp.llama_logit_bias * len(biases))(*biases)
+            members.append(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(biases), native))
         if penalises:
             members.append(llama_cpp.llama_sampler_init_penalties(self._n_vocab, last_n, *penalties))
         for sampler in (*members, *_drawing(params, self.seed)):
@@ -171,6 +205,26 @@ def _drawing(params: SamplingParams, seed: int) -> list[Any]:
         llama_cpp.llama_sampler_init_temp(params.temperature),
         llama_cpp.llama_sampler_init_dist(seed),
     ]
+
+
+def _check(logit: float) -> None:
+    if not math.isfinite(logit):
+        raise GenerationFailed(f"llama.cpp computed {logit} as a logit")
+
+
+def _all_biases(vocabulary: Vocabulary, wanted: Sequence[TokenBias]) -> list[tuple[int, float]]:
+    """Return the user's biases, one a token, and those of the model's file, which come first."""
+    biases: dict[int, float] = {}
+    for one in wanted:
+        if not 0 <= one.token < vocabulary.n_tokens:
+            raise InvalidRequest(f"there is a bias for token {one.token}; the model has {vocabulary.n_tokens:,} tokens")
+        if not math.isfinite(one.bias):
+            raise InvalidRequest(f"the bias for token {one.token} is {one.bias}; -100 forbids a token")
+        biases[one.token] = one.bias if one.bias > _NEVER else -math.inf
+    biases |= dict.fromkeys(_suppressed_tokens(vocabulary), -math.inf)
+    if sum(bias == -math.inf for bias in biases.values()) >= vocabulary.n_tokens:
+        raise InvalidRequest("the biases forbid every token")
+    return list(biases.items())
 
 
 def _suppressed_tokens(vocabulary: Vocabulary) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, field
 
+from qwenctl.services.attachment import without_attachments
 from qwenctl.services.conversation import Conversation
 
 _TITLE_CHARS = 72
@@ -39,7 +40,8 @@ def new_session(model: str, model_name: str) -> Session:
 
 def title_of(conversation: Conversation) -> str:
     """Return the first line that says something of the first question, shortened."""
-    question = conversation.exchanges[0].user if conversation.exchanges else ""
+    prompt = conversation.exchanges[0].user if conversation.exchanges else ""
+    question = without_attachments(prompt) or prompt
     line = next((" ".join(line.split()) for line in question.splitlines() if line.strip()), "")
     line = line.encode("utf-8", "replace").decode()
     return line if len(line) <= _TITLE_CHARS else line[: _TITLE_CHARS - 1].rstrip() + "…"

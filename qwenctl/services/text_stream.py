@@ -25,7 +25,18 @@ class TextStream:
         self._stop = tuple(text for text in stop if text)
         self._longest_stop = max(map(len, self._stop), default=0)
         self._held = ""
-        self.stopped = False
+        self.watches_stops = True  # settable at any time: False lets stop strings pass as text
+        self.stopped_by: str | None = None  # the stop string that ended the text
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come."""
+        return self.stopped_by is not None
+
+    @property
+    def splits_character(self) -> bool:
+        """Whether what was fed ends within a character."""
+        return bool(self._decoder.getstate()[0])
 
     def feed(self, piece: bytes) -> str:
         """Return the text that `piece` lets out; "" while it must be held back and after a stop string."""
@@ -40,27 +51,29 @@ class TextStream:
     def _take(self, text: str) -> str:
         if self.stopped:
             return ""
-        if not self._stop:
+        if not self._stop or not self.watches_stops:
+            text, self._held = self._held + text, ""
             return text
         searched = len(self._held)
         text = self._held + text
         found = self._first_stop(text, searched)
         if found is not None:
-            self.stopped, self._held = True, ""
-            return text[:found]
+            begin, self.stopped_by = found
+            self._held = ""
+            return text[:begin]
         n_held = self._n_possible_start(text)
         self._held = text[len(text) - n_held :]
         return text[: len(text) - n_held]
 
-    def _first_stop(self, text: str, searched: int) -> int | None:
-        """Return where the stop string begins that ends first; `searched` characters hold none."""
-        best: tuple[int, int] | None = None  # (end, begin)
+    def _first_stop(self, text: str, searched: int) -> tuple[int, str] | None:
+        """Return where the stop string begins that ends first, and which it is; `searched` characters hold none."""
+        best: tuple[int, int, str] | None = None  # (end, begin, stop string)
         for stop in self._stop:
             begin = text.find(stop, max(0, searched - len(stop) + 1))
             if begin >= 0:
-                found = (begin + len(stop), begin)
+                found = (begin + len(stop), begin, stop)
                 best = found if best is None else min(best, found)
-        return best[1] if best else None
+        return best[1:] if best else None
 
     def _n_possible_start(self, text: str) -> int:
         """Return the length of the longest end of `text` that a stop string begins with."""

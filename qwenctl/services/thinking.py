@@ -61,6 +61,11 @@ class ThinkingSplitter:
         """Whether reasoning, if there was any, is over and the reply can only be answer from here on."""
         return self._state in (_State.GAP, _State.ANSWER)
 
+    @property
+    def may_be_answer(self) -> bool:
+        """Whether text that is held back, if any is, may still come out as answer."""
+        return self._state in (_State.START, _State.ANSWER)
+
     def feed(self, text: str) -> list[Piece]:
         """Return the pieces that `text` settles; the rest is held back until more is known."""
         self._held += text

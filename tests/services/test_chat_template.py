@@ -69,12 +69,15 @@ def test_lone_surrogates_survive_the_way_there_and_back() -> None:
     ("source", "expected"),
     [
         (CHATML, TemplateCapabilities("none", False, False, True)),
-        (QWEN3, TemplateCapabilities("hybrid", True, True, True)),
-        (THINKING_2507, TemplateCapabilities("always", True, True, True)),
+        (QWEN3, TemplateCapabilities("hybrid", True, True, True, True)),
+        (THINKING_2507, TemplateCapabilities("always", True, True, True, True)),
         (KEEPS_REASONING, TemplateCapabilities("none", False, False, False)),
         (STRICT_ROLES, TemplateCapabilities("none", False, False, True)),
         # off unless asked for, and then the prompt itself opens the block
-        ("{{ '<think>' if enable_thinking else '</think>' }}", TemplateCapabilities("hybrid", False, False, True)),
+        (
+            "{{ '<think>' if enable_thinking else '</think>' }}",
+            TemplateCapabilities("hybrid", False, False, True, True),
+        ),
         ("{{ raise_exception('no tools') if tools }}x", TemplateCapabilities("none", False, False, True)),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_command import SlashCommand, path_argument, shortened
+from qwenctl.services.attachment import without_attachments
 from qwenctl.services.conversation_file import load_conversation, save_conversation
 
 
@@ -37,7 +38,7 @@ def _regen(session: ChatSession, _: str) -> None:
 def _undo(session: ChatSession, _: str) -> None:
     gone = session.conversation.exchanges[-1:]
     session.change(session.conversation.undo())
-    session.screen.note(f"taken back: {shortened(gone[0].user)}")
+    session.screen.note(f"taken back: {shortened(without_attachments(gone[0].user))}")
 
 
 def _save(session: ChatSession, name: str) -> None:
@@ -56,7 +57,7 @@ def _load(session: ChatSession, name: str) -> None:
 def show_last_exchange(session: ChatSession) -> None:
     """Show where the conversation stands, if anything has been said."""
     for exchange in session.conversation.exchanges[-1:]:
-        session.screen.note(f"> {shortened(exchange.user)}\n{shortened(exchange.answer or '')}")
+        session.screen.note(f"> {shortened(without_attachments(exchange.user))}\n{shortened(exchange.answer or '')}")
 
 
 def _clear(session: ChatSession, _: str) -> None:

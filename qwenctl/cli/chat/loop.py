@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from qwenctl.cli.chat.file_commands import attach_mentioned_files
 from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_command import LeaveChat
 from qwenctl.cli.chat.slash_commands import run_slash_command
+from qwenctl.errors import InvalidRequest
 
 
 def run_chat(session: ChatSession) -> None:
@@ -25,6 +27,10 @@ def run_chat(session: ChatSession) -> None:
             if turn.startswith("/"):
                 run_slash_command(session, turn)
             else:
+                attach_mentioned_files(session, turn)
                 session.ask(turn.strip())
+        except InvalidRequest as error:  # a file in the question that is no text
+            session.n_failed += 1
+            session.screen.error(error.message, error.hint)
         except LeaveChat:
             return

@@ -5,13 +5,17 @@ Knows nothing of slash commands and of where text comes from.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from qwenctl.cli.chat.screen import Meter, Screen
+from qwenctl.cli.file_option import attached_line
 from qwenctl.cli.interrupt import InterruptWatch
+from qwenctl.cli.prompt_input import ordered
 from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines
 from qwenctl.core import FinishReason, PromptProgress
 from qwenctl.errors import QwenctlError
+from qwenctl.services.attachment import Attachment
 from qwenctl.services.conversation import Conversation
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
@@ -38,6 +42,7 @@ class ChatSession:
         self.n_failed = 0  # questions without an answer
         self._options = options
         self._record = record
+        self._attached: list[Attachment] = []  # for the next question
         self._last: tuple[PreparedPrompt, ReplyDone] | None = None
         self._n_context_tokens: int | None = None
         self._noted: set[str] = set()
@@ -71,8 +76,17 @@ class ChatSession:
         return stats_lines(engine.info, mode, prepared.sampling, done.usage, done.timing, offload=offload)
 
     def ask(self, text: str) -> None:
-        """Add a question and let the model answer it. A question that cannot be answered is not kept."""
-        self._answer(self.conversation.add_user(text))
+        """Add a question and let the model answer it. One that cannot be answered is not kept, nor are its files."""
+        documents, self._attached = [str(attachment) for attachment in self._attached], []
+        self._answer(self.conversation.add_user(ordered(documents, text)))
+
+    def attach(self, attachments: Sequence[Attachment]) -> None:
+        """Put files before the next question, each once."""
+        new = [one for one in attachments if one not in self._attached]
+        self._attached.extend(new)
+        if new:
+            line = attached_line(self._attached, self.model.engine.tokenize)
+            self.screen.note(f"{line}, before the next question")
 
     def regenerate(self) -> None:
         """Let the model answer the last question anew. If that fails, the old answer stays.

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from qwenctl.cli.chat.answer_commands import ANSWER_COMMANDS
 from qwenctl.cli.chat.conversation_commands import CONVERSATION_COMMANDS
+from qwenctl.cli.chat.file_commands import FILE_COMMANDS
 from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_command import LeaveChat, SlashCommand
 from qwenctl.errors import QwenctlError
@@ -16,7 +17,8 @@ Ctrl-C           stops an answer and keeps what there is
 Ctrl-O           shows what the model thinks, or has thought
 Ctrl-D           ends the chat
 Ctrl-X Ctrl-E    opens the editor
-Tab              completes a command; a blank before a slash sends it as text"""
+Tab              completes a command; a blank before a slash sends it as text
+@FILE            in a question: the file's text goes before it"""
 
 
 def run_slash_command(session: ChatSession, line: str) -> None:
@@ -55,6 +57,7 @@ COMMANDS: tuple[SlashCommand, ...] = (
     SlashCommand(("/help", "/?"), "", "this list", _help),
     *CONVERSATION_COMMANDS,
     *ANSWER_COMMANDS,
+    *FILE_COMMANDS,
     SlashCommand(("/exit", "/quit", "/bye"), "", "end the chat", _exit),
 )
 _BY_NAME = {name: command for command in COMMANDS for name in command.names}

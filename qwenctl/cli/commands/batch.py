@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from qwenctl.cli.command import Command
+from qwenctl.cli.configured_options import configurable
 from qwenctl.cli.engine_flags import engine_flags
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.open_model import open_model
@@ -41,6 +42,7 @@ from qwenctl.units import format_seconds
 )
 @click.argument("model", required=False, metavar="[MODEL]")
 @click.argument("in_file", metavar="IN.jsonl", required=False)
+@configurable
 @click.option("-o", "--output", "out_file", required=True, metavar="FILE", help="Where the answers go.")
 @click.option(
     "--parallel",

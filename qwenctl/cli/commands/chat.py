@@ -16,13 +16,16 @@ from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_commands import COMMANDS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
+from qwenctl.cli.configured_options import MODEL, configurable, was_asked_for
 from qwenctl.cli.engine_flags import engine_flags
+from qwenctl.cli.file_option import file_option
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import model_argument, quiet_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.errors import ExitCode
+from qwenctl.services.attached_files import read_attachments
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.settings import Settings
 
@@ -36,11 +39,14 @@ from qwenctl.settings import Settings
         "qwenctl chat model.gguf --no-think --ctx 32k",
         "qwenctl chat --continue                            # the latest chat goes on",
         'qwenctl chat --resume "sky blue"                   # the latest one with these words; or its ID',
+        "qwenctl chat -f notes.md                           # its text goes before the first question",
         "printf 'Hello!\\nAnd now in French.\\n' | qwenctl chat  # each line is a turn",
     ],
 )
+@configurable
 @model_argument
 @click.option("--system", metavar="TEXT", help="System prompt; @FILE reads it from a file.")
+@file_option
 @reply_options
 @engine_flags
 @session_options
@@ -50,6 +56,7 @@ def command(
     *,
     model: str | None,
     system: str | None,
+    files: tuple[str, ...],
     reply: ReplyOptions,
     engine: EngineOptions,
     continues: bool,
@@ -71,15 +78,22 @@ def command(
     Type /help in the chat for its commands. If standard input is not a terminal, each line of it is a turn, and the
     answers alone go to standard output.
     """
+    attached = read_attachments(files, output.warning)
     saved = choose_session(continues=continues, resume=resume, no_session=no_session, settings=settings, output=output)
-    conversation = saved.conversation(text_or_file(system), reply.thinking)
+    is_new = saved.session is None  # else what is saved wins over what is only configured
+    conversation = saved.conversation(
+        text_or_file(system) if is_new or was_asked_for("system") else None,
+        reply.thinking if is_new or was_asked_for("think") else None,
+    )
+    named = model or (settings.model if was_asked_for(MODEL) else None)
     screen = _screen(output, settings, history=settings.history and not no_history)
-    with screen, open_model(saved.model(model, settings), engine, settings, output) as chat_model:
+    with screen, open_model(saved.model(named, settings), engine, settings, output) as chat_model:
         record = saved.record(chat_model.engine.info, settings, output)
         session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record)
         if screen.interactive:
             output.note(f"{chat_model.engine.info.name} · /help shows the commands, Ctrl-D ends the chat")
             show_last_exchange(session)
+        session.attach(attached)
         run_chat(session)
     if screen.interactive and record is not None and record.saved_id is not None:
         output.note(f"saved; go on with qwenctl chat --resume {record.saved_id}")

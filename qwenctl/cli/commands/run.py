@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from qwenctl.cli.command import Command
+from qwenctl.cli.configured_options import configurable
 from qwenctl.cli.engine_flags import engine_flags
+from qwenctl.cli.file_option import attached_line, file_option
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
@@ -17,6 +19,7 @@ from qwenctl.cli.reply_stats import finish_note, mode_name, sampling_values, sta
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.core import FinishReason, Message, ModelInfo
 from qwenctl.errors import GenerationFailed
+from qwenctl.services.attached_files import read_attachments
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import PreparedPrompt
 from qwenctl.services.reply import ReplyDone
@@ -31,11 +34,14 @@ from qwenctl.settings import Settings
         'qwenctl run qwen3-30b "Why is the sky blue?" --no-think',
         'git diff | qwenctl run qwen3-30b "Write a commit message for this" > message.txt',
         "qwenctl run model.gguf - < prompt.txt",
+        "qwenctl run -f report.md -f 'src/**/*.py' \"Does the report describe this code?\"",
         'qwenctl run "List three rivers" --json | jq -r .answer',
     ],
 )
+@configurable
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
 @click.option("--system", metavar="TEXT", help="System prompt; @FILE reads it from a file.")
+@file_option
 @reply_options
 @engine_flags
 @click.option("--hide-reasoning", is_flag=True, help="Do not show what the model thinks; it still thinks.")
@@ -45,6 +51,7 @@ def command(
     *,
     words: tuple[str, ...],
     system: str | None,
+    files: tuple[str, ...],
     reply: ReplyOptions,
     engine: EngineOptions,
     hide_reasoning: bool,
@@ -57,14 +64,18 @@ def command(
     MODEL is a GGUF file or a model's name; without it, the default model answers (`qwenctl models default`), or the
     bundled demo. A single word that is neither a GGUF file nor such a name is the PROMPT.
 
-    Text that is piped in is the prompt, or stands before the PROMPT, a blank line between them; "-" stands for it. Two
-    questions about the same text then begin alike, and the second one is answered sooner.
+    Files, then text that is piped in, stand before the PROMPT, blank lines between them; "-" stands for the pipe alone.
+    Two questions about the same text begin alike, and the second one is answered sooner.
 
     The answer alone goes to standard output, as it is generated. What the model thinks goes to standard error.
     """
     asked = tell_apart(words, settings)
-    messages = _messages(text_or_file(system), read_prompt(asked.prompt, output.warning))
+    attached = read_attachments(files, output.warning)
+    prompt = read_prompt(asked.prompt, output.warning, [str(one) for one in attached])
+    messages = _messages(text_or_file(system), prompt)
     with open_model(asked.model, engine, settings, output) as chat_model:
+        if attached:
+            output.note(attached_line(attached, chat_model.engine.tokenize))
         prepared = chat_model.prepare(messages, reply.chat_options())
         for note in prepared.notes:
             output.warning(note)

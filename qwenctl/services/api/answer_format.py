@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwenctl.services.api.body_fields import BadRequest, read_mapping, shown
-
-ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+from qwenctl.services.structured.answer_grammar import ANY_OBJECT
 
 
 def read_answer_schema(body: Mapping[str, Any]) -> Mapping[str, Any] | None:

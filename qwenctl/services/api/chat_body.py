@@ -127,6 +127,7 @@ class ChatBody:
             n_logprobs=self.n_logprobs,
             logit_bias=self.logit_bias or defaults.logit_bias,
             reports_progress=self.reports_progress,
+            answer_schema=defaults.answer_schema if self.answer_schema is None else self.answer_schema,
             template_variables={**defaults.template_variables, **self.template_variables},
         )
 

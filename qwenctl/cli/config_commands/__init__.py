@@ -1,0 +1,1 @@
+"""The commands below `qwenctl config`, one a file."""

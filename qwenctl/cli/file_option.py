@@ -1,0 +1,59 @@
+"""`-f/--file`: files whose text stands before the question; what the shell made of a pattern counts as several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from qwenctl.services.attachment import Attachment
+from qwenctl.services.split_files import SUFFIX
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class FileOption(click.Option):
+    """An option that takes several files after one name, if the shell has put them there: -f src/*.py."""
+
+    def spread(self, words: Sequence[str]) -> list[str]:
+        """Return the words of a command line with the option's name before each of its files.
+
+        The words behind the first file belong to it as long as they are files, and no models.
+        """
+        spread: list[str] = []
+        value_comes = in_files = False
+        for position, word in enumerate(words):
+            if word == "--":
+                return [*spread, *words[position:]]
+            if value_comes:
+                value_comes, in_files = False, True
+            elif word in self.opts:
+                value_comes, in_files = True, False
+            elif in_files and not word.startswith("-") and Path(word).is_file() and not word.endswith(SUFFIX):
+                spread.append(self.opts[0])
+            else:
+                in_files = False
+            spread.append(word)
+        return spread
+
+
+def file_option(function: F) -> F:
+    """Add `-f/--file`; `files` is a tuple of paths and globs."""
+    return click.option(
+        "-f",
+        "--file",
+        "files",
+        cls=FileOption,
+        multiple=True,
+        metavar="PATH|GLOB",
+        help="Put the text of files before the question: -f report.md -f 'src/**/*.py'; may be repeated.",
+    )(function)
+
+
+def attached_line(attachments: Sequence[Attachment], tokenize: Callable[[str], Sequence[int]]) -> str:
+    """Return how many files there are, and how much of the context they take: 3 files, 12.3k tokens."""
+    n_tokens = sum(len(tokenize(str(attachment))) for attachment in attachments)
+    count = f"{n_tokens / 1000:.1f}k" if n_tokens >= 1000 else str(n_tokens)
+    return f"{len(attachments)} file{'s' if len(attachments) != 1 else ''}, {count} tokens"

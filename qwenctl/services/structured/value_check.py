@@ -1,0 +1,115 @@
+"""Whether a JSON value satisfies a plain schema: jsonschema's judgement, with patterns and formats by our automata.
+
+Bounded: schemas that refer to themselves in twos would otherwise keep it busy for years. Nothing is fetched: a plain
+schema refers to nothing outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from qwenctl.errors import InvalidRequest
+from qwenctl.services.structured.automaton import Automaton, Budget
+from qwenctl.services.structured.regex_automaton import pattern_automaton
+from qwenctl.services.structured.string_formats import FORMATS
+
+_MAX_STEPS = 200_000  # keywords looked at
+_MAX_FAILURES = 20
+_MAX_CHARACTERS = 300  # of a sentence
+
+_Check = Callable[[Any, Any, Any, Any], Iterator[Any]]
+
+
+def failures(document: Mapping[str, Any], value: Any) -> list[str]:
+    """Return what is wrong with `value`, one sentence each with the place first; empty: it satisfies the schema.
+
+    Args:
+        document: a schema in plain form (plain_schema.py).
+
+    Raises:
+        InvalidRequest: the check takes too long, or a pattern is refused.
+    """
+    from jsonschema import Draft202012Validator, validators  # noqa: PLC0415  80 ms that only schemas need pay
+    from referencing import Registry  # noqa: PLC0415
+
+    checks = _Checks(dict(Draft202012Validator.VALIDATORS))
+    extend: Callable[..., Any] = validators.extend
+    validator = extend(Draft202012Validator, checks.table)(dict(document), registry=Registry())
+    try:
+        errors = [error for error, _ in zip(validator.iter_errors(value), range(_MAX_FAILURES), strict=False)]
+    except RecursionError as error:
+        raise InvalidRequest("the schema or the answer is nested too deeply to be checked") from error
+    return [_sentence(error.json_path, error.message) for error in errors]
+
+
+class _Checks:
+    """jsonschema's table of keywords with ours in place of some, and all of them counted."""
+
+    def __init__(self, theirs: Mapping[str, _Check]) -> None:
+        self._n_steps = 0
+        self._budget = Budget()
+        self._automata: dict[str, Automaton] = {}
+        ours = {"pattern": self._pattern, "format": self._format, "multipleOf": _multiple_of}
+        ours["patternProperties"] = self._pattern_properties
+        self.table = {keyword: partial(self._counted, check) for keyword, check in {**theirs, **ours}.items()}
+        self._additional = theirs["additionalProperties"]
+        self.table["additionalProperties"] = partial(self._counted, self._additional_properties)
+
+    def _counted(self, check: _Check, validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        self._n_steps += 1
+        if self._n_steps > _MAX_STEPS:
+            raise InvalidRequest("the answer cannot be checked in reasonable time: simplify the schema")
+        return check(validator, value, instance, schema) or iter(())
+
+    def _automaton(self, pattern: str) -> Automaton:
+        if pattern not in self._automata:
+            self._automata[pattern] = pattern_automaton(pattern, self._budget)
+        return self._automata[pattern]
+
+    def _pattern(self, validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
+        del validator, schema
+        if isinstance(instance, str) and not self._automaton(pattern).matches(instance):
+            yield _failure(f"{instance!r} does not match the pattern {pattern!r}")
+
+    def _format(self, validator: Any, name: str, instance: Any, schema: Any) -> Iterator[Any]:
+        del validator, schema
+        if isinstance(instance, str) and name in FORMATS and not self._automaton(FORMATS[name]).matches(instance):
+            yield _failure(f"{instance!r} is no {name}")
+
+    def _pattern_properties(self, validator: Any, patterns: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        del schema
+        for pattern, inner in patterns.items() if isinstance(instance, dict) else ():
+            for name, value in instance.items():
+                if self._automaton(pattern).matches(name):
+                    yield from validator.descend(value, inner, path=name, schema_path=pattern)
+
+    def _additional_properties(self, validator: Any, rule: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        """Names that match a pattern of the same schema are none of its business."""
+        if not isinstance(instance, dict):
+            return
+        automata = [self._automaton(pattern) for pattern in schema.get("patternProperties", {})]
+        plain = {name: value for name, value in instance.items() if not any(one.matches(name) for one in automata)}
+        without = {keyword: value for keyword, value in schema.items() if keyword != "patternProperties"}
+        yield from self._additional(validator, rule, plain, without)
+
+
+def _multiple_of(validator: Any, step: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    """In decimal, as it is written: 19.99 is a multiple of 0.01, which binary fractions do not find."""
+    del validator, schema
+    is_number = isinstance(instance, int | float) and not isinstance(instance, bool)
+    if is_number and Decimal(repr(instance)) % Decimal(repr(step)):
+        yield _failure(f"{instance} is not a multiple of {step}")
+
+
+def _failure(message: str) -> Any:
+    from jsonschema import ValidationError  # noqa: PLC0415
+
+    return ValidationError(message)
+
+
+def _sentence(place: str, message: str) -> str:
+    text = f"{place}: {message}".replace("\n", " ")
+    return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 1] + "…"
