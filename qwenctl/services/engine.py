@@ -10,7 +10,7 @@ at a time.
     native_model.py     llama.cpp's handles        kv_cache.py       slots and cells (kv_slots.py, kv_cells.py)
     live_request.py     one request's state        sampler_chain.py  the choice of a token
     text_stream.py      tokens' bytes to text      think_monitor.py  where a reply stands with its think block
-    native_thread.py    long calls that can be interrupted
+    native_thread.py    long calls that can be interrupted        embedder.py    vectors of texts
 
 One thread steps. `submit`, `cancel` and `end_thinking` may come from any thread at any time; so may `close`.
 """
@@ -22,17 +22,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo
-from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
+from qwenctl.errors import GenerationFailed, InvalidRequest
+from qwenctl.services.embedder import Embeddings
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.engine_surface import EngineSurface
 from qwenctl.services.kv_cache import KvCache
 from qwenctl.services.live_request import LiveRequest
 from qwenctl.services.native_model import NativeModel, open_native_model
 from qwenctl.services.native_thread import NativeThread
+from qwenctl.services.request_check import check_generation, check_lists
 from qwenctl.services.sampler_chain import SamplerChain
 from qwenctl.services.step_plan import Batch, Chunk, Pending, StepLimits, generating_batch, plan_step
 
@@ -118,13 +121,7 @@ class Engine(EngineSurface):
         return bool(self._incoming or self._waiting or self._running or self._last_events)
 
     def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool = False) -> tuple[int, ...]:
-        """Return the tokens of `text`, normalised as the model's tokenizer does.
-
-        Args:
-            text: any text.
-            parse_special: whether "<|im_start|>" and the like are special tokens.
-            add_special: whether the begin token is added where the model's file asks for it. Chat templates write it.
-        """
+        """Return the tokens of `text`, normalised as the model's tokenizer does; see `Vocabulary.tokenize`."""
         self._check_open()
         return self._model.vocabulary.tokenize(text, parse_special=parse_special, add_special=add_special)
 
@@ -138,33 +135,37 @@ class Engine(EngineSurface):
         """Queue a request: its events come from `step`.
 
         Raises:
-            PromptTooLong: the prompt leaves no room for an answer.
-            InvalidRequest: an empty prompt, a token that the model does not have, max_tokens below 1, a bad grammar,
-                bias or number of logprobs, or the name of a request under way.
+            PromptTooLong, InvalidRequest: as `check_generation`; also a bad grammar or bias, or the name of a request
+                under way.
             GenerationFailed: the model is closed, or broken by earlier failures.
         """
         self._check_usable()
-        tokens, n_ctx = request.prompt_tokens, self._model.n_ctx
-        if len(tokens) >= n_ctx:
-            raise PromptTooLong(len(tokens), n_ctx)
-        vocabulary = self._model.vocabulary
-        if not tokens:
-            raise InvalidRequest("the prompt is empty: there is nothing to go on from")
-        if not 0 <= min(tokens) <= max(tokens) < vocabulary.n_tokens:
-            raise InvalidRequest(
-                f"the prompt holds a token that the model does not have ({vocabulary.n_tokens:,} tokens)"
-            )
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise InvalidRequest(f"max_tokens must be at least 1, not {request.max_tokens}")
-        if request.n_logprobs is not None and not 0 <= request.n_logprobs <= vocabulary.n_tokens:
-            raise InvalidRequest(f"n_logprobs must lie between 0 and {vocabulary.n_tokens:,}, not {request.n_logprobs}")
+        vocabulary, n_ctx = self._model.vocabulary, self._model.n_ctx
+        check_generation(request, vocabulary.n_tokens, n_ctx)
         if request.request_id in self._names:
             raise InvalidRequest(f"there is a request {request.request_id!r} under way")
-        sampler = SamplerChain(vocabulary, request.sampling, tokens, n_ctx, request.logit_bias)
+        sampler = SamplerChain(vocabulary, request.sampling, request.prompt_tokens, n_ctx, request.logit_bias)
         self._cancelled.discard(request.request_id)  # meant for an earlier request of that name
         self._answer_now.discard(request.request_id)
         self._names.add(request.request_id)
         self._incoming.append(LiveRequest(request, sampler, vocabulary, n_ctx, self._clock))
+
+    def embed(self, token_lists: Sequence[Sequence[int]]) -> Embeddings:
+        """Return a normalised vector of each list of tokens, f32 (n_lists, n_embd), pooled as the model's file says.
+
+        The end token is added where the file asks for it (Qwen3-Embedding's does). Computed between two steps.
+
+        Raises:
+            PromptTooLong, InvalidRequest: a list is empty or too long, or this model gives no embeddings.
+            GenerationFailed: llama.cpp failed, or the model is closed.
+        """
+        self._check_usable()
+        lists = [self._model.vocabulary.ended(tokens) for tokens in token_lists]
+        check_lists(lists, self._model.vocabulary.n_tokens, self._model.n_ctx)
+        with self._lock:
+            self._check_open()
+            self._model.rearm()
+            return self._thread.run(partial(self._model.embed, lists, self.options))
 
     def cancel(self, request_id: str) -> None:
         """End a request early: the next `step` returns its `Finished`. Unknown and finished ones are ignored.

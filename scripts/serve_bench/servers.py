@@ -102,7 +102,7 @@ def _await(url: str, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
             raise ServerFailedError(f"ended with status {process.returncode}")
         try:
-            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - loopback
+            with urllib.request.urlopen(url, timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)

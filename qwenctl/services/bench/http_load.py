@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from qwenctl.errors import GenerationFailed, InvalidRequest
@@ -166,8 +166,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
@@ -181,7 +180,7 @@ class _Connection(asyncio.Protocol):
         if self._end >= 0 and is_over and self._done is not None and not self._done.done():
             self._done.set_result(None)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         """Called by asyncio."""
         self.is_lost = True
         if self._done is not None and not self._done.done():
