@@ -2,6 +2,10 @@
 
 One character is one token, so token counts can be read off the text. Each reply is a list of pieces of text, one piece
 a generated token; an exception in the list ends that request with an error. Nothing is loaded or computed.
+
+Think blocks are followed as the engine does it: at the end of their budget, or when `end_thinking` is called, the
+block's ending comes as one token, and what the script has up to `</think>` is left out. Prompts are "computed" in two
+halves where progress is asked for, and every token's probability is e⁻¹ where logprobs are.
 """
 
 from __future__ import annotations
@@ -22,11 +26,16 @@ from qwenctl.core import (
     GenerationEvent,
     GenerationRequest,
     ModelInfo,
+    PromptProgress,
     TextDelta,
+    ThinkingEnd,
     Timing,
+    TokenChance,
+    TokenLogprob,
     Usage,
 )
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
+from qwenctl.services.think_monitor import ThinkMonitor
 
 Script = Sequence[str | Exception]
 
@@ -37,6 +46,19 @@ class _Sequence:
     script: deque[str | Exception]
     n_tokens: int = 0
     cancelled: bool = False
+    think: ThinkMonitor | None = None
+
+    def close_block(self, why: ThinkingEnd) -> str:
+        """Go to where the script's own block ends; return the ending in its place."""
+        assert self.think is not None
+        assert self.request.think is not None
+        self.think.close(why)
+        while self.script:
+            piece = self.script.popleft()
+            if isinstance(piece, str) and "</think>" in piece:
+                self.script.appendleft(piece.partition("</think>")[2].lstrip("\n"))
+                break
+        return self.request.think.ending
 
 
 @dataclass
@@ -108,7 +130,8 @@ class ScriptedEngine:
             raise PromptTooLong(len(request.prompt_tokens), self.n_ctx)
         self.history.append(request)
         script = self._queue.popleft() if self._queue else self.answer(self.detokenize(request.prompt_tokens))
-        self._waiting.append(_Sequence(request, deque(script)))
+        think = ThinkMonitor(request.think, request.think.budget) if request.think else None
+        self._waiting.append(_Sequence(request, deque(script), think=think))
 
     @property
     def has_work(self) -> bool:
@@ -132,6 +155,9 @@ class ScriptedEngine:
 
     def end_thinking(self, request_id: str) -> None:
         self.ended_thinking.append(request_id)
+        for sequence in [*self._waiting, *self._active]:
+            if sequence.request.request_id == request_id and sequence.think:
+                sequence.think.ask()
 
     def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
         self.submit(request)
@@ -164,14 +190,32 @@ class ScriptedEngine:
             return [self._finished(sequence, FinishReason.LENGTH)]
         if not sequence.script:
             return [self._finished(sequence, FinishReason.STOP)]
-        piece = sequence.script.popleft()
+        think, request = sequence.think, sequence.request
+        progress = self._progress(request) if sequence.n_tokens == 0 and request.reports_progress else []
+        if think and think.due:
+            piece: str | Exception = sequence.close_block(think.due)
+        else:
+            piece = sequence.script.popleft()
         if isinstance(piece, Exception):
-            return [self._finished(sequence, FinishReason.ERROR, str(piece))]
+            return [*progress, self._finished(sequence, FinishReason.ERROR, str(piece))]
+        if think and not think.end:
+            think.take(piece.encode(), ())
         sequence.n_tokens += 1
-        return [TextDelta(sequence.request.request_id, piece, sequence.n_tokens)]
+        return [*progress, TextDelta(request.request_id, piece, sequence.n_tokens, self._logprobs(request, piece))]
+
+    def _progress(self, request: GenerationRequest) -> list[GenerationEvent]:
+        n_total = len(request.prompt_tokens)
+        return [PromptProgress(request.request_id, n_done, 0, n_total) for n_done in (n_total // 2, n_total)]
+
+    def _logprobs(self, request: GenerationRequest, piece: str) -> tuple[TokenLogprob, ...]:
+        if request.n_logprobs is None:
+            return ()
+        chosen = TokenChance(ord(piece[0]) if piece else 0, piece, -1.0)
+        return (TokenLogprob(chosen, (chosen,) * min(1, request.n_logprobs)),)
 
     def _finished(self, sequence: _Sequence, reason: FinishReason, error: str | None = None) -> Finished:
         request = sequence.request
         seed = 7 if request.sampling.seed is None else request.sampling.seed
         usage = Usage(len(request.prompt_tokens), 0, sequence.n_tokens)
-        return Finished(request.request_id, reason, usage, Timing(0.0, 0.1, 0.2, seed), error)
+        end = sequence.think.end if sequence.think else None
+        return Finished(request.request_id, reason, usage, Timing(0.0, 0.1, 0.2, seed), error, None, end)

@@ -27,6 +27,7 @@ COMMANDS: dict[str, Entry] = {
         "Use a model", "qwenctl.cli.commands.sessions", "List the chats that are saved, and look after them."
     ),
     "batch": Entry("Use a model", "qwenctl.cli.commands.batch", "Answer a file of prompts."),
+    "serve": Entry("Use a model", "qwenctl.cli.commands.serve", "Serve a model to programs, over HTTP."),
     "pull": Entry("Make models", "qwenctl.cli.commands.pull", "Get a model from a hub."),
     "convert": Entry("Make models", "qwenctl.cli.commands.convert", "Turn a Hugging Face checkpoint into a GGUF file."),
     "quantize": Entry("Make models", "qwenctl.cli.commands.quantize", "Turn a GGUF file into one of another type."),

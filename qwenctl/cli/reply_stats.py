@@ -12,11 +12,19 @@ from typing import Any
 
 from qwenctl.cli.offload_report import offload_pairs
 from qwenctl.core import FinishReason, ModelInfo, Timing, Usage
+from qwenctl.services.generation import PreparedPrompt
 from qwenctl.services.reply import ReplyDone
 from qwenctl.services.sampling_defaults import SamplingChoice
 from qwenctl.units import format_seconds
 
 _ORIGINS = {"mode": "for this mode", "file": "from the model file", "option": "as asked", "chance": "by chance"}
+_THINKING_ENDS = {
+    "model": "ended by the model",
+    "budget": "ended when its tokens were used up",
+    "asked": "ended as asked",
+    "loop": "ended because it repeated itself",
+    None: "not ended",
+}
 
 
 def tokens_per_second(n_tokens: int, seconds: float) -> float | None:
@@ -62,22 +70,30 @@ def finish_note(done: ReplyDone, limit: int | None, asked: int | None, n_ctx: in
     return f"the answer ends here{where}: {why}"
 
 
+def thinking_note(prepared: PreparedPrompt, done: ReplyDone) -> str | None:
+    """Return a line if the thinking was ended though nobody had asked for that."""
+    if done.thinking_end == "loop":
+        # Qwen3's GGUF model cards, section Best Practices
+        advice = "" if prepared.sampling.params.presence_penalty else " (against that: --presence-penalty, up to 1.5)"
+        return f"the thinking repeated itself without end and was ended{advice}"
+    if done.thinking_end == "budget" and prepared.mode.budget is None:
+        n_tokens = done.n_reasoning_tokens
+        return f"the thinking was ended after {n_tokens} tokens to leave room for the answer (--max-tokens, --ctx)"
+    return None
+
+
 def stats_lines(
-    info: ModelInfo,
-    mode: str,
-    sampling: SamplingChoice,
-    usage: Usage,
-    timing: Timing,
-    *,
-    offload: Mapping[str, Any] | None = None,
+    info: ModelInfo, prepared: PreparedPrompt, done: ReplyDone, *, offload: Mapping[str, Any] | None = None
 ) -> list[str]:
     """Return the lines of --stats and /stats; `offload` is what the expert scheduler did since the model was opened."""
+    usage, timing = done.usage, done.timing
     n_used = usage.n_prompt_tokens + usage.n_generated_tokens
     pairs = [
         ("model", f"{info.name} ({info.architecture}, {info.path})"),
-        ("mode", mode),
-        *_sampling_pairs(sampling, timing),
-        ("prompt", f"{usage.n_prompt_tokens} tokens, {usage.n_cached_tokens} of them from the cache"),
+        ("mode", f"{mode_name(prepared.thinking)} ({prepared.mode.why})"),
+        *_thinking_pairs(prepared, done),
+        *_sampling_pairs(prepared.sampling, timing),
+        ("prompt", f"{usage.n_prompt_tokens} tokens{_cached(usage)}"),
         ("generated", f"{usage.n_generated_tokens} tokens"),
         ("first token", f"after {timing.queued_s + timing.prefill_s:.2f} s"),
         ("prefill", _rate(prefill_rate(usage, timing), timing.prefill_s)),
@@ -95,6 +111,7 @@ def stats_values(usage: Usage, timing: Timing) -> dict[str, Any]:
         "usage": {
             "prompt_tokens": usage.n_prompt_tokens,
             "cached_tokens": usage.n_cached_tokens,
+            "cached_tokens_from_disk": usage.n_from_disk,
             "generated_tokens": usage.n_generated_tokens,
         },
         "timing": {
@@ -114,6 +131,13 @@ def sampling_values(sampling: SamplingChoice, timing: Timing) -> dict[str, dict[
     return {**shown, "seed": {"value": timing.seed, "from": _seed_origin(sampling)}}
 
 
+def _thinking_pairs(prepared: PreparedPrompt, done: ReplyDone) -> list[tuple[str, str]]:
+    if not done.n_reasoning_tokens:
+        return []
+    budget = "" if prepared.mode.budget is None else f", {prepared.mode.budget} allowed"
+    return [("thought", f"{done.n_reasoning_tokens} tokens{budget}, {_THINKING_ENDS[done.thinking_end]}")]
+
+
 def _sampling_pairs(sampling: SamplingChoice, timing: Timing) -> list[tuple[str, str]]:
     """Return one pair for each origin. Defaults that switch something off go without saying."""
     by_origin: dict[str, list[str]] = {}
@@ -129,6 +153,13 @@ def _number(value: float) -> str:
 
 def _seed_origin(sampling: SamplingChoice) -> str:
     return "option" if sampling.params.seed is not None else "chance"
+
+
+def _cached(usage: Usage) -> str:
+    """Return how many of a prompt's tokens were there already, and where."""
+    n_in_memory = usage.n_cached_tokens - usage.n_from_disk
+    there = [(n_in_memory, "memory"), (usage.n_from_disk, "disk")]
+    return "".join(f", {n_tokens} of them from {place}" for n_tokens, place in there if n_tokens) or ", all computed"
 
 
 def _rate(rate: float | None, seconds: float) -> str:

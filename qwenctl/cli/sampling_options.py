@@ -39,10 +39,13 @@ class ReplyOptions(NamedTuple):
     truncate: bool
     stop: tuple[str, ...]
     sampling: Mapping[str, Any]  # fields of core.SamplingParams
+    think_budget: int | None = None
 
     def chat_options(self) -> ChatOptions:
         """Return the same for `ChatModel`."""
-        return ChatOptions(self.thinking, self.sampling, self.max_tokens, self.stop, self.truncate)
+        return ChatOptions(
+            self.thinking, self.sampling, self.max_tokens, self.stop, self.truncate, think_budget=self.think_budget
+        )
 
 
 def reply_options(function: F) -> F:
@@ -52,6 +55,7 @@ def reply_options(function: F) -> F:
     def command(
         *,
         thinking: bool | None,
+        think_budget: int | None,
         max_tokens: int | None,
         truncate: bool,
         stop: tuple[str, ...],
@@ -63,7 +67,8 @@ def reply_options(function: F) -> F:
         _check(sampling)
         if grammar is not None:
             sampling["grammar"] = _read_grammar(Path(grammar))
-        return function(reply=ReplyOptions(thinking, max_tokens, truncate, stop, sampling), **kwargs)
+        reply = ReplyOptions(thinking, max_tokens, truncate, stop, sampling, think_budget)
+        return function(reply=reply, **kwargs)
 
     for option in reversed(_options()):
         option(command)
@@ -93,6 +98,12 @@ def _options() -> list[Callable[[F], F]]:
     return [
         click.option(
             "--think/--no-think", "thinking", default=None, help="Let the model think before it answers, or not."
+        ),
+        click.option(
+            "--think-budget",
+            type=TokenCount(least=0),
+            metavar="N",
+            help="End the thinking after N tokens, and answer with what it has come to.",
         ),
         click.option(
             "--max-tokens", type=TokenCount(), metavar="N", help="End the answer after N tokens, thinking included."

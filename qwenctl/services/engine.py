@@ -10,7 +10,8 @@ at a time.
     native_model.py     llama.cpp's handles        kv_cache.py       slots and cells (kv_slots.py, kv_cells.py)
     live_request.py     one request's state        sampler_chain.py  the choice of a token
     text_stream.py      tokens' bytes to text      think_monitor.py  where a reply stands with its think block
-    native_thread.py    long calls that can be interrupted        embedder.py    vectors of texts
+    native_thread.py    long calls that can be interrupted
+    prefix_cache/       prompts kept on disk       embedder.py       vectors of texts
 
 One thread steps. `submit`, `cancel` and `end_thinking` may come from any thread at any time; so may `close`.
 """
@@ -35,7 +36,8 @@ from qwenctl.services.kv_cache import KvCache
 from qwenctl.services.live_request import LiveRequest
 from qwenctl.services.native_model import NativeModel, open_native_model
 from qwenctl.services.native_thread import NativeThread
-from qwenctl.services.request_check import check_generation, check_lists
+from qwenctl.services.prefix_cache.opening import open_prefixes
+from qwenctl.services.request_check import check_lists, check_request
 from qwenctl.services.sampler_chain import SamplerChain
 from qwenctl.services.step_plan import Batch, Chunk, Pending, StepLimits, generating_batch, plan_step
 
@@ -56,6 +58,7 @@ class Engine(EngineSurface):
         self._clock = clock
         self._cache = KvCache(model)
         self._thread = thread  # on which the model was opened
+        self._prefixes = open_prefixes(model, thread, options, clock)
         self._limits = StepLimits(model.n_batch, model.n_ubatch, model.shares_cells)
         self._lock = threading.Lock()  # held while stepping
         self._incoming: deque[LiveRequest] = deque()
@@ -121,7 +124,7 @@ class Engine(EngineSurface):
         return bool(self._incoming or self._waiting or self._running or self._last_events)
 
     def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool = False) -> tuple[int, ...]:
-        """Return the tokens of `text`, normalised as the model's tokenizer does; see `Vocabulary.tokenize`."""
+        """Return the tokens of `text`; the arguments are `Vocabulary.tokenize`'s."""
         self._check_open()
         return self._model.vocabulary.tokenize(text, parse_special=parse_special, add_special=add_special)
 
@@ -135,13 +138,14 @@ class Engine(EngineSurface):
         """Queue a request: its events come from `step`.
 
         Raises:
-            PromptTooLong, InvalidRequest: as `check_generation`; also a bad grammar or bias, or the name of a request
-                under way.
+            PromptTooLong: the prompt leaves no room for an answer.
+            InvalidRequest: an empty prompt, a token that the model does not have, max_tokens below 1, a bad grammar,
+                bias or number of logprobs, or the name of a request under way.
             GenerationFailed: the model is closed, or broken by earlier failures.
         """
         self._check_usable()
         vocabulary, n_ctx = self._model.vocabulary, self._model.n_ctx
-        check_generation(request, vocabulary.n_tokens, n_ctx)
+        check_request(request, vocabulary.n_tokens, n_ctx)
         if request.request_id in self._names:
             raise InvalidRequest(f"there is a request {request.request_id!r} under way")
         sampler = SamplerChain(vocabulary, request.sampling, request.prompt_tokens, n_ctx, request.logit_bias)
@@ -193,6 +197,7 @@ class Engine(EngineSurface):
             if self._closed:
                 return events
             try:
+                self._prefixes.settle()
                 events += self._end_cancelled()
                 if self._answer_now:
                     self._end_thinking()
@@ -205,9 +210,12 @@ class Engine(EngineSurface):
                     events += self._compute(generating_batch(self._pending()))
             except BaseException:
                 # Whatever interrupted this, slots and llama.cpp's memory may differ now. Compute everything again.
+                self._prefixes.settle()
                 self._cache.forget_all()
                 self._last_events = events
                 raise
+            if not self._running:
+                self._prefixes.write()
             return events
 
     def close(self) -> None:
@@ -217,9 +225,13 @@ class Engine(EngineSurface):
         with self._lock:
             if already_closed:
                 return
+            self._prefixes.settle()
             self._last_events += self._end(self._all_requests(), FinishReason.CANCELLED)
+            self._prefixes.write()
+            self._prefixes.settle()
             self._thread.close()
             self._model.close()
+        self._prefixes.close()
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books on slots and cells agree."""
@@ -266,6 +278,7 @@ class Engine(EngineSurface):
         """The request has had its last event."""
         if request.slot:
             self._cache.give_back(request.slot)
+            self._prefixes.offer(request.slot, request.n_prompt)
             request.slot = None
             self._running.remove(request)
         else:
@@ -290,7 +303,8 @@ class Engine(EngineSurface):
             if placement is None:
                 return
             self._waiting.popleft()
-            request.admit(self._cache.take(placement, tuple(request.tokens)))
+            slot = self._cache.take(placement, tuple(request.tokens))
+            request.admit(slot, self._prefixes.restore(self._cache, slot, request.tokens))
             self._running.append(request)
 
     def _hold_back(self, request: LiveRequest) -> None:
@@ -335,9 +349,12 @@ class Engine(EngineSurface):
             return []
         tokens = [request.tokens[chunk.first : chunk.first + chunk.n_tokens] for chunk, request in work]
         last = self._model.batch.fill([chunk for chunk, _ in work], tokens)
+        self._prefixes.computing()
         status = self._decode([request for _, request in work])
         if status == _DONE:
-            return self._sample(work, tokens, last)
+            events = self._sample(work, tokens, last)
+            self._prefixes.computed([(one.slot, one.n_prompt, chunk) for chunk, one in work if one.slot])
+            return events
         for _, request in work:
             if request.slot:
                 self._cache.roll_back(request.slot)
@@ -368,7 +385,7 @@ class Engine(EngineSurface):
                 self._cache.extend(request.slot, computed)
         events: list[GenerationEvent] = []
         for (chunk, request), index in zip(work, last, strict=True):
-            if request.request.reports_progress and chunk.first < len(request.request.prompt_tokens):
+            if request.request.reports_progress and chunk.first < request.n_prompt:
                 events.append(request.progress(chunk.first + chunk.n_tokens))
             if not chunk.wants_logits:
                 continue

@@ -19,10 +19,11 @@ from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, e
 from qwenctl.services.embedder import Embeddings
 from qwenctl.services.prompt_cut import PromptCut, cut_messages
 from qwenctl.services.reply import ReplyAssembler, ReplyEvent
-from qwenctl.services.reply_form import held_to_form
-from qwenctl.services.sampling_defaults import MAX_TOKENS, MAX_TOKENS_THINKING, SamplingChoice, choose_sampling
+from qwenctl.services.reply_form import ReplyForm, held_to_form
+from qwenctl.services.sampling_defaults import SamplingChoice, choose_sampling, sampling_family, usual_max_tokens
 from qwenctl.services.thinking import without_earlier_reasoning
 from qwenctl.services.thinking_mode import ThinkingMode, thinking_mode
+from qwenctl.services.tools.tool_choice import ToolChoice
 
 _ROOM_FOR_ANSWER = 1024  # tokens that a cut prompt leaves, where the context is large enough
 
@@ -66,6 +67,9 @@ class TextEngine(Protocol):
     def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
         """Submit `request` and step until it is finished; raises GenerationFailed where a step reports an error."""
 
+    def close(self) -> None:
+        """Free the model."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
@@ -83,6 +87,7 @@ class ChatOptions:
     logit_bias: tuple[TokenBias, ...] = ()
     reports_progress: bool = False
     answer_schema: Any | None = None  # JSON schema that the answer must satisfy; `ANY_OBJECT` for any JSON object
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,19 +197,21 @@ class ChatModel:
         options = options or ChatOptions()
         if not messages:
             raise InvalidRequest("there is no message to answer")
-        prompt = _Prompt(self, messages, options)
+        info, can = self.engine.info, self.capabilities
+        form = ReplyForm(options.answer_schema, options.tools, options.tool_choice, can.tool_format)
+        wishes, form_notes = held_to_form(options.sampling, form)
+        prompt = _Prompt(self, messages, options, has_grammar=wishes.get("grammar") is not None)
         mode = prompt.mode
-        wishes, form_notes = held_to_form(options.sampling, options.answer_schema)
         sampling = choose_sampling(
-            self.engine.info.architecture,
+            sampling_family(info.architecture, thinks=can.thinking != "none", xml_calls=can.tool_format == "xml"),
             thinking=mode.thinking,
-            usual_mode=mode.thinking == self.capabilities.thinks_by_default,
-            from_file=self.engine.info.sampling_defaults,
+            usual_mode=mode.thinking == can.thinks_by_default,
+            from_file=info.sampling_defaults,
             options=wishes,
         )
         text, tokens, cut = prompt.fitted(self.engine.info.n_ctx)
         room = self.engine.info.n_ctx - len(tokens)
-        wanted = options.max_tokens or (MAX_TOKENS_THINKING if mode.thinking else MAX_TOKENS)
+        wanted = options.max_tokens or usual_max_tokens(thinking=mode.thinking, think_budget=mode.budget)
         request = GenerationRequest(
             request_id or f"reply-{next(self._ids)}",
             tokens,
@@ -237,9 +244,12 @@ class ChatModel:
 class _Prompt:
     """The messages of one request on their way to tokens."""
 
-    def __init__(self, model: ChatModel, messages: Sequence[Message], options: ChatOptions) -> None:
+    def __init__(
+        self, model: ChatModel, messages: Sequence[Message], options: ChatOptions, *, has_grammar: bool
+    ) -> None:
         self._model = model
         self._options = options
+        self._has_grammar = has_grammar
         self.mode = thinking_mode(model.capabilities, messages, options.thinking, options.think_budget)
         self.notes = self.mode.notes
         strips = model.template is None or model.capabilities.strips_reasoning
@@ -279,7 +289,7 @@ class _Prompt:
             tools=self._options.tools,
             variables=self._options.template_variables,
         )
-        return _check_text(self.mode.opened(text, has_grammar="grammar" in self._options.sampling))
+        return _check_text(self.mode.opened(text, has_grammar=self._has_grammar))
 
 
 def _check_text(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a request to an engine must be like, before anything is done for it. Pure."""
+"""What an engine refuses before it takes a request. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from qwenctl.core import GenerationRequest
 from qwenctl.errors import InvalidRequest, PromptTooLong
 
 
-def check_generation(request: GenerationRequest, n_vocab: int, n_ctx: int) -> None:
-    """Refuse what cannot be generated.
+def check_request(request: GenerationRequest, n_vocab: int, n_ctx: int) -> None:
+    """Refuse what no model of `n_vocab` tokens and a context of `n_ctx` could answer.
 
     Raises:
         PromptTooLong: the prompt leaves no room for an answer.
-        InvalidRequest: an empty prompt, a token that the model does not have, max_tokens below 1, too many logprobs.
+        InvalidRequest: an empty prompt, a token that the model does not have, max_tokens below 1, or a number of
+            logprobs that there are not.
     """
     _check_tokens(request.prompt_tokens, n_vocab, n_ctx - 1, n_ctx)
     if request.max_tokens is not None and request.max_tokens < 1:
@@ -23,7 +24,7 @@ def check_generation(request: GenerationRequest, n_vocab: int, n_ctx: int) -> No
 
 
 def check_lists(token_lists: Sequence[Sequence[int]], n_vocab: int, n_ctx: int) -> None:
-    """Refuse what no vector can be computed of.
+    """Refuse lists of tokens that no vector can be computed of.
 
     Raises:
         PromptTooLong: a list does not fit into the context.

@@ -10,7 +10,7 @@ from qwenctl.cli.chat.line_input import LineInput
 from qwenctl.cli.chat.loop import run_chat
 from qwenctl.cli.chat.plain_screen import PlainScreen
 from qwenctl.cli.chat.session import ChatSession
-from qwenctl.cli.chat.slash_commands import COMMANDS
+from qwenctl.cli.chat.slash_commands import COMPLETIONS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.output import Output
 from qwenctl.services.conversation import Conversation
@@ -27,11 +27,10 @@ def scripted_chat(kind: str, record: Path, history: Path | None, script: dict[st
         script: arguments of `ScriptedEngine`.
     """
     output = Output(plain=kind == "plain")
-    names = [name for command in COMMANDS for name in command.names]
     if kind == "plain":
         screen = PlainScreen(output, interactive=True)
     else:
-        screen = TerminalScreen(output, LineInput(names, history))
+        screen = TerminalScreen(output, LineInput(COMPLETIONS, history))
     with screen, ScriptedEngine(chat_template=QWEN3, **script) as engine:
         model = ChatModel(engine)
         run_chat(ChatSession(model, screen, ChatOptions(), Conversation()))

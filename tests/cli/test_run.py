@@ -63,18 +63,34 @@ def test_stats_and_notes_go_to_standard_error(qwenctl, demo_gguf):
 
 
 def test_reasoning_goes_to_standard_error_or_nowhere(qwenctl, demo_gguf):
-    # A grammar makes the demo's thinking certain.
-    ran = qwenctl("run", demo_gguf, "Hello", *FEW[2:], "--grammar", _grammar(demo_gguf))
-    assert (ran.stdout, ran.stderr) == ("Paris.\n", "I know it.\n\n")
-    hidden = qwenctl("run", demo_gguf, "Hello", *FEW[2:], "--grammar", _grammar(demo_gguf), "--hide-reasoning")
+    # The grammar waits for the end of the demo's thinking.
+    command = ("run", demo_gguf, "Hello", "--threads", 1, "--seed", 1, "--grammar", _grammar(demo_gguf))
+    document = json.loads(qwenctl(*command, "--json").stdout)
+    assert document["answer"] == "Paris."
+    assert document["thinking_end"] == "model"
+    ran = qwenctl(*command)
+    assert (ran.stdout, ran.stderr) == ("Paris.\n", f"{document['reasoning']}\n\n")
+    hidden = qwenctl(*command, "--hide-reasoning")
     assert (hidden.stdout, hidden.stderr) == ("Paris.\n", "")
-    document = json.loads(qwenctl("run", demo_gguf, "Hello", "--grammar", _grammar(demo_gguf), "--json").stdout)
-    assert (document["reasoning"], document["answer"]) == ("I know it.", "Paris.")
+
+
+def test_a_thinking_budget_is_kept_and_reported(qwenctl, demo_gguf):
+    command = ("run", demo_gguf, "Hello", "--threads", 1, "--seed", 1, "--max-tokens", 200)
+    ran = qwenctl(*command, "--think-budget", 3, "--stats")
+    assert ran.stdout.strip()
+    assert "Considering the limited time" in ran.stderr
+    assert "\nmode         thinking (as asked)\n" in ran.stderr
+    assert "tokens, 3 allowed, ended when its tokens were used up\n" in ran.stderr
+    off = qwenctl(*command, "--think-budget", 3, "--no-think")
+    assert "--think-budget is ignored" in off.stderr
+    none = json.loads(qwenctl(*command, "--think-budget", 0, "--json").stdout)
+    assert (none["reasoning"], none["thinking_because"]) == (None, "a thinking budget of 0")
+    assert qwenctl(*command, "--think-budget", "-1").code == 2
 
 
 def _grammar(demo_gguf):
     path = demo_gguf.with_suffix(".gbnf")
-    path.write_text('root ::= "<think>\\nI know it.\\n</think>\\n\\nParis."')
+    path.write_text('root ::= "Paris."')
     return path
 
 
@@ -157,15 +173,17 @@ def test_ctrl_c_ends_with_130_and_keeps_what_was_written(demo_gguf, tmp_path):
 
 
 def test_on_a_terminal_reasoning_is_dimmed_and_the_answer_is_not(demo_gguf):
-    command = [*QWENCTL, "run", str(demo_gguf), "Hello", "--grammar", str(_grammar(demo_gguf)), "--threads", "1"]
+    held = ["--grammar", str(_grammar(demo_gguf)), "--seed", "1"]
+    command = [*QWENCTL, "run", str(demo_gguf), "Hello", *held, "--threads", "1"]
     with Terminal(command) as terminal:
         assert terminal.wait_exit() == 0
-        assert terminal.text == "I know it.\n\nParis."
-        assert b"\x1b[2mI" in terminal.raw
+        thought = terminal.text.removesuffix("\n\nParis.")
+        assert thought != terminal.text
+        assert b"\x1b[2m" + thought[:3].encode() in terminal.raw
     for variable in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
         with Terminal(command, env=variable) as terminal:
             assert terminal.wait_exit() == 0
-            assert terminal.text == "I know it.\n\nParis."
+            assert terminal.text == f"{thought}\n\nParis."
             assert b"\x1b" not in terminal.raw
 
 

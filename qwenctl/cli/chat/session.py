@@ -12,7 +12,7 @@ from qwenctl.cli.chat.screen import Meter, Screen
 from qwenctl.cli.file_option import attached_line
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.prompt_input import ordered
-from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines
+from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines, thinking_note
 from qwenctl.core import FinishReason, PromptProgress
 from qwenctl.errors import QwenctlError
 from qwenctl.services.attachment import Attachment
@@ -70,10 +70,8 @@ class ChatSession:
         if self._last is None:
             return [str(self.meter)]
         prepared, done = self._last
-        mode = mode_name(prepared.thinking)
         engine = self.model.engine
-        offload = engine.offload_stats()
-        return stats_lines(engine.info, mode, prepared.sampling, done.usage, done.timing, offload=offload)
+        return stats_lines(engine.info, prepared, done, offload=engine.offload_stats())
 
     def ask(self, text: str) -> None:
         """Add a question and let the model answer it. One that cannot be answered is not kept, nor are its files."""
@@ -142,6 +140,8 @@ class ChatSession:
         self._save()
         self._last = prepared, done
         self._n_context_tokens = done.usage.n_prompt_tokens + done.usage.n_generated_tokens
+        if note := thinking_note(prepared, done):
+            self.screen.note(note)
         if note := finish_note(done, prepared.request.max_tokens, options.max_tokens, self.model.engine.info.n_ctx):
             self.screen.note(note)
 

@@ -24,6 +24,7 @@ from qwenctl.cli.markdown_stream import MarkdownStream
 from qwenctl.cli.output import Output
 from qwenctl.cli.terminal_safety import without_controls
 from qwenctl.cli.terminal_text import render_lines
+from qwenctl.cli.theme import DARK, Theme
 
 SHOW_REASONING = Keys.ControlO
 _PASTES_MARKED, _PASTES_UNMARKED = "\x1b[?2004h", "\x1b[?2004l"  # bracketed paste
@@ -34,8 +35,8 @@ class TerminalScreen(Screen):
 
     interactive = True
 
-    def __init__(self, output: Output, line_input: LineInput) -> None:
-        self._output, self._input = output, line_input
+    def __init__(self, output: Output, line_input: LineInput, theme: Theme = DARK) -> None:
+        self._output, self._input, self._theme = output, line_input, theme
         self._keys = KeyMode(as_keys=True)
         self._region = LiveRegion(output.write, terminal_size)
         self._markdown: MarkdownStream | None = None
@@ -56,7 +57,7 @@ class TerminalScreen(Screen):
         if self._shows_reasoning_after:
             self._shows_reasoning_after = False
             return SHOW_REASONING_COMMAND
-        return self._input.read(str(meter))
+        return self._input.read(meter.fitted(terminal_size()[0] - 1), meter.level)
 
     def begin_reply(self) -> None:
         """Show that the prompt is being read, until something else is there to show."""
@@ -74,7 +75,7 @@ class TerminalScreen(Screen):
         """Show a piece of Markdown."""
         if self._markdown is None:
             self._fold()
-            self._markdown = MarkdownStream(self._output.write, terminal_size)
+            self._markdown = MarkdownStream(self._output.write, terminal_size, self._theme)
         self._markdown.feed(text)
 
     def wants_answer(self) -> bool:
@@ -100,7 +101,7 @@ class TerminalScreen(Screen):
 
     def show(self, text: str) -> None:
         """Write lines as they are; the terminal wraps what is too long."""
-        self._output.stream(text + "\n")
+        self._output.stream(text.rstrip("\n") + "\n")
 
     def error(self, message: str, hint: str | None = None) -> None:
         """Write to standard error."""
@@ -122,7 +123,7 @@ class TerminalScreen(Screen):
             self._thinking.fold()
 
     def _dim(self, text: str) -> list[str]:
-        return render_lines(Text(text, style="dim"), terminal_size()[0]) if text else []
+        return render_lines(Text(text, style="dim"), terminal_size()[0], self._theme) if text else []
 
 
 def terminal_size() -> tuple[int, int]:

@@ -12,8 +12,8 @@ from qwenctl.services.api.anthropic_events import AnthropicEvents
 from qwenctl.services.api.body_fields import BadRequest
 from qwenctl.services.api.chat_answer import CalledTool, ChatChoice
 from qwenctl.services.api.chat_body import ChatBody
-from qwenctl.services.api.chat_tools import ToolChoice
 from qwenctl.services.reply import ReplyDone
+from qwenctl.services.tools.tool_choice import ToolChoice
 
 ASKED = [{"role": "user", "content": "Hello"}]
 
