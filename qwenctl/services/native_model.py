@@ -27,6 +27,7 @@ from qwenctl.moe.flash_choice import flash_is_better
 from qwenctl.moe.stock_placement import STOCK_UBATCH, StockPlacement
 from qwenctl.services.abort_flag import AbortFlag
 from qwenctl.services.activation_probe import ActivationProbe
+from qwenctl.services.batch_logits import BatchLogits, TokenLogits
 from qwenctl.services.cpu_threads import default_n_threads
 from qwenctl.services.decode_batch import DecodeBatch
 from qwenctl.services.embedder import Embedder, Embeddings
@@ -151,6 +152,13 @@ class NativeModel:
         if self._callback:
             self._callback.raise_error()
         return status
+
+    def logits(self, indexes: Sequence[int]) -> list[TokenLogits]:
+        """Return the logits after those tokens of `batch`, all that wanted any, until the next `decode`."""
+        if not indexes:
+            return []
+        batch = BatchLogits.of_context(self.context, len(indexes), self.vocabulary.n_tokens)
+        return [TokenLogits(batch, row, index) for row, index in enumerate(indexes)]
 
     def embed(self, token_lists: Sequence[Sequence[int]], options: EngineOptions) -> Embeddings:
         """Return the vectors of lists of tokens; `options` as when the model was opened.
