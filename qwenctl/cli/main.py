@@ -44,6 +44,11 @@ COMMANDS: dict[str, Entry] = {
         "Look at models", "qwenctl.cli.commands.models", "List the models that are here, and look after them."
     ),
     "config": Entry("Machines", "qwenctl.cli.commands.config", "Say what is configured, and where it comes from."),
+    "completion": Entry(
+        "Machines",
+        "qwenctl.cli.commands.completion",
+        "Write a script that completes commands, options, models, presets and saved chats.",
+    ),
     "plan": Entry("Machines", "qwenctl.cli.commands.plan", "Say what fits a machine, how fast, and how to run it."),
     "worker": Entry(
         "Machines", "qwenctl.cli.commands.worker", "Lend this machine's devices to models that run on another."

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import ClassVar
 
-from markdown_it import MarkdownIt
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.markdown import Heading, Markdown, MarkdownElement
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.text import Text
@@ -21,32 +18,15 @@ from rich.text import Text
 from qwenctl.cli.cell_widths import chopped, most_cells
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_blocks import Block, BlockSplitter, CodeClose, CodeLine, CodeOpen, Prose
+from qwenctl.cli.markdown_prose import MarkdownProse
 from qwenctl.cli.terminal_safety import without_controls
 from qwenctl.cli.terminal_text import TerminalSize, Write, render_lines
 from qwenctl.cli.theme import DARK, Theme
 
-# Raw HTML and link definitions are shown as they were written: rich would drop them, and with them what was said.
-_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"]).disable("reference")
 _CODE_LINES_READ_BACK = 80  # of the code above a line, for strings and comments that began there
 _LIVE_LINES_READ_BACK = 10  # for the line that is being written
 _TAB = 4
 _DRAWING_SHARE = 0.1  # of the time, at most, that drawing what is unfinished may take
-
-
-class _LeftHeading(Heading):
-    """A heading flush left, without the box that rich draws around the first level."""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        self.text.justify = "left"
-        yield self.text
-
-
-class _Prose(Markdown):
-    elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "heading_open": _LeftHeading}
-
-    def __init__(self, source: str) -> None:
-        super().__init__(source, hyperlinks=False)
-        self.parsed = _PARSER.parse(source)
 
 
 class MarkdownStream:
@@ -141,7 +121,7 @@ class MarkdownStream:
         return lines[len(self._settled) :]
 
     def _prose_lines(self, block: Prose) -> list[str]:
-        inner: RenderableType = _Prose(block.source.expandtabs(_TAB))
+        inner: RenderableType = MarkdownProse(block.source.expandtabs(_TAB))
         if block.indent:
             inner = Padding(inner, (0, 0, 0, min(block.indent, self._size()[0] // 2)))
         return render_lines(inner, self._size()[0], self._theme)

@@ -120,6 +120,16 @@ class Output:
         text = without_controls(text) if self._stderr.isatty() else text
         self._write_stderr(f"{_DIM}{text}{_RESET}" if self.styles_stderr else text)
 
+    @property
+    def shows_status(self) -> bool:
+        """Whether `status` shows anything: on a terminal, without `-q`."""
+        return self.styles_stderr and not self.quiet
+
+    def status(self, text: str) -> None:
+        """Show a short line in place of the last one; "" takes it away. Nothing must be written in between."""
+        if self.shows_status:
+            self._write_stderr(f"\r{_DIM}{text}{_RESET}\x1b[K" if text else "\r\x1b[K")
+
     def progress(
         self,
         label: str,

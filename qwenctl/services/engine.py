@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo
+from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo, PromptProgress
 from qwenctl.errors import GenerationFailed, InvalidRequest
 from qwenctl.services.embedder import Embeddings
 from qwenctl.services.engine_options import EngineOptions
@@ -201,6 +201,8 @@ class Engine(EngineSurface):
                     events += self._compute(batch)
                     if self._cancelled:
                         return events
+                    if any(isinstance(event, PromptProgress) for event in events):
+                        break  # somebody wants to see it now, not after the whole batch
                 if not self._limits.shared_cache:
                     events += self._compute(generating_batch(self._line.pending()))
             except BaseException:

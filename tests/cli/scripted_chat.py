@@ -13,13 +13,16 @@ from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_commands import COMPLETIONS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.output import Output
+from qwenctl.cli.theme import THEMES
 from qwenctl.services.conversation import Conversation
 from qwenctl.services.generation import ChatModel, ChatOptions
 from tests.chat_templates import QWEN3
 from tests.scripted_engine import ScriptedEngine
 
 
-def scripted_chat(kind: str, record: Path, history: Path | None, script: dict[str, Any]) -> None:
+def scripted_chat(
+    kind: str, record: Path, history: Path | None, script: dict[str, Any], *, theme: str = "dark"
+) -> None:
     """Chat until the user leaves; then write the prompts that the model got to `record`.
 
     Args:
@@ -30,7 +33,7 @@ def scripted_chat(kind: str, record: Path, history: Path | None, script: dict[st
     if kind == "plain":
         screen = PlainScreen(output, interactive=True)
     else:
-        screen = TerminalScreen(output, LineInput(COMPLETIONS, history))
+        screen = TerminalScreen(output, LineInput(COMPLETIONS, history, THEMES[theme]), THEMES[theme])
     with screen, ScriptedEngine(chat_template=QWEN3, **script) as engine:
         model = ChatModel(engine)
         run_chat(ChatSession(model, screen, ChatOptions(), Conversation()))

@@ -22,7 +22,7 @@ from tests.cli.scripted_chat import scripted_chat
 from tests.cli.terminal import Terminal
 
 ENTER, CTRL_C, CTRL_D, ALT_ENTER, CTRL_J, TAB, UP = "\r", "\x03", "\x04", "\x1b\r", "\n", "\t", "\x1b[A"
-CTRL_O, CTRL_Z = "\x0f", "\x1a"
+CTRL_A, CTRL_O, CTRL_Z = "\x01", "\x0f", "\x1a"
 METER = re.compile(r"tokens( of context| \(\d+%[^()]*\)\]?)$")
 PLAIN_PROMPT = re.compile(r"^>$", re.MULTILINE)
 
@@ -158,6 +158,28 @@ def test_a_key_shows_all_of_the_thoughts_while_they_come(chat):
     assert [line for line in shown if line.startswith("Thought")] == [f"Thought {number}." for number in range(40)]
     assert sum("thought for" in line for line in shown) == 1
     assert not any("Ctrl-O" in line for line in shown)
+
+
+def test_a_key_ends_the_thinking_at_once(chat):
+    thoughts = words("endless thoughts " * 500)
+    terminal = chat(["<think>\n", *thoughts, "</think>", "An answer."], seconds_per_step=0.02)
+    terminal.send("Hello" + ENTER)
+    terminal.wait_for("Ctrl-A answers now")
+    terminal.send("typed ahead" + CTRL_A)
+    terminal.wait_for("An answer.")
+    wait_ready(terminal)
+    assert "thought for" in terminal.text
+    assert terminal.text.rpartition("\n> ")[2].startswith("typed ahead")
+
+
+def test_ctrl_c_that_comes_too_late_does_not_end_the_chat(chat):
+    terminal = chat(*[["Fine."]] * 30)
+    for number in range(1, 31):
+        terminal.send(f"question {number}" + ENTER)
+        terminal.wait_for(lambda text, number=number: text.count("Fine.") == number)
+        terminal.send(CTRL_C)
+    terminal.send(CTRL_C + CTRL_D)
+    assert terminal.wait_exit() == 0
 
 
 def test_a_key_shows_the_thoughts_below_the_answer(chat):

@@ -17,7 +17,7 @@ class FoldedPastes:
         n_lines = text.count("\n") + (not text.endswith("\n"))
         if n_lines <= _MOST_LINES and len(text) <= _MOST_CHARACTERS:
             return text
-        mark = f"[paste {len(self._texts) + 1}: {n_lines} lines, {len(text)} characters]"
+        mark = f"[paste {len(self._texts) + 1}: {n_lines} line{'s' * (n_lines > 1)}, {len(text)} characters]"
         self._texts[mark] = text
         return mark
 

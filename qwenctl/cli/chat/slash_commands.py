@@ -14,6 +14,7 @@ from qwenctl.errors import QwenctlError
 KEYS = """Enter            sends; between \"\"\" and \"\"\" it starts a new line
 Alt-Enter        starts a new line, as Ctrl-J does
 Ctrl-C           stops an answer and keeps what there is
+Ctrl-A           while the model thinks: no more of it, answer now
 Ctrl-O           shows what the model thinks, or has thought
 Ctrl-D           ends the chat
 Ctrl-G           opens the editor, as Ctrl-X Ctrl-E does: $VISUAL or $EDITOR

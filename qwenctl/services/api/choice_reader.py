@@ -1,47 +1,20 @@
 """One choice of an answer in the making: the engine's events to pieces that a stream can send, and to the whole.
 
-Reasoning is told from answer by reply.py; calls of tools are told from text by a parser that is given.
+Reasoning is told from answer by reply.py, calls of tools from text by tool_call_parser.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from secrets import token_hex
 
 from qwenctl.core import Finished, GenerationEvent, PromptProgress, TokenLogprob
 from qwenctl.services.api.chat_answer import CalledTool, ChatChoice
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyAssembler, ReplyDone
+from qwenctl.services.tools.tool_call import ToolCall
+from qwenctl.services.tools.tool_call_parser import ToolCallParser
 
-
-@dataclass(frozen=True, slots=True)
-class CallBegin:
-    """A call begins; `number` counts those of a choice."""
-
-    number: int
-    id: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallArguments:
-    """More of a call's arguments, JSON in pieces."""
-
-    number: int
-    text: str
-
-
-class ToolTextParser(Protocol):
-    """Tells calls from text, as the text comes."""
-
-    def feed(self, text: str) -> Sequence[str | CallBegin | CallArguments]:
-        """Return what `text` settles."""
-
-    def finish(self) -> Sequence[str | CallBegin | CallArguments]:
-        """The text is over: return what was held back."""
-
-
-ChoicePiece = PromptProgress | ReasoningDelta | AnswerDelta | CallBegin | CallArguments | ReplyDone
+ChoicePiece = PromptProgress | ReasoningDelta | AnswerDelta | CalledTool | ReplyDone
 
 
 class ChoiceReader:
@@ -50,20 +23,24 @@ class ChoiceReader:
     Args:
         starts_inside: the prompt has opened the think block.
         parser: where tools may be called.
+        parallel_calls: whether a reply may hold more than one call; if not, later ones are dropped.
         wants_logprobs: whether they were asked for.
     """
 
-    def __init__(self, *, starts_inside: bool, parser: ToolTextParser | None, wants_logprobs: bool) -> None:
+    def __init__(
+        self, *, starts_inside: bool, parser: ToolCallParser | None, parallel_calls: bool, wants_logprobs: bool
+    ) -> None:
         self.done: ReplyDone | None = None
         self._assembler = ReplyAssembler(starts_inside=starts_inside)
         self._parser = parser
+        self._parallel_calls = parallel_calls
         self._logprobs: list[TokenLogprob] | None = [] if wants_logprobs else None
         self._texts: list[str] = []
-        self._calls: list[_Call] = []
+        self._calls: list[CalledTool] = []
 
     @property
     def calls_tools(self) -> bool:
-        """Whether a call has begun."""
+        """Whether there is a call."""
         return bool(self._calls)
 
     def take(self, event: GenerationEvent) -> list[ChoicePiece]:
@@ -89,9 +66,8 @@ class ChoiceReader:
         """
         if self.done is None:
             raise ValueError("the reply has not ended")
-        calls = tuple(CalledTool(call.id, call.name, "".join(call.arguments)) for call in self._calls)
         logprobs = None if self._logprobs is None else tuple(self._logprobs)
-        return ChatChoice(self.done, "".join(self._texts), calls, logprobs)
+        return ChatChoice(self.done, "".join(self._texts), tuple(self._calls), logprobs)
 
     def _answer(self, delta: AnswerDelta) -> list[ChoicePiece]:
         if self._logprobs is not None:
@@ -101,29 +77,19 @@ class ChoiceReader:
             return [delta]
         return self._parsed(self._parser.feed(delta.text), delta.logprobs)
 
-    def _parsed(
-        self, parts: Sequence[str | CallBegin | CallArguments], logprobs: tuple[TokenLogprob, ...]
-    ) -> list[ChoicePiece]:
+    def _parsed(self, parts: Sequence[str | ToolCall], logprobs: tuple[TokenLogprob, ...]) -> list[ChoicePiece]:
         pieces: list[ChoicePiece] = []
         for part in parts:
             if isinstance(part, str):
                 self._texts.append(part)
                 pieces.append(AnswerDelta(part, logprobs))
                 logprobs = ()
-                continue
-            if isinstance(part, CallBegin):
-                self._calls.append(_Call(part.id, part.name))
-            else:
-                self._calls[part.number].arguments.append(part.text)
-            pieces.append(part)
+            elif self._parallel_calls or not self._calls:
+                number = len(self._calls)
+                call = CalledTool(f"call_{token_hex(12)}", part.name, part.json_arguments, number)
+                self._calls.append(call)
+                pieces.append(call)
         return pieces
-
-
-@dataclass(slots=True)
-class _Call:
-    id: str
-    name: str
-    arguments: list[str] = field(default_factory=list)
 
 
 class PlainReader:

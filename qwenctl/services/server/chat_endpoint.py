@@ -12,10 +12,10 @@ from qwenctl.core import PromptProgress
 from qwenctl.services.api.answer_head import AnswerHead
 from qwenctl.services.api.api_errors import ApiError
 from qwenctl.services.api.body_fields import BadRequest, read_choice, read_object, read_text
-from qwenctl.services.api.chat_answer import chat_answer
+from qwenctl.services.api.chat_answer import CalledTool, chat_answer
 from qwenctl.services.api.chat_body import ChatBody, parse_chat_body
 from qwenctl.services.api.chat_chunks import ChatChunks
-from qwenctl.services.api.choice_reader import CallBegin, ChoicePiece, ChoiceReader
+from qwenctl.services.api.choice_reader import ChoicePiece, ChoiceReader
 from qwenctl.services.api.event_bytes import DONE_EVENT, comment, data_event
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
 from qwenctl.services.server.asgi_answers import Refused, error_body, send_json
@@ -106,12 +106,10 @@ class _ChatStream:
             return self._chunks.reasoning(index, piece.text)
         if isinstance(piece, PromptProgress):
             return self._chunks.progress(index, piece)
-        if isinstance(piece, CallBegin):
-            return self._chunks.call_begin(index, piece.number, piece.id, piece.name)
-        if isinstance(piece, ReplyDone):
-            done = self._desk.ended(piece, self._model)
-            return self._chunks.last(index, done, calls_tools=self._readers[index].calls_tools)
-        return self._chunks.call_arguments(index, piece.number, piece.text)
+        if isinstance(piece, CalledTool):
+            return self._chunks.call(index, piece)
+        done = self._desk.ended(piece, self._model)
+        return self._chunks.last(index, done, calls_tools=self._readers[index].calls_tools)
 
 
 async def first_arrivals(exchange: Exchange, stream: EventStream, sign_of_life: bytes) -> list[Arrival]:

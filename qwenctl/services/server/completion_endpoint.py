@@ -9,15 +9,15 @@ from functools import partial
 from starlette.types import Receive, Scope, Send
 
 from qwenctl.services.api.answer_head import AnswerHead
+from qwenctl.services.api.chat_requests import completion_requests
 from qwenctl.services.api.choice_reader import PlainReader
 from qwenctl.services.api.completion_answer import CompletionChunks, TextChoice, completion_answer
 from qwenctl.services.api.completion_body import CompletionBody, parse_completion_body
-from qwenctl.services.api.completion_request import completion_request
 from qwenctl.services.api.event_bytes import DONE_EVENT, comment, data_event
 from qwenctl.services.reply import AnswerDelta, ReplyDone
 from qwenctl.services.server.asgi_answers import Refused, error_body, send_json
 from qwenctl.services.server.chat_endpoint import first_arrivals
-from qwenctl.services.server.desk import Desk, copies, new_id
+from qwenctl.services.server.desk import Desk, new_id
 from qwenctl.services.server.exchange import Arrival, Exchange
 from qwenctl.services.server.model_host import LoadedModel
 from qwenctl.services.server.reply_writer import EventStream, watch_client
@@ -50,13 +50,7 @@ class CompletionEndpoint:
                         await send_json(send, completion_answer(head, choices, body.n))
 
     def _submit(self, model: LoadedModel, body: CompletionBody, name: str, exchange: Exchange) -> None:
-        options = body.options(self._desk.defaults)
-        requests = [
-            copy
-            for number, prompt in enumerate(body.prompts)
-            for copy in copies(completion_request(model.chat, prompt, options, f"{name}-{number}"), body.n)
-        ]
-        exchange.submit(requests)
+        exchange.submit(completion_requests(model.chat, body, self._desk.defaults, name))
 
     async def _collect(self, model: LoadedModel, exchange: Exchange, readers: Sequence[PlainReader]) -> None:
         while arrivals := await exchange.arrivals():

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from secrets import token_hex
 from typing import TypeVar
 
-from qwenctl.core import FinishReason, GenerationRequest
+from qwenctl.core import FinishReason
 from qwenctl.services.api.api_errors import ApiError
 from qwenctl.services.generation import ChatOptions
 from qwenctl.services.reply import ReplyDone
@@ -24,7 +23,6 @@ from qwenctl.services.server.server_options import ServerOptions
 
 T = TypeVar("T")
 
-_N_SEEDS = 0xFFFF_FFFF
 _RETRY_DEAD_S = 5
 
 
@@ -84,18 +82,3 @@ class Desk:
 def new_id(prefix: str) -> str:
     """Return a name that nobody can guess: whoever knows it may say "answer now"."""
     return f"{prefix}{token_hex(12)}"
-
-
-def copies(request: GenerationRequest, n: int) -> list[GenerationRequest]:
-    """Return `request` `n` times, under different names and with different seeds."""
-    seed = request.sampling.seed
-    return [
-        replace(
-            request,
-            request_id=f"{request.request_id}-{index}",
-            sampling=request.sampling
-            if seed is None or not index
-            else replace(request.sampling, seed=(seed + index) % _N_SEEDS),
-        )
-        for index in range(n)
-    ]

@@ -9,12 +9,13 @@ from starlette.types import Receive, Scope, Send
 from qwenctl.services.api.anthropic_answer import anthropic_answer
 from qwenctl.services.api.anthropic_body import parse_anthropic_body
 from qwenctl.services.api.anthropic_events import AnthropicEvents
-from qwenctl.services.api.choice_reader import CallArguments, CallBegin, ChoicePiece, ChoiceReader
+from qwenctl.services.api.chat_answer import CalledTool
+from qwenctl.services.api.choice_reader import ChoicePiece, ChoiceReader
 from qwenctl.services.api.event_bytes import named_event
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
 from qwenctl.services.server.asgi_answers import Refused, error_body, send_json
 from qwenctl.services.server.chat_endpoint import first_arrivals
-from qwenctl.services.server.chat_start import prepare_chat, start_chat
+from qwenctl.services.server.chat_start import count_tokens, start_chat
 from qwenctl.services.server.desk import Desk, new_id
 from qwenctl.services.server.exchange import Arrival, Exchange
 from qwenctl.services.server.model_host import LoadedModel
@@ -91,10 +92,8 @@ class _MessageStream:
             return events.text(piece.text)
         if isinstance(piece, ReasoningDelta):
             return events.reasoning(piece.text)
-        if isinstance(piece, CallBegin):
-            return events.call_begin(piece.id, piece.name)
-        if isinstance(piece, CallArguments):
-            return events.call_arguments(piece.text)
+        if isinstance(piece, CalledTool):
+            return events.call(piece)
         return events.end(self._desk.ended(piece, self._model)) if isinstance(piece, ReplyDone) else b""
 
 
@@ -110,5 +109,4 @@ class CountEndpoint:
         body = parse_anthropic_body(await desk.bodies.read(scope, receive), counts_only=True)
         with desk.admission.enter():
             async with desk.host.lend(body.model) as model:
-                prepared = await prepare_chat(desk, model, body, new_id("count-"))
-                await send_json(send, {"input_tokens": len(prepared.request.prompt_tokens)})
+                await send_json(send, {"input_tokens": await count_tokens(desk, model, body)})

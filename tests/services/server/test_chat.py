@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from qwenctl.core import FinishReason
 from qwenctl.errors import GenerationFailed
+from tests.chat_templates import QWEN3
 from tests.scripted_engine import ScriptedEngine
 from tests.services.server.live_server import MESSAGES, live_server
 
@@ -168,3 +169,41 @@ def test_answer_now() -> None:
         until(lambda: ended == [f"{name}-0"])
         response.read()
         connection.close()
+
+
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+CALL = ["I look. <tool", '_call>\n{"name": "now", "argu', 'ments": {"zone": "UTC"}}\n</tool_call>']
+
+
+def test_tools_in_both_apis() -> None:
+    with live_server(lambda: ScriptedEngine([CALL] * 4, chat_template=QWEN3)) as server:
+        whole = server.chat(tools=[TOOL]).json["choices"][0]
+        assert (whole["finish_reason"], whole["message"]["content"]) == ("tool_calls", "I look.")
+        call = whole["message"]["tool_calls"][0]
+        assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("now", {"zone": "UTC"})
+        deltas = [chunk["choices"][0] for chunk in server.chat(tools=[TOOL], stream=True).events]
+        assert "".join(one["delta"].get("content") or "" for one in deltas) == "I look."
+        calls = [call for one in deltas for call in one["delta"].get("tool_calls", [])]
+        assert (len(calls), calls[0]["function"], deltas[-1]["finish_reason"]) == (1, call["function"], "tool_calls")
+        asked = {"messages": MESSAGES, "max_tokens": 99, "tools": [{"name": "now", "input_schema": {"type": "object"}}]}
+        message = server.ask("POST", "/v1/messages", asked).json
+        assert [block["type"] for block in message["content"]] == ["text", "tool_use"]
+        assert (message["content"][1]["input"], message["stop_reason"]) == ({"zone": "UTC"}, "tool_use")
+        events = server.ask("POST", "/v1/messages", asked | {"stream": True}).events
+        starts = [event["content_block"]["type"] for event in events if event["type"] == "content_block_start"]
+        assert (starts, events[-1]["type"]) == (["text", "tool_use"], "message_stop")
+
+
+def test_a_schema_becomes_a_grammar() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}}}
+    with live_server() as server:
+        assert server.chat(response_format=form).status == 200
+        assert "root ::=" in (server.engines[0].history[0].sampling.grammar or "")
+        bad = {"type": "json_schema", "json_schema": {"schema": {"type": "object", "pattern": "(a+)+$", "$ref": "x"}}}
+        assert server.chat(response_format=bad).status == 400
+
+
+def test_a_template_without_tools_refuses_them() -> None:
+    with live_server(lambda: ScriptedEngine(chat_template=TEMPLATE)) as server:
+        refused = server.chat(tools=[TOOL])
+        assert (refused.status, refused.json["error"]["param"]) == (400, "tools")
