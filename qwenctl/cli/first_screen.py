@@ -70,7 +70,7 @@ def _number(rate: float) -> str:
 def _steps(look: FirstLook) -> Iterator[tuple[str, str]]:
     """Yield commands to type next, with what they do."""
     best = look.best
-    name = best.model.name if best.quant == "q4_k_m" else f"{best.model.name}:{best.quant}"
+    name = f"{best.model.name}:{best.quant}"
     if look.models:
         answers = look.default or look.models[0]
         yield ("qwenctl chat" if look.default else f"qwenctl chat {answers}"), f"talk with {answers}"
@@ -80,5 +80,5 @@ def _steps(look: FirstLook) -> Iterator[tuple[str, str]]:
     short = "" if enough else ", for which the disk has no room"
     yield f"qwenctl pull {name}", f"get what suits this machine ({_MARK}): {format_bytes(best.file_bytes)}{short}"
     yield f"qwenctl chat {name}", "then talk with it"
-    yield f"qwenctl plan {best.model.name}", "how fast exactly, and with what context"
+    yield f"qwenctl plan {best.model.name}", "what of it lies where, how fast, with how long a context"
     yield "qwenctl --help", "all commands"

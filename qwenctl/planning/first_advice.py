@@ -1,6 +1,7 @@
 """Which of Qwen3's models suit a machine, at a glance: where each would lie, how fast it would answer, which to take.
 
-    seconds a token = share on GPUs × (bytes / their rate + layers × launch) + share in RAM × (bytes / rate + layers × …)
+    seconds a token = share on GPUs × (bytes / their rate + layers × launch)
+                      + share in memory × (bytes / the processor's rate + layers × what threads take to meet)
 
 Rougher than a plan (planning/speed.py): no cache is read, and no experts come from the disk. Pure.
 """
@@ -18,7 +19,7 @@ Where = Literal["GPU", "GPU and memory", "memory", "disk in part", "nowhere"]
 
 USUAL_QUANT = "q4_k_m"
 READING_TOKENS_S = 20.0  # as fast as people read
-PATIENT_TOKENS_S = 6.0  # as slow as a chat is still one
+PATIENT_TOKENS_S = 5.0  # as slow as a chat is still one
 _OTHER_BYTES = 512 << 20  # of buffers, in main memory
 _GPU_OTHER_BYTES = 768 << 20  # of each GPU
 _LEAST_EXPERTS = 0.12  # of a model larger than memory, that should be in it
