@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from qwenctl.cli.command import Command
+from qwenctl.cli.condensing import condensing
 from qwenctl.cli.configured_options import configurable
 from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.file_option import attached_line, file_option
@@ -25,6 +26,7 @@ from qwenctl.errors import GenerationFailed
 from qwenctl.services.attached_files import read_attachments
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import PreparedPrompt
+from qwenctl.services.overflow.condense import Condenser
 from qwenctl.services.reply import ReplyDone
 from qwenctl.settings import Settings
 
@@ -84,7 +86,9 @@ def command(
     with open_model(asked.model, engine, settings, output) as chat_model:
         if attached:
             output.note(attached_line(attached, chat_model.engine.tokenize))
-        prepared = chat_model.prepare(messages, replace(reply.chat_options(), reports_progress=output.shows_status))
+        options = replace(reply.chat_options(), reports_progress=output.shows_status)
+        prepared = Condenser(chat_model, condensing(output)).prepare(messages, options)
+        output.status("")
         for note in prepared.notes:
             output.warning(note)
         printer = ReplyPrinter(output, show_reasoning=not (hide_reasoning or output.quiet or output.json_mode))
@@ -121,7 +125,7 @@ def _json_answer(info: ModelInfo, prepared: PreparedPrompt, done: ReplyDone) -> 
         "thinking_because": prepared.mode.why,
         "thinking_end": done.thinking_end,
         "reasoning_tokens": done.n_reasoning_tokens,
-        "truncated": prepared.truncated is not None,
+        "truncated": prepared.truncated.values if prepared.truncated else None,
         "n_ctx": info.n_ctx,
         "n_context_tokens": done.usage.n_prompt_tokens + done.usage.n_generated_tokens,
         **stats_values(done.usage, done.timing),
