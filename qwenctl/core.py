@@ -119,6 +119,7 @@ class Usage:
     n_prompt_tokens: int
     n_cached_tokens: int  # of the prompt, taken from the KV cache instead of computed
     n_generated_tokens: int
+    n_from_disk: int = 0  # of the cached ones, those read from the prefix cache on disk
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@
     ├── GenerationFailed        exit 1   llama.cpp reported an error while decoding
     ├── ExpertReadFailed        exit 1   an expert's weights could not be read from the model's file
     ├── BatchFailed             exit 1   some lines of a batch ended in error records
+    ├── BatchStopped            exit 1   a batch came to its limit of tokens before its end
     └── HubError                exit 1   something between us and a hub of models
         ├── HubUnreachable      exit 1   no connection, or it keeps breaking; the hub is busy or broken
         ├── HubAccessRefused    exit 1   a token is missing, wrong, or has no right to these files
@@ -97,6 +98,10 @@ class ExpertReadFailed(QwenctlError):
 
 class BatchFailed(QwenctlError):
     """Some lines of a batch ended in error records; all the others are in the output file."""
+
+
+class BatchStopped(QwenctlError):
+    """A batch came to its limit of tokens; what is finished is kept, and the same command goes on with the rest."""
 
 
 class HubError(QwenctlError):

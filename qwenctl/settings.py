@@ -3,11 +3,13 @@
     QWENCTL_MODELS    folder of converted models           default: <data>/models
     QWENCTL_THREADS   CPU threads for conversion and llama.cpp   default: chosen per command
     QWENCTL_HISTORY   off: `qwenctl chat` keeps no history of what was typed
+    QWENCTL_PREFIX_CACHE   off: computed prompts are not kept on disk; a size: how much they may take, in all
     QWENCTL_SESSIONS  off: `qwenctl chat` does not save what is said
     QWENCTL_DEBUG     1: every error shows its traceback
     QWENCTL_MODEL, QWENCTL_CTX …    options of run, chat, batch and serve: --kv-type is QWENCTL_KV_TYPE
     XDG_CONFIG_HOME   parent of the folder of config.toml, which config_file.py reads
     XDG_DATA_HOME, XDG_CACHE_HOME   parents of the data and the cache folder
+    COLORFGBG                       which colours some terminals say they have
     NO_COLOR, TERM=dumb             plain text, no escape sequences
     CUDA_…, GGML_…, OMP_… and more  read by native libraries; `qwenctl doctor` shows them
     HF_ENDPOINT       address of the hub                  default: https://huggingface.co
@@ -30,6 +32,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from qwenctl.errors import InvalidRequest
+from qwenctl.units import parse_bytes
 
 _PREFIX = "QWENCTL_"
 _ON = frozenset({"1", "true", "yes", "on"})
@@ -38,6 +41,7 @@ _VARIABLES = (
     "QWENCTL_MODELS",
     "QWENCTL_THREADS",
     "QWENCTL_HISTORY",
+    "QWENCTL_PREFIX_CACHE",
     "QWENCTL_SESSIONS",
     "QWENCTL_DEBUG",
     "XDG_CONFIG_HOME",
@@ -45,6 +49,7 @@ _VARIABLES = (
     "XDG_CACHE_HOME",
     "NO_COLOR",
     "TERM",
+    "COLORFGBG",
     "HF_ENDPOINT",
     "HF_HOME",
     "HF_HUB_CACHE",
@@ -112,7 +117,9 @@ class Settings:
     config_dir: Path = Path("/dev/null")  # what a user wrote: config.toml, templates; nothing, unless it is said
     model: str | None = None  # that the config file or QWENCTL_MODEL names, where the command line names none
     history: bool = True
+    prefix_cache_bytes: int | None = None  # of computed prompts on disk; 0: none are kept; None: by the disk's room
     sessions: bool = True  # whether chats are saved
+    theme: str = "dark"  # what suits the terminal: dark, light
     n_threads: int | None = None  # None: chosen per command
     debug: bool = False
     plain: bool = False  # no colours, no cursor movement: NO_COLOR, TERM=dumb
@@ -137,6 +144,8 @@ class Settings:
             config_dir=_xdg_folder(environ, "XDG_CONFIG_HOME", ".config"),
             models_dir=Path(models).expanduser() if models else data_dir / "models",
             history=_switch(environ, "QWENCTL_HISTORY", default=True),
+            prefix_cache_bytes=_prefix_cache_bytes(environ),
+            theme=_theme(environ),
             sessions=_switch(environ, "QWENCTL_SESSIONS", default=True),
             n_threads=_n_threads(environ),
             debug=_switch(environ, "QWENCTL_DEBUG", default=False),
@@ -196,6 +205,23 @@ def _switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
     if text not in _ON | _OFF:
         raise InvalidRequest(f"{name} is {environ[name]!r}", "write on or off")
     return text in _ON
+
+
+def _prefix_cache_bytes(environ: Mapping[str, str]) -> int | None:
+    text = environ.get("QWENCTL_PREFIX_CACHE", "").strip().lower()
+    if text in _OFF:
+        return 0
+    if not text or text in _ON:
+        return None
+    try:
+        return parse_bytes(text)
+    except ValueError:
+        raise InvalidRequest(f"QWENCTL_PREFIX_CACHE is {text!r}", "write off, on or a size: 20GiB") from None
+
+
+def _theme(environ: Mapping[str, str]) -> str:
+    """Read what rxvt, Konsole and others say of themselves: `15;0` is white on black."""
+    return "light" if environ.get("COLORFGBG", "").rpartition(";")[2] in ("7", "15") else "dark"
 
 
 def _n_threads(environ: Mapping[str, str]) -> int | None:

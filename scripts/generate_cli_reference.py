@@ -1,9 +1,7 @@
 """Write the command reference in README.md from the commands themselves, between the two markers.
 
-    python scripts/generate_cli_reference.py            rewrite it
-    python scripts/generate_cli_reference.py --check    exit 1 with a diff if it is out of date
-
-The tree is walked through `list_commands` and `get_command`: the group loads its commands lazily.
+python scripts/generate_cli_reference.py            rewrite it
+python scripts/generate_cli_reference.py --check    exit 1 with a diff if it is out of date
 """
 
 from __future__ import annotations
@@ -11,34 +9,20 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
+from qwenctl.cli.command_tree import root_context, walk
 from qwenctl.cli.main import cli
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- commands:begin -->", "<!-- commands:end -->"
-WIDTH = 100
-
-
-def walk(group: click.Group, context: click.Context) -> Iterator[tuple[str, click.Command, click.Context]]:
-    """Yield every command below `group` with its full name and a context that can write its help."""
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None, f"{name} is listed but not there"
-        inner = click.Context(command, info_name=name, parent=context, **command.context_settings)
-        inner.max_content_width = inner.terminal_width = WIDTH
-        yield inner.command_path, command, inner
-        if isinstance(command, click.Group):
-            yield from walk(command, inner)
 
 
 def reference() -> str:
     """Return the whole reference as Markdown."""
-    context = click.Context(cli, info_name="qwenctl", **cli.context_settings)
-    return "\n\n".join(_section(path, command, inner) for path, command, inner in walk(cli, context))
+    return "\n\n".join(_section(path, command, inner) for path, command, inner in walk(cli, root_context(cli)))
 
 
 def _section(path: str, command: click.Command, context: click.Context) -> str:

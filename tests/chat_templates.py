@@ -43,3 +43,22 @@ STRICT_ROLES = """\
     {{- '[' + message.role + '] ' + message.content + eos_token }}
 {%- endfor %}
 """
+
+XML_CALLS = """\
+{%- for tool in tools or [] %}<function><name>{{ tool.function.name }}</name></function>
+{% endfor %}
+{%- for message in messages %}<|im_start|>{{ 'user' if message.role == 'tool' else message.role }}
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}
+<tool_call>
+<function={{ call.function.name }}>
+{% for name, value in call.function.arguments.items() %}<parameter={{ name }}>
+{{ value if value is string else value | tojson }}
+</parameter>
+{% endfor %}</function>
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+"""Calls as Qwen3-Coder's template writes them."""

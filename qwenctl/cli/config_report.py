@@ -17,7 +17,9 @@ from qwenctl.cli.configured_options import (
     options_of,
 )
 from qwenctl.cli.output import Output
+from qwenctl.cli.template_options import templates_folder
 from qwenctl.services.config_file import ConfigFile
+from qwenctl.services.prompt_template import template_names
 from qwenctl.settings import Settings
 
 _DEFAULT = "default"
@@ -49,9 +51,13 @@ def print_config(name: str | None, preset: str | None, settings: Settings, outpu
         output.table(("command", "option", "value", "from"), lines)
     else:
         output.line("no option is configured")
-    if config.presets:
-        output.line()
-        output.line(f"presets: {', '.join(config.presets)}")
+    output.line()
+    output.fields(
+        [
+            ("presets", ", ".join(config.presets) or "none"),
+            ("templates", ", ".join(template_names(templates_folder(settings))) or "none"),
+        ]
+    )
 
 
 def _rows(command: click.Command, chosen: dict[str, Configured], *, everything: bool) -> dict[str, Configured]:
@@ -85,6 +91,7 @@ def _document(config: ConfigFile, rows: dict[str, dict[str, Configured]], settin
             name: {key: {"value": _secret(key, value.value), "from": value.place} for key, value in values.items()}
             for name, values in config.presets.items()
         },
+        "templates": template_names(templates_folder(settings)),
     }
 
 

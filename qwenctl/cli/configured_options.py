@@ -26,7 +26,11 @@ CONFIGURED = ("run", "chat", "batch", "serve")
 # Options of a single call: what they say makes no sense for all of them.
 _OF_ONE_CALL = frozenset({"help", "preset", "continue", "resume", "json", "output", "restart", "retry-errors"})
 # Switches that have had a variable of their own, with another name.
-_VARIABLES = {"no-session": "QWENCTL_SESSIONS", "no-history": "QWENCTL_HISTORY"}
+_VARIABLES = {
+    "no-session": "QWENCTL_SESSIONS",
+    "no-history": "QWENCTL_HISTORY",
+    "no-prompt-cache": "QWENCTL_PREFIX_CACHE",
+}
 _ASKED_FOR = "qwenctl.preset_keys"
 
 F = TypeVar("F", bound=Callable[..., Any])

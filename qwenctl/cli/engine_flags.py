@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,6 +15,7 @@ from qwenctl.cli.options import ByteCount, context_option, threads_option
 from qwenctl.errors import InvalidRequest
 from qwenctl.moe.offload_options import OffloadMode, OffloadOptions
 from qwenctl.services.engine_options import CacheType, EngineOptions
+from qwenctl.services.prefix_cache.options import FOLDER_NAME, PrefixCacheOptions
 from qwenctl.settings import Settings
 from qwenctl.units import MIB
 
@@ -54,6 +56,25 @@ def engine_flags(function: F) -> F:
 
     for option in reversed(_options()):
         option(command)
+    return cast("F", command)
+
+
+def prompt_cache_option(function: F) -> F:
+    """Add `--no-prompt-cache`, below `engine_flags`; call the command with the prompt cache in its `engine`."""
+
+    @click.option(
+        "--no-prompt-cache",
+        is_flag=True,
+        help="Neither use nor keep computed prompts on disk.  [default: QWENCTL_PREFIX_CACHE]",
+    )
+    @wraps(function)
+    def command(*, no_prompt_cache: bool, engine: EngineOptions, **kwargs: Any) -> Any:
+        settings: Settings = click.get_current_context().obj
+        if not no_prompt_cache and settings.prefix_cache_bytes != 0:
+            folder = settings.cache_dir / FOLDER_NAME
+            engine = replace(engine, prefix_cache=PrefixCacheOptions(folder, settings.prefix_cache_bytes))
+        return function(engine=engine, **kwargs)
+
     return cast("F", command)
 
 

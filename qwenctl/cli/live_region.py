@@ -1,7 +1,8 @@
 """The few last lines on the screen that are still being changed.
 
 Lines above the region are the terminal's own and never touched again. An update rewrites from the first line that
-differs, in one write, so nothing flickers. Knows escape sequences; nothing of Markdown.
+differs, in one write, so nothing flickers; text that only grows is written as it comes. Knows escape sequences; nothing
+of Markdown.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from qwenctl.cli.cell_widths import joins
 from qwenctl.cli.output import cell_width
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _ERASE_LINE_END, _ERASE_BELOW = "\x1b[K", "\x1b[J"
+# Terminals that know mode 2026 draw what lies between as one picture; the others pass over it.
+# Source: https://gist.github.com/christianparpart/d8a62cc1ab659194337d73e399004036
+_BEGIN_PICTURE, _END_PICTURE = "\x1b[?2026h", "\x1b[?2026l"
 
 
 class LiveRegion:
@@ -41,6 +46,12 @@ class LiveRegion:
             self._write(text + "\n" * bool(lines))
         self._lines = []
 
+    def settle(self, n_lines: int) -> None:
+        """Make the first lines of the region final, as they are; not all of them. Nothing is written."""
+        if not 0 <= n_lines < len(self._lines):
+            raise ValueError(f"{n_lines} of {len(self._lines)} lines cannot be settled")
+        self._lines = self._lines[n_lines:]
+
     def clear(self) -> None:
         """Take the region off the screen."""
         self.commit(())
@@ -52,11 +63,15 @@ class LiveRegion:
             return ""
         pairs = zip(old, new, strict=False)
         same = next((index for index, (before, after) in enumerate(pairs) if before != after), min(len(old), len(new)))
+        below = "".join("\n" + line for line in new[len(old) :])
         if old and same == len(old):  # new lines below the old ones
-            return "".join("\n" + line + _ERASE_LINE_END for line in new[same:])
+            return below
+        if old and same == len(old) - 1 < len(new) and _has_grown(old[same], new[same]):
+            return new[same][len(old[same]) :] + below
         same = min(same, max(0, len(new) - 1))
         text = self._back_to(same) + "\n".join(line + _ERASE_LINE_END for line in new[same:])
-        return text + (_ERASE_BELOW if len(old) > len(new) else "")
+        text += _ERASE_BELOW if len(old) > len(new) else ""
+        return f"{_BEGIN_PICTURE}{text}{_END_PICTURE}" if text.startswith("\x1b[") else text
 
     def _back_to(self, line: int) -> str:
         """Return what moves the cursor from the region's end to the start of `line` of it."""
@@ -65,6 +80,10 @@ class LiveRegion:
         columns = max(1, self._size()[0])  # a terminal made narrower has wrapped the lines since
         rows = sum(_n_rows(shown, columns) for shown in self._lines[line:]) - 1
         return (f"\x1b[{rows}A" if rows else "") + "\r"
+
+
+def _has_grown(old: str, new: str) -> bool:
+    return new.startswith(old) and not joins(old, new[len(old) :])
 
 
 def _n_rows(line: str, columns: int) -> int:

@@ -27,6 +27,7 @@ COMMANDS: dict[str, Entry] = {
         "Use a model", "qwenctl.cli.commands.sessions", "List the chats that are saved, and look after them."
     ),
     "batch": Entry("Use a model", "qwenctl.cli.commands.batch", "Answer a file of prompts."),
+    "serve": Entry("Use a model", "qwenctl.cli.commands.serve", "Serve a model to programs, over HTTP."),
     "pull": Entry("Make models", "qwenctl.cli.commands.pull", "Get a model from a hub."),
     "convert": Entry("Make models", "qwenctl.cli.commands.convert", "Turn a Hugging Face checkpoint into a GGUF file."),
     "quantize": Entry("Make models", "qwenctl.cli.commands.quantize", "Turn a GGUF file into one of another type."),
@@ -43,6 +44,11 @@ COMMANDS: dict[str, Entry] = {
         "Look at models", "qwenctl.cli.commands.models", "List the models that are here, and look after them."
     ),
     "config": Entry("Machines", "qwenctl.cli.commands.config", "Say what is configured, and where it comes from."),
+    "completion": Entry(
+        "Machines",
+        "qwenctl.cli.commands.completion",
+        "Write a script that completes commands, options, models, presets and saved chats.",
+    ),
     "plan": Entry("Machines", "qwenctl.cli.commands.plan", "Say what fits a machine, how fast, and how to run it."),
     "worker": Entry(
         "Machines", "qwenctl.cli.commands.worker", "Lend this machine's devices to models that run on another."

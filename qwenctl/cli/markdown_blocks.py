@@ -24,6 +24,11 @@ class Prose:
     indent: int = 0  # columns that a continued list item stands in
     blank_before: bool = False
 
+    @property
+    def is_table(self) -> bool:
+        """Whether it may be a table: its columns grow with every row."""
+        return "|" in self.source.partition("\n")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class CodeOpen:

@@ -47,15 +47,24 @@ def open_model(name: str | None, options: EngineOptions, settings: Settings, out
         ModelLoadFailed: llama.cpp refused it.
     """
     path = find_model(name, settings, output)
-    options = replace(options, offload=replace(options.offload, calibration_dir=settings.cache_dir))
     with die_on_interrupt():
-        opened = open_engine(path, options)
+        opened = load_engine(path, options, settings)
     with opened as engine, closing(ChatModel(engine)) as model:
-        for text in engine.warnings:
-            output.warning(text)
-        if (placement := _worth_saying(engine, options)) is not None:
-            output.note(placement)
+        report_placement(engine, options, output)
         yield model
+
+
+def load_engine(path: Path, options: EngineOptions, settings: Settings) -> Engine | EngineProcess:
+    """Load a model's file; raises as `open_engine`."""
+    return open_engine(path, replace(options, offload=replace(options.offload, calibration_dir=settings.cache_dir)))
+
+
+def report_placement(engine: Engine | EngineProcess, options: EngineOptions, output: Output) -> None:
+    """Say what could not be done as it should, and where the model is, as far as that is worth saying."""
+    for text in engine.warnings:
+        output.warning(text)
+    if (placement := _worth_saying(engine, options)) is not None:
+        output.note(placement)
 
 
 def _worth_saying(engine: Engine | EngineProcess, options: EngineOptions) -> str | None:

@@ -17,6 +17,7 @@ from qwenctl.settings import Settings
 from qwenctl.units import format_memory, parse_bytes
 
 _MOST_BYTES = 1 << 50
+_TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 _TOKEN_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,6 +62,22 @@ class ByteCount(click.ParamType[int]):
             least, most = format_memory(self.least_bytes), format_memory(_MOST_BYTES)
             self.fail(f"{value!r} is not between {least} and {most}", param, ctx)
         return n_bytes
+
+
+class Duration(click.ParamType[float]):
+    """A time: 90s, 10m, 2h; a bare number is seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds that `value` names; zero and nonsense are usage errors."""
+        if isinstance(value, int | float):
+            return float(value)
+        match = re.fullmatch(r"(\d{1,7}(?:\.\d{1,3})?)([smh]?)", value.strip().lower(), re.ASCII)
+        seconds = float(match.group(1)) * _TIME_UNITS[match.group(2)] if match else 0.0
+        if not seconds:
+            self.fail(f"{value!r} is not a time; write 90s, 10m or 2h", param, ctx)
+        return seconds
 
 
 class AnyCase(click.ParamType[str]):

@@ -120,19 +120,37 @@ class Output:
         text = without_controls(text) if self._stderr.isatty() else text
         self._write_stderr(f"{_DIM}{text}{_RESET}" if self.styles_stderr else text)
 
-    def progress(self, label: str, total: int, *, format_amount: Callable[[float], str] = "{:.0f}".format) -> Progress:
+    @property
+    def shows_status(self) -> bool:
+        """Whether `status` shows anything: on a terminal, without `-q`."""
+        return self.styles_stderr and not self.quiet
+
+    def status(self, text: str) -> None:
+        """Show a short line in place of the last one; "" takes it away. Nothing must be written in between."""
+        if self.shows_status:
+            self._write_stderr(f"\r{_DIM}{text}{_RESET}\x1b[K" if text else "\r\x1b[K")
+
+    def progress(
+        self,
+        label: str,
+        total: int,
+        *,
+        format_amount: Callable[[float], str] = "{:.0f}".format,
+        tells_time: bool = True,
+    ) -> Progress:
         """Return a progress bar, as a context manager: a live bar on a terminal, else a line every few seconds.
 
         Args:
             label: what goes on, in one or two words.
             total: the amount at the end, in any unit.
             format_amount: prints an amount; `units.format_bytes` for bytes.
+            tells_time: whether the time left is reckoned from the amounts; else it is the remark's to tell.
         """
         if self.quiet:
             return NoProgress()
         if self.styles_stderr:
-            return RichProgress(self._stderr, label, total, format_amount)
-        return LineProgress(self._write_stderr, label, total, format_amount)
+            return RichProgress(self._stderr, label, total, format_amount, tells_time=tells_time)
+        return LineProgress(self._write_stderr, label, total, format_amount, tells_time=tells_time)
 
     def _write_stderr(self, text: str) -> None:
         try:

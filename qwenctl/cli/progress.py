@@ -71,7 +71,10 @@ class LineProgress(Progress):
         total: float,
         format_amount: FormatAmount,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        tells_time: bool = True,
     ) -> None:
+        self._tells_time = tells_time
         self._write, self._label, self._total, self._format = write, label, total, format_amount
         self._clock = clock
         self._written_s = clock()
@@ -88,7 +91,7 @@ class LineProgress(Progress):
         share = done / self._total if self._total else 1.0
         parts = [f"{share:4.0%}", f"{self._format(done)} of {self._format(self._total)}"]
         first_s, first_done = self._first
-        if first_done < done < self._total:
+        if self._tells_time and first_done < done < self._total:
             seconds_left = (now_s - first_s) * (self._total - done) / (done - first_done)
             parts.append(f"{format_seconds(seconds_left)} left")
         if remark:
@@ -102,7 +105,9 @@ class LineProgress(Progress):
 class RichProgress(Progress):
     """A live bar on a terminal: share, amounts, time left, remark."""
 
-    def __init__(self, stream: TextIO, label: str, total: float, format_amount: FormatAmount) -> None:
+    def __init__(
+        self, stream: TextIO, label: str, total: float, format_amount: FormatAmount, *, tells_time: bool = True
+    ) -> None:
         # Imported here: rich costs 40 ms that a run without a bar need not pay.
         console, progress, table = (import_module(f"rich.{name}") for name in ("console", "progress", "table"))
         self._format, self._total = format_amount, total
@@ -112,7 +117,11 @@ class RichProgress(Progress):
             progress.BarColumn(bar_width=20),
             progress.TaskProgressColumn(table_column=table.Column(no_wrap=True)),
             progress.TextColumn("{task.fields[amount]}", table_column=table.Column(no_wrap=True)),
-            progress.TimeRemainingColumn(compact=True, table_column=table.Column(no_wrap=True)),
+            *(
+                [progress.TimeRemainingColumn(compact=True, table_column=table.Column(no_wrap=True))]
+                if tells_time
+                else []
+            ),
             progress.TextColumn("[dim]{task.fields[remark]}", table_column=table.Column(no_wrap=True)),
             console=console.Console(file=stream),
             transient=True,

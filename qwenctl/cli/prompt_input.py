@@ -46,7 +46,9 @@ def tell_apart(words: Sequence[str], settings: Settings) -> Asked:
     return Asked(None, words[0])
 
 
-def read_prompt(prompt: str | None, warn: Callable[[str], None], files: Sequence[str] = ()) -> str:
+def read_prompt(
+    prompt: str | None, warn: Callable[[str], None], files: Sequence[str] = (), *, is_needed: bool = True
+) -> str:
     """Return the whole prompt: documents first, then what was typed, as `ordered` has it; any of them alone.
 
     A terminal is never read: a prompt must be typed on the command line, or in `qwenctl chat`.
@@ -55,19 +57,20 @@ def read_prompt(prompt: str | None, warn: Callable[[str], None], files: Sequence
         prompt: the word on the command line; "-": what is piped in alone.
         warn: told of bytes that are no text.
         files: the text of files that were attached.
+        is_needed: there must be one; else it may be empty.
 
     Raises:
         InvalidRequest: there is no prompt, or too much of it.
     """
     from_terminal = sys.stdin.isatty()
-    if prompt in (None, STDIN) and from_terminal and not files:
+    if prompt in (None, STDIN) and from_terminal and not files and is_needed:
         raise InvalidRequest(
             "no prompt, and standard input is a terminal",
             'qwenctl run "your question", or pipe text into it, or talk in qwenctl chat',
         )
     piped = "" if from_terminal else read_text(sys.stdin.buffer, warn)
     text = ordered([*files, piped], "" if prompt in (None, STDIN) else prompt or "")
-    if not text:
+    if not text and is_needed:
         raise InvalidRequest("the prompt is empty", 'qwenctl run "your question"')
     return text
 

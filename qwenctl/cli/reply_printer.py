@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.output import Output
+from qwenctl.cli.prompt_clock import PromptStatus
+from qwenctl.core import PromptProgress
 from qwenctl.services.generation import Reply
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
 
@@ -23,8 +25,12 @@ class ReplyPrinter:
             KeyboardInterrupt: the reply was interrupted; what had come is printed.
         """
         try:
-            with InterruptWatch(reply.cancel) as watch:
+            with InterruptWatch(reply.cancel) as watch, PromptStatus(self._output.status) as status:
                 for event in reply:
+                    if isinstance(event, PromptProgress):
+                        status.take(event)
+                        continue
+                    status.end()
                     if isinstance(event, ReasoningDelta):
                         self._reasoning(event.text)
                     elif isinstance(event, AnswerDelta):

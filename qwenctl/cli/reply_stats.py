@@ -93,7 +93,7 @@ def stats_lines(
         ("mode", f"{mode_name(prepared.thinking)} ({prepared.mode.why})"),
         *_thinking_pairs(prepared, done),
         *_sampling_pairs(prepared.sampling, timing),
-        ("prompt", f"{usage.n_prompt_tokens} tokens, {usage.n_cached_tokens} of them from the cache"),
+        ("prompt", f"{usage.n_prompt_tokens} tokens{_cached(usage)}"),
         ("generated", f"{usage.n_generated_tokens} tokens"),
         ("first token", f"after {timing.queued_s + timing.prefill_s:.2f} s"),
         ("prefill", _rate(prefill_rate(usage, timing), timing.prefill_s)),
@@ -111,6 +111,7 @@ def stats_values(usage: Usage, timing: Timing) -> dict[str, Any]:
         "usage": {
             "prompt_tokens": usage.n_prompt_tokens,
             "cached_tokens": usage.n_cached_tokens,
+            "cached_tokens_from_disk": usage.n_from_disk,
             "generated_tokens": usage.n_generated_tokens,
         },
         "timing": {
@@ -152,6 +153,13 @@ def _number(value: float) -> str:
 
 def _seed_origin(sampling: SamplingChoice) -> str:
     return "option" if sampling.params.seed is not None else "chance"
+
+
+def _cached(usage: Usage) -> str:
+    """Return how many of a prompt's tokens were there already, and where."""
+    n_in_memory = usage.n_cached_tokens - usage.n_from_disk
+    there = [(n_in_memory, "memory"), (usage.n_from_disk, "disk")]
+    return "".join(f", {n_tokens} of them from {place}" for n_tokens, place in there if n_tokens) or ", all computed"
 
 
 def _rate(rate: float | None, seconds: float) -> str:

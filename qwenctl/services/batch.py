@@ -1,81 +1,51 @@
 """Answer a file of requests with many sequences at once, and go on where an earlier run stopped.
 
-    check    the output's records against the input: what is answered, what was edited since
-    fill     lines → requests, until `parallel` are in the engine
-    step     the engine's events → replies → records, appended as they finish
+    check      the output's records against the input: what is answered, what was edited since     batch_resume.py
+    hand out   lines → jobs, to the workers that have room: the model opened here, servers         batch_local.py, …
+    settle     what became of them → records, appended as they finish or in the input's order      batch_order.py
 
 A line that cannot be answered gets an error record and the run goes on. Knows no command line; exit codes are its
-caller's, who can ask the summary for a `BatchFailed`.
+caller's, who can ask the summary for the error to end with.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from qwenctl.core import FinishReason, Message, PromptProgress, TextDelta
-from qwenctl.errors import BatchFailed, GenerationFailed, InvalidRequest, PromptTooLong, QwenctlError, TemplateFailed
+from qwenctl.errors import GenerationFailed, InvalidRequest, QwenctlError
+from qwenctl.services.batch_budget import TokenBudget
 from qwenctl.services.batch_input import BatchInput, InputLine
+from qwenctl.services.batch_job import (
+    Answered,
+    BatchJob,
+    BatchWorker,
+    Generated,
+    LineRefused,
+    Lost,
+    Outcome,
+    Refused,
+    Returned,
+    Stumbled,
+)
+from qwenctl.services.batch_local import LocalWorker
+from qwenctl.services.batch_mailbox import Mailbox
+from qwenctl.services.batch_options import BatchOptions
+from qwenctl.services.batch_order import record_order
 from qwenctl.services.batch_output import BatchOutput
+from qwenctl.services.batch_progress import BatchProgress, BatchSummary, BatchTally, ProgressTeller
 from qwenctl.services.batch_record import RecordKey, answer_record, encode_record, error_record
 from qwenctl.services.batch_request import BadLine, BatchRequest, default_id, parse_line
+from qwenctl.services.batch_resume import check_earlier_results, settings_digest
 from qwenctl.services.fingerprint_table import FingerprintTable, fingerprint
-from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt
-from qwenctl.services.reply import ReplyAssembler, ReplyDone
+from qwenctl.services.generation import ChatModel
 
-_REPORT_EVERY_S = 0.1
-_DEFAULT_ID = re.compile(r"line-\d+-[0-9a-f]{8}")
-_START_ANEW = "--restart answers all lines anew; another output file keeps both"
+__all__ = ["BatchOptions", "BatchProgress", "BatchSummary", "run_batch"]
 
-
-@dataclass(frozen=True, slots=True)
-class BatchOptions:
-    """How a batch is run."""
-
-    chat: ChatOptions = field(default_factory=ChatOptions)  # for lines that do not say otherwise
-    system: str | None = None  # for lines without a system prompt
-    parallel: int = 8  # sequences at the same time; the engine is opened for as many
-    restart: bool = False  # throw earlier results away
-    retry_errors: bool = False  # answer lines again that have an error record
-
-
-@dataclass(frozen=True, slots=True)
-class BatchProgress:
-    """How far a batch is."""
-
-    n_finished: int  # of the input's lines, earlier runs included
-    n_total: int
-    n_errors: int  # of this run
-    n_generated_tokens: int
-    tokens_per_s: float
-    seconds_left: float | None  # None: nothing is finished yet
-
-
-@dataclass(frozen=True, slots=True)
-class BatchSummary:
-    """What a run did."""
-
-    n_done: int
-    n_errors: int
-    n_skipped: int  # answered by an earlier run
-    n_skipped_errors: int  # of those, error records
-    n_prompt_tokens: int
-    n_generated_tokens: int
-    seconds: float
-
-    def failure(self, out_path: Path) -> BatchFailed | None:
-        """Return the error to end with when the output holds error records."""
-        n_errors = self.n_errors + self.n_skipped_errors
-        if not n_errors:
-            return None
-        n_lines = self.n_done + self.n_errors + self.n_skipped
-        message = f"{n_errors} of {n_lines} lines ended in an error record in {out_path}"
-        return BatchFailed(message, "correct these lines, or run again with --retry-errors")
+_LOOK_EVERY_S = 0.1  # at the clock and for an interruption, when nothing happens
 
 
 def run_batch(
@@ -94,102 +64,23 @@ def run_batch(
         QwenctlError: the output could not be written, or the engine failed as a whole. What is finished is kept.
     """
     options = options or BatchOptions()
-    if options.parallel < 1:
-        raise InvalidRequest("a batch needs at least one sequence")
     lines = BatchInput(in_path)
     if out_path.exists() and out_path.samefile(in_path):
         raise InvalidRequest(f"{in_path} cannot be input and output at once")
-    with BatchOutput(out_path, restart=options.restart, retry_errors=options.retry_errors, clock=clock) as output:
-        settings = settings_digest(model, options)
-        check_earlier_results(lines, output, settings)
-        return _Run(model, output, options, settings, _Report(lines, on_progress, clock)).run(lines)
-
-
-def settings_digest(model: ChatModel, options: BatchOptions) -> str:
-    """Return a digest of all that makes the same line get another answer."""
-    info, chat = model.engine.info, options.chat
-    what = [info.name, info.architecture, info.n_weights, info.file_bytes, info.chat_template, options.system]
-    what += [chat.thinking, dict(chat.sampling), chat.max_tokens, chat.stop, chat.truncate]
-    what += [list(chat.tools), dict(chat.template_variables)]
-    if chat.think_budget is not None:  # only then: results from before there were budgets stay valid
-        what.append(chat.think_budget)
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def check_earlier_results(lines: BatchInput, output: BatchOutput, settings: str) -> None:
-    """Refuse to go on where earlier results do not belong to this input.
-
-    Results of lines that were removed since may stay when the line had a name of its own.
-
-    Raises:
-        InvalidRequest: other settings, or a line has other content than when it was answered; the message names it.
-    """
-    if not len(output.answered):
-        return
-    if output.settings != {settings}:
-        raise InvalidRequest(f"{output.path} was written by another model or with other options", _START_ANEW)
-    found, n_matching = FingerprintTable(), 0
-    for line in lines.lines():
-        request = parse_line(line)
-        name = fingerprint(request.custom_id.encode())
-        if name in found:  # a duplicate: not what was answered under this name
-            name = fingerprint(default_id(line.number, request.sha256).encode())
-        found.put(name, 0)
-        n_matching += name in output.answered
-        if output.answered.get(name) not in (None, fingerprint(request.sha256.encode())):
-            what = f"line {line.number} of {lines.path} ({request.custom_id!r}) was changed"
-            raise InvalidRequest(f"{what} since {output.path} answered it", _START_ANEW)
-    for record in output.records() if n_matching < len(output.answered) else ():
-        custom_id = record.key.custom_id
-        if _DEFAULT_ID.fullmatch(custom_id) and fingerprint(custom_id.encode()) not in found:
-            what = f"{output.path} answers {custom_id!r}"
-            raise InvalidRequest(f"{what}, which {lines.path} no longer has: it was changed since", _START_ANEW)
-
-
-class _Report:
-    """Counts, and tells the caller now and then."""
-
-    def __init__(
-        self, lines: BatchInput, on_progress: Callable[[BatchProgress], None] | None, clock: Callable[[], float]
-    ) -> None:
-        self.n_total = lines.count()
-        self.n_done = self.n_errors = self.n_skipped = self.n_prompt_tokens = self.n_generated_tokens = 0
-        self._on_progress = on_progress
-        self._clock = clock
-        self._started = self._told = clock()
-
-    @property
-    def seconds(self) -> float:
-        return self._clock() - self._started
-
-    def tell(self, *, always: bool = False) -> None:
-        now = self._clock()
-        if self._on_progress is None or (now - self._told < _REPORT_EVERY_S and not always):
-            return
-        self._told = now
-        n_now = self.n_done + self.n_errors
-        n_left = max(0, self.n_total - n_now - self.n_skipped)
-        seconds = max(self.seconds, 1e-9)
-        progress = BatchProgress(
-            n_finished=n_now + self.n_skipped,
-            n_total=self.n_total,
-            n_errors=self.n_errors,
-            n_generated_tokens=self.n_generated_tokens,
-            tokens_per_s=self.n_generated_tokens / seconds,
-            seconds_left=n_left * seconds / n_now if n_now else None,
-        )
-        self._on_progress(progress)
-
-
-@dataclass(slots=True)
-class _Running:
-    """A request that the engine works on."""
-
-    line_number: int
-    key: RecordKey
-    prepared: PreparedPrompt
-    assembler: ReplyAssembler
-    n_tokens: int = 0
+    with BatchOutput(
+        out_path,
+        restart=options.restart,
+        retry_errors=options.retry_errors,
+        in_order=options.order == "input",
+        clock=clock,
+    ) as output:
+        settings = settings_digest(model.engine.info, (), options)
+        tally = BatchTally(lines.count(), lines.n_bytes, check_earlier_results(lines, output, settings))
+        teller = ProgressTeller(tally, on_progress, clock)
+        mailbox = Mailbox()
+        worker = LocalWorker(model, options.parallel, options.chat, options.system, mailbox)
+        run = _Run([worker], mailbox, output, options=options, settings=settings, tally=tally, teller=teller)
+        return run.run(lines)
 
 
 class _Run:
@@ -197,69 +88,134 @@ class _Run:
 
     def __init__(
         self,
-        model: ChatModel,
+        workers: Sequence[BatchWorker],
+        mailbox: Mailbox,
         output: BatchOutput,
+        *,
         options: BatchOptions,
         settings: str,
-        report: _Report,
+        tally: BatchTally,
+        teller: ProgressTeller,
     ) -> None:
-        self._model = model
+        self._workers = workers
+        self._mailbox = mailbox
         self._output = output
+        self._order = record_order(options.order, output)
         self._options = options
         self._settings = settings
-        self._report = report
+        self._tally, self._teller = tally, teller
+        self._budget = TokenBudget(options.max_total_tokens, output.n_spent_tokens)
         self._seen = FingerprintTable()  # custom_id → number of its line
-        self._running: dict[str, _Running] = {}
+        self._again: deque[BatchJob] = deque()  # to be handed out before further lines
+        self._n_out = 0  # jobs that workers have
+        self._n_left = 0  # lines passed after the limit
+        self._lost: dict[str, QwenctlError] = {}  # workers by name
+        self._at_limit = self._at_end = False
 
     def run(self, lines: BatchInput) -> BatchSummary:
-        report, waiting = self._report, self._counted(lines)
+        """Do it all."""
+        waiting, tally = self._jobs(lines), self._tally
         try:
-            report.tell(always=True)
-            while self._fill(waiting):
-                self._step()
-                report.tell()
+            self._teller.tell(always=True)
+            while self._hand_out(waiting):
+                for worker, item in self._mailbox.take_all(_LOOK_EVERY_S):
+                    for outcome in worker.digest(item):
+                        self._settle(worker, outcome)
+                self._teller.tell()
         finally:
-            for request_id in self._running:
-                self._model.engine.cancel(request_id)
-        report.tell(always=True)
+            for worker in self._workers:
+                worker.stop()
+        self._teller.tell(always=True)
         return BatchSummary(
-            n_done=report.n_done,
-            n_errors=report.n_errors,
-            n_skipped=report.n_skipped,
+            n_done=tally.n_done,
+            n_errors=tally.n_errors,
+            n_skipped=tally.n_skipped,
             n_skipped_errors=self._output.n_answered_errors,
-            n_prompt_tokens=report.n_prompt_tokens,
-            n_generated_tokens=report.n_generated_tokens,
-            seconds=report.seconds,
+            n_prompt_tokens=tally.n_prompt_tokens,
+            n_generated_tokens=tally.n_generated_tokens,
+            seconds=self._teller.seconds,
+            n_cached_tokens=tally.n_cached_tokens,
+            n_retries=tally.n_retries,
+            n_left=self._count_left(waiting) if self._at_limit else 0,
+            n_total_tokens=self._budget.n_spent,
+            max_total_tokens=self._budget.limit,
         )
 
-    def _counted(self, lines: BatchInput) -> Iterator[InputLine]:
-        """The lines; the total is corrected by the blank ones as they are passed over."""
-        n_lines = last_number = 0
-        for line in lines.lines():
-            self._report.n_total -= line.number - last_number - 1
-            n_lines, last_number = n_lines + 1, line.number
-            yield line
-        self._report.n_total = n_lines
+    # --- handing out -------------------------------------------------------------------------------------------------
 
-    def _fill(self, waiting: Iterator[InputLine]) -> bool:
-        """Start requests until enough are running; return whether any are."""
-        while len(self._running) < self._options.parallel:
-            line = next(waiting, None)
-            if line is None:
+    def _hand_out(self, waiting: Iterator[BatchJob]) -> bool:
+        """Give jobs to the workers that want some; return whether there is anything to wait for."""
+        while not self._at_limit and any(worker.n_wanted > 0 for worker in self._workers):
+            job = self._next_job(waiting)
+            if job is None:
                 break
-            self._start(line)
-            self._report.tell()
-        return bool(self._running)
+            if not self._begin(job):
+                self._again.appendleft(job)
+                self._at_limit = not self._n_out
+                break
+            self._teller.tell()
+        if self._n_out:
+            return True
+        is_over = self._at_limit or (self._at_end and not self._again)
+        if not is_over and len(self._lost) == len(self._workers):
+            raise self._nobody_left()
+        return not is_over
 
-    def _start(self, line: InputLine) -> None:
+    def _next_job(self, waiting: Iterator[BatchJob]) -> BatchJob | None:
+        if self._again:
+            return self._again.popleft()
+        if not self._order.has_room:
+            return None
+        job = next(waiting, None)
+        self._at_end = job is None
+        return job
+
+    def _begin(self, job: BatchJob) -> bool:
+        """Start `job` at the worker with the most room, rather not where it failed. False: it takes too many tokens."""
+        free = [worker for worker in self._workers if worker.n_wanted > 0]
+        worker = max(free, key=lambda one: (one.name != job.failed_at, one.n_wanted))
+        try:
+            n_most = worker.prepare(job)
+        except LineRefused as refusal:
+            self._fail(job, refusal.code, refusal.message)
+            return True
+        if not self._budget.reserve(job.line_number, n_most):
+            return False
+        self._n_out += 1
+        worker.start(job)
+        return True
+
+    def _jobs(self, lines: BatchInput) -> Iterator[BatchJob]:
+        """The lines that are to be answered; those that are, or cannot be, are dealt with as they are passed."""
+        tally, answered, last_number = self._tally, self._output.answered, 0
+        for line in lines.lines():
+            tally.n_lines -= line.number - last_number
+            tally.n_bytes -= line.n_bytes
+            tally.n_passed += 1
+            last_number = line.number
+            if self._at_limit:
+                self._n_left += fingerprint(self._named_once(line, parse_line(line)).custom_id.encode()) not in answered
+            elif (job := self._pass(line)) is not None:
+                yield job
+            else:
+                self._teller.tell()
+        tally.n_lines = tally.n_bytes = 0
+
+    def _pass(self, line: InputLine) -> BatchJob | None:
         request = self._named_once(line, parse_line(line))
+        name = fingerprint(request.custom_id.encode())
+        if name in self._output.answered:
+            self._tally.skip(line.n_bytes)
+            if (span := self._output.kept.get(name)) is not None:
+                self._order.expect(line.number)
+                self._order.put_kept(line.number, span)
+            return None
+        self._order.expect(line.number)
         key = RecordKey(request.custom_id, request.sha256, self._settings)
-        if fingerprint(request.custom_id.encode()) in self._output.answered:
-            self._report.n_skipped += 1
-        elif isinstance(request, BadLine):
-            self._fail(key, line.number, request.code, request.message)
-        else:
-            self._submit(key, line.number, request)
+        if isinstance(request, BadLine):
+            self._put_error(line.number, key, request.code, request.message, {})
+            return None
+        return BatchJob(line.number, line.n_bytes, key, request)
 
     def _named_once(self, line: InputLine, request: BatchRequest | BadLine) -> BatchRequest | BadLine:
         name = fingerprint(request.custom_id.encode())
@@ -271,56 +227,73 @@ class _Run:
         own_name = default_id(line.number, request.sha256)
         return BadLine(own_name, request.sha256, "duplicate_custom_id", message)
 
-    def _submit(self, key: RecordKey, line_number: int, request: BatchRequest) -> None:
-        messages = request.messages
-        if self._options.system and not any(message.role == "system" for message in messages):
-            messages = (Message("system", self._options.system), *messages)
-        try:
-            prepared = self._model.prepare(
-                messages, request.options(self._options.chat), request_id=f"batch-{line_number}"
-            )
-            self._model.engine.submit(prepared.request)
-        except (InvalidRequest, PromptTooLong, TemplateFailed) as error:
-            self._fail(key, line_number, _code(error), error.message)
+    def _count_left(self, waiting: Iterator[BatchJob]) -> int:
+        """Return the number of lines without a record, when no more are begun."""
+        for _ in waiting:
+            raise AssertionError("a line was begun beyond the limit")
+        return len(self._again) + self._n_left
+
+    # --- settling ----------------------------------------------------------------------------------------------------
+
+    def _settle(self, worker: BatchWorker, outcome: Outcome) -> None:
+        match outcome:
+            case Generated(job, n_tokens):
+                self._tally.generate(job, n_tokens)
+            case Answered():
+                self._answer(outcome)
+            case Refused(job, code, message):
+                self._end_attempt(job, Stumbled(job, code, message))
+                self._fail(job, code, message)
+            case Stumbled(job):
+                job.failed_at = worker.name
+                self._end_attempt(job, outcome)
+                self._try_again(outcome)
+            case Returned(job):
+                self._end_attempt(job, Stumbled(job, "", ""))
+                self._again.append(job)
+            case Lost(error):
+                self._lost[worker.name] = error
+
+    def _end_attempt(self, job: BatchJob, ended: Stumbled | Answered) -> None:
+        self._n_out -= 1
+        job.n_spent_tokens += ended.tokens.n_spent
+        self._budget.settle(job.line_number, ended.tokens.n_spent)
+        self._tally.end_attempt(job, ended.tokens)
+
+    def _answer(self, answered: Answered) -> None:
+        job = answered.job
+        self._end_attempt(job, answered)
+        ours = {**answered.ours, **_attempts(job, job.n_attempts + 1)}
+        self._order.put(job.line_number, encode_record(answer_record(job.key, answered.body, ours)))
+        self._tally.answer(job, answered.tokens)
+
+    def _try_again(self, stumbled: Stumbled) -> None:
+        job = stumbled.job
+        job.n_attempts += 1
+        job.last_answer = stumbled.answer or job.last_answer
+        if job.n_attempts > self._options.n_retries:
+            self._fail(job, stumbled.code, stumbled.message)
             return
-        assembler = ReplyAssembler(starts_inside=prepared.starts_inside)
-        self._running[prepared.request.request_id] = _Running(line_number, key, prepared, assembler)
+        self._tally.n_retries += 1
+        self._again.append(job)
 
-    def _step(self) -> None:
-        if not self._model.engine.has_work:
-            raise GenerationFailed(f"the engine lost {len(self._running)} requests")
-        for event in self._model.engine.step():
-            running = self._running.get(event.request_id)
-            if running is None or isinstance(event, PromptProgress):
-                continue
-            n_tokens = event.n_tokens if isinstance(event, TextDelta) else event.usage.n_generated_tokens
-            self._report.n_generated_tokens += n_tokens - running.n_tokens
-            running.n_tokens = n_tokens
-            for item in running.assembler.take(event):
-                if isinstance(item, ReplyDone):
-                    del self._running[event.request_id]
-                    self._finish(running, item)
+    def _fail(self, job: BatchJob, code: str, message: str) -> None:
+        last = {} if job.last_answer is None else {"last_answer": job.last_answer}
+        self._put_error(job.line_number, job.key, code, message, {**_attempts(job, job.n_attempts), **last})
 
-    def _finish(self, running: _Running, done: ReplyDone) -> None:
-        report = self._report
-        report.n_prompt_tokens += done.usage.n_prompt_tokens
-        if done.reason is FinishReason.CANCELLED:
-            return  # somebody wants the run to end: the line is not answered
-        if done.reason is FinishReason.ERROR:
-            if (failure := self._model.engine.failure) is not None:
-                raise failure  # not the line's: the next run answers it
-            self._fail(running.key, running.line_number, "generation_failed", done.error or "the engine failed")
-            return
-        name = self._model.engine.info.name
-        record = answer_record(running.key, running.prepared, done, model=name, created_s=int(time.time()))
-        self._output.append(encode_record(record))
-        report.n_done += 1
+    def _put_error(self, line_number: int, key: RecordKey, code: str, message: str, ours: Mapping[str, Any]) -> None:
+        record = error_record(key, code=code, message=message, line=line_number, ours=ours)
+        self._order.put(line_number, encode_record(record))
+        self._tally.n_errors += 1
 
-    def _fail(self, key: RecordKey, line_number: int, code: str, message: str) -> None:
-        self._output.append(encode_record(error_record(key, code=code, message=message, line=line_number)))
-        self._report.n_errors += 1
+    def _nobody_left(self) -> QwenctlError:
+        if len(self._lost) == 1:
+            return next(iter(self._lost.values()))
+        reasons = "; ".join(f"{name}: {error.message}" for name, error in self._lost.items())
+        hint = "what is finished is kept: the same command goes on with the rest"
+        return GenerationFailed(f"nobody is left to answer: {reasons}", hint)
 
 
-def _code(error: QwenctlError) -> str:
-    names = {PromptTooLong: "prompt_too_long", TemplateFailed: "template_failed"}
-    return names.get(type(error), "invalid_request")
+def _attempts(job: BatchJob, n_attempts: int) -> dict[str, Any]:
+    """What a record says of attempts beyond the first: their number, and the tokens of all."""
+    return {"attempts": n_attempts, "spent_tokens": job.n_spent_tokens} if job.n_attempts else {}

@@ -25,6 +25,7 @@ class InputLine:
     number: int  # from 1, blank lines counted
     data: bytes | None  # without the line break; None: longer than MAX_LINE_BYTES
     sha256: str  # of all its bytes
+    n_bytes: int  # what it takes in the file
 
 
 class BatchInput:
@@ -51,19 +52,26 @@ class BatchInput:
                 last = chunk[-1:]
         return n_breaks + (last != b"\n")
 
+    @property
+    def n_bytes(self) -> int:
+        """The size of the file."""
+        return self.path.stat().st_size
+
     def lines(self) -> Iterator[InputLine]:
         """Read the lines in order, without the blank ones."""
         with self._opened() as file:
             number = 0
             while data := file.readline(self.max_line_bytes + 1):
                 number += 1
+                n_bytes = len(data)
                 if number == 1:
                     data = data.removeprefix(codecs.BOM_UTF8)
                 if len(data) > self.max_line_bytes and not data.endswith(b"\n"):
-                    yield InputLine(number, None, _skip_line(file, data))
+                    digest, n_more = _skip_line(file, data)
+                    yield InputLine(number, None, digest, n_bytes + n_more)
                 elif data.strip():
                     data = data.rstrip(b"\r\n")
-                    yield InputLine(number, data, hashlib.sha256(data).hexdigest())
+                    yield InputLine(number, data, hashlib.sha256(data).hexdigest(), n_bytes)
 
     def _opened(self) -> BinaryIO:
         try:
@@ -72,11 +80,12 @@ class BatchInput:
             raise InvalidRequest(f"cannot read {self.path}: {error.strerror}") from error
 
 
-def _skip_line(file: BinaryIO, begin: bytes) -> str:
-    """Read up to the end of a line that began with `begin`; return the digest of all of it."""
-    digest = hashlib.sha256(begin)
+def _skip_line(file: BinaryIO, begin: bytes) -> tuple[str, int]:
+    """Read up to the end of a line that began with `begin`; return the digest of all of it, and the bytes read."""
+    digest, n_bytes = hashlib.sha256(begin), 0
     while piece := file.readline(_CHUNK_BYTES):
         digest.update(piece)
+        n_bytes += len(piece)
         if piece.endswith(b"\n"):
             break
-    return digest.hexdigest()
+    return digest.hexdigest(), n_bytes

@@ -2,10 +2,12 @@
 
     open      lock; cut off a torn last line; learn which requests are answered
     append    one record, one write to the end of the file; synced about every second
+    keep      a record whose turn has not come, into the journal beside the file (batch_journal.py)
     close     sync, unlock
 
 A record is final. With `retry_errors` those that say an error are taken out first: the rest is written to a new file
-that replaces the old one. Knows records (batch_record.py) but no requests.
+that replaces the old one. What a journal holds counts as answered; an output that is not to be in order gets it at
+once. Knows records (batch_record.py) but no requests.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Self
 
 from quant.durable_files import DurableFiles
 from qwenctl.errors import InvalidRequest, QwenctlError
+from qwenctl.services.batch_journal import BatchJournal, Span
 from qwenctl.services.batch_record import EarlierRecord, decode_record, is_torn_record
 from qwenctl.services.fingerprint_table import FingerprintTable, fingerprint
 
@@ -32,32 +35,50 @@ _SYNC_EVERY_S = 1.0
 class BatchOutput:
     """An opened output file. `answered` maps fingerprints of custom_ids to those of request digests.
 
+    Args:
+        path: the file; made if missing.
+        restart: throw away what it holds.
+        retry_errors: throw away the error records that it holds.
+        in_order: whether records may be kept in the journal.
+        clock: seconds.
+
     Raises:
         InvalidRequest: it is no batch output (nothing is changed then), or another process writes it.
         QwenctlError: it cannot be opened or written.
     """
 
     def __init__(
-        self, path: Path, *, restart: bool, retry_errors: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        path: Path,
+        *,
+        restart: bool,
+        retry_errors: bool,
+        in_order: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path
         self.answered = FingerprintTable()
-        self.n_answered_errors = 0
+        self.kept: dict[int, Span] = {}  # fingerprint of a custom_id → where its record is in the journal
+        self.n_answered_errors = self.n_spent_tokens = 0
         self.settings: set[str] = set()  # of the records that are there
+        self._journal: BatchJournal | None = None
+        self._keeps = False  # whether the journal holds what the output does not
         self._clock = clock
         self._unsynced_since: float | None = None
         self._fd = _open_locked(path)
         try:
             if restart:
                 os.ftruncate(self._fd, 0)
+                BatchJournal.path_of(path).unlink(missing_ok=True)
             self._learn()
             if retry_errors and self.n_answered_errors:
                 self._drop_errors()
+            self._open_journal(retry_errors=retry_errors, in_order=in_order)
         except OSError as error:
-            os.close(self._fd)
+            self._close_files()
             raise _write_failed(path, error) from error
         except BaseException:
-            os.close(self._fd)
+            self._close_files()
             raise
 
     def append(self, record: bytes) -> None:
@@ -79,6 +100,33 @@ class BatchOutput:
         elif self._clock() - self._unsynced_since > _SYNC_EVERY_S:
             self.sync()
 
+    def keep(self, record: bytes) -> Span:
+        """Write one line to the journal.
+
+        Raises:
+            QwenctlError: the disk is full or failed; the journal holds whole records still.
+        """
+        if self._journal is None:
+            raise AssertionError("the output was not opened to be in order")
+        try:
+            self._keeps = True
+            return self._journal.append(record)
+        except OSError as error:
+            raise _write_failed(self._journal.path, error) from error
+
+    def read_kept(self, span: Span) -> bytes:
+        """Return a line of the journal."""
+        if self._journal is None:
+            raise AssertionError("the output was not opened to be in order")
+        return self._journal.read(span)
+
+    def nothing_is_kept(self) -> None:
+        """All that is in the journal was appended too: it may be emptied."""
+        self._keeps = False
+        if self._journal and self._journal.is_worth_emptying:
+            self.sync()
+            self._journal.empty()
+
     def sync(self) -> None:
         """Wait until what was appended is on the disk."""
         if self._unsynced_since is None:
@@ -99,11 +147,18 @@ class BatchOutput:
             yield record
 
     def close(self) -> None:
-        """Sync and unlock."""
+        """Sync and unlock; a journal of which nothing is needed any more goes away."""
         try:
             self.sync()
+            if self._journal and not self._keeps:
+                self._journal.empty()
         finally:
-            os.close(self._fd)
+            self._close_files()
+
+    def _close_files(self) -> None:
+        if self._journal:
+            self._journal.close()
+        os.close(self._fd)
 
     def __enter__(self) -> Self:
         return self
@@ -117,14 +172,35 @@ class BatchOutput:
         n_whole = 0
         for line, record in self._lines():
             n_whole += len(line)
-            key = fingerprint(record.key.custom_id.encode("utf-8", "surrogatepass"))
-            if key in self.answered:
+            if _name(record) in self.answered:
                 raise InvalidRequest(f"{self.path} answers {record.key.custom_id!r} twice", _OTHER_FILE)
-            self.answered.put(key, fingerprint(record.key.request_sha256.encode("utf-8", "surrogatepass")))
-            self.n_answered_errors += record.is_error
-            self.settings.add(record.key.settings)
+            self._note(record)
         if n_whole < os.fstat(self._fd).st_size:
             os.ftruncate(self._fd, n_whole)
+
+    def _note(self, record: EarlierRecord) -> None:
+        digest = fingerprint(record.key.request_sha256.encode("utf-8", "surrogatepass"))
+        self.answered.put(_name(record), digest)
+        self.n_answered_errors += record.is_error
+        self.n_spent_tokens += record.n_spent_tokens
+        self.settings.add(record.key.settings)
+
+    def _open_journal(self, *, retry_errors: bool, in_order: bool) -> None:
+        """Learn what an earlier run kept: the last record of each name that the output lacks."""
+        path = BatchJournal.path_of(self.path)
+        if not in_order and not path.exists():
+            return
+        self._journal = BatchJournal(path)
+        found = {_name(record): (span, record) for span, record in self._journal.records()}
+        for name, (span, record) in found.items():
+            if name not in self.answered and not (retry_errors and record.is_error):
+                self._note(record)
+                self.kept[name] = span
+        self._keeps = bool(self.kept)
+        if not in_order:
+            for span in self.kept.values():
+                self.append(self._journal.read(span))
+            self.kept, self._keeps = {}, False
 
     def _lines(self) -> Iterator[tuple[bytes, EarlierRecord]]:
         """Read whole lines; a torn one at the end is passed over."""
@@ -157,11 +233,15 @@ class BatchOutput:
         os.close(self._fd)
         self._fd = fd
         DurableFiles().sync_folder(self.path.parent)
-        self.answered, self.n_answered_errors, self.settings = FingerprintTable(), 0, set()
+        self.answered, self.n_answered_errors, self.n_spent_tokens, self.settings = FingerprintTable(), 0, 0, set()
         self._learn()
 
 
 _OTHER_FILE = "choose another output file, or --restart to overwrite this one"
+
+
+def _name(record: EarlierRecord) -> int:
+    return fingerprint(record.key.custom_id.encode("utf-8", "surrogatepass"))
 
 
 def _open_locked(path: Path) -> int:

@@ -14,9 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qwenctl.services.generation import PreparedPrompt
-from qwenctl.services.reply import ReplyDone
-
 _BEGIN = b'{"id": "batch_req_'
 
 
@@ -35,37 +32,20 @@ class EarlierRecord:
 
     key: RecordKey
     is_error: bool
+    n_spent_tokens: int = 0  # of prompts and answers, failed attempts included
 
 
-def answer_record(
-    key: RecordKey, prepared: PreparedPrompt, done: ReplyDone, *, model: str, created_s: int
+def answer_record(key: RecordKey, body: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of an answered line; `ours` is added to our own member."""
+    response = {"status_code": 200, "request_id": f"req_{record_name(key)}", "body": body}
+    return _record(key, response, None, ours)
+
+
+def error_record(
+    key: RecordKey, *, code: str, message: str, line: int, ours: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the record of a finished reply; `created_s` is Unix time."""
-    name = _name(key)
-    message = {
-        "role": "assistant",
-        "content": done.answer,
-        "reasoning_content": done.reasoning,  # both names are in use among clients
-        "reasoning": done.reasoning,
-    }
-    usage = {
-        "prompt_tokens": done.usage.n_prompt_tokens,
-        "completion_tokens": done.usage.n_generated_tokens,
-        "total_tokens": done.usage.n_prompt_tokens + done.usage.n_generated_tokens,
-        "prompt_tokens_details": {"cached_tokens": done.usage.n_cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": done.n_reasoning_tokens},
-    }
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": done.reason.value}
-    body = {"id": f"chatcmpl-{name}", "object": "chat.completion", "created": created_s, "model": model}
-    body |= {"choices": [choice], "usage": usage}
-    response = {"status_code": 200, "request_id": f"req_{name}", "body": body}
-    notes = {"notes": list(prepared.notes)} if prepared.notes else {}
-    return _record(key, response, None, {"seed": done.timing.seed, "thinking": prepared.thinking, **notes})
-
-
-def error_record(key: RecordKey, *, code: str, message: str, line: int) -> dict[str, Any]:
-    """Return the record of an input line that could not be answered."""
-    return _record(key, None, {"code": code, "message": message, "line": line}, {})
+    """Return the record of an input line that could not be answered; `ours` is added to our own member."""
+    return _record(key, None, {"code": code, "message": message, "line": line}, ours or {})
 
 
 def encode_record(record: Mapping[str, Any]) -> bytes:
@@ -80,10 +60,15 @@ def decode_record(line: bytes) -> EarlierRecord | None:
         ours = record["qwenctl"]
         key = RecordKey(record["custom_id"], ours["request_sha256"], ours["settings"])
         is_error = record["error"] is not None
-    except (ValueError, KeyError, TypeError, RecursionError):
+        n_spent = ours.get("spent_tokens")
+        if n_spent is None and not is_error:
+            n_spent = record["response"]["body"]["usage"]["total_tokens"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     texts = (key.custom_id, key.request_sha256, key.settings)
-    return EarlierRecord(key, is_error) if all(isinstance(text, str) for text in texts) else None
+    if not all(isinstance(text, str) for text in texts):
+        return None
+    return EarlierRecord(key, is_error, n_spent if isinstance(n_spent, int) else 0)
 
 
 def is_torn_record(fragment: bytes) -> bool:
@@ -96,7 +81,7 @@ def is_torn_record(fragment: bytes) -> bool:
 
 def _record(key: RecordKey, response: Any, error: Any, more: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "id": f"batch_req_{_name(key)}",  # first: `is_torn_record` knows a record by its beginning
+        "id": f"batch_req_{record_name(key)}",  # first: `is_torn_record` knows a record by its beginning
         "custom_id": key.custom_id,
         "response": response,
         "error": error,
@@ -104,5 +89,6 @@ def _record(key: RecordKey, response: Any, error: Any, more: Mapping[str, Any]) 
     }
 
 
-def _name(key: RecordKey) -> str:
+def record_name(key: RecordKey) -> str:
+    """Return what ids of an answer to this line end in."""
     return hashlib.sha256(f"{key.custom_id}\n{key.request_sha256}".encode()).hexdigest()[:24]

@@ -3,8 +3,10 @@
 Two forms, told apart by their keys:
 
     {"custom_id": …, "method": "POST", "url": "/v1/chat/completions", "body": {"messages": […], "temperature": …, …}}
+    {"custom_id": …, "method": "POST", "url": "/v1/completions" or "/v1/embeddings", "body": …}
     {"prompt": …, "system": …, "id": …, "temperature": …, …}            other keys are the user's own data
 
+The lines of a file may ask for different things: which url a line has is its own affair.
 A field of `body` that we do not know is refused rather than ignored: the answer would not be what was asked for.
 """
 
@@ -12,28 +14,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from qwenctl.core import Message
 from qwenctl.services.api.body_fields import BadRequest, is_unicode, parse_json, shown
 from qwenctl.services.api.chat_body import ChatBody, parse_chat_body, refuse_unsupported
+from qwenctl.services.api.completion_body import CompletionBody, parse_completion_body
+from qwenctl.services.api.embedding_body import EmbeddingBody, parse_embedding_body
 from qwenctl.services.batch_input import InputLine
-from qwenctl.services.generation import ChatOptions
 
 CHAT_URL = "/v1/chat/completions"
+COMPLETION_URL = "/v1/completions"
+EMBEDDING_URL = "/v1/embeddings"
+
+LineBody = ChatBody | CompletionBody | EmbeddingBody
 
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {  # field → values that ask for nothing special
-    "n": (1,),
     "stream": (False,),
     "stream_options": (),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "response_format": ({"type": "text"},),
+    "return_progress": (False,),
 }
 _PLAIN_FIELDS = (  # of a plain line; the others are the user's own data
     "temperature",
@@ -52,6 +52,12 @@ _PLAIN_FIELDS = (  # of a plain line; the others are the user's own data
     "chat_template_kwargs",
 )
 
+_PARSERS: Mapping[str, Callable[..., LineBody]] = {
+    CHAT_URL: parse_chat_body,
+    COMPLETION_URL: parse_completion_body,
+    EMBEDDING_URL: parse_embedding_body,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
@@ -59,16 +65,9 @@ class BatchRequest:
 
     custom_id: str
     sha256: str  # of its content, the same however the JSON is written
-    chat: ChatBody
-
-    @property
-    def messages(self) -> tuple[Message, ...]:
-        """What is to be answered."""
-        return self.chat.messages
-
-    def options(self, defaults: ChatOptions) -> ChatOptions:
-        """Return `defaults` with what this line says in their place."""
-        return self.chat.options(defaults)
+    url: str
+    body: Mapping[str, Any]  # as it was given; a plain line's as the body of a chat completion
+    parsed: LineBody
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +122,11 @@ def _request(content: Any, custom_id: str, digest: str) -> BatchRequest:
     if not isinstance(content, dict):
         raise BadRequest("not a JSON object")
     if "prompt" in content and "body" not in content:
-        return BatchRequest(custom_id, digest, parse_chat_body(_plain_body(content)))
-    body = _openai_body(content)
+        body = _plain_body(content)
+        return BatchRequest(custom_id, digest, CHAT_URL, body, parse_chat_body(body))
+    url, body = _openai_body(content)
     refuse_unsupported(body, _UNSUPPORTED)
-    return BatchRequest(custom_id, digest, parse_chat_body(body, strict=True))
+    return BatchRequest(custom_id, digest, url, body, _PARSERS[url](body, strict=True))
 
 
 def _plain_body(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,18 +141,19 @@ def _plain_body(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, "messages": [*messages, {"role": "user", "content": prompt}]}
 
 
-def _openai_body(content: Mapping[str, Any]) -> dict[str, Any]:
+def _openai_body(content: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if not {"body", "url", "method"} & set(content):
         raise BadRequest("neither 'prompt' nor 'body'")
     _check_id(content, required=True)
     if content.get("method") != "POST":
         raise BadRequest("'method' must be \"POST\"")
-    if content.get("url") != CHAT_URL:
-        raise BadRequest(f"'url' must be {json.dumps(CHAT_URL)}, not {shown(content.get('url'))}")
+    url = content.get("url")
+    if not isinstance(url, str) or url not in _PARSERS:
+        raise BadRequest(f"'url' must be one of {', '.join(_PARSERS)}, not {shown(url)}")
     body = content.get("body")
     if not isinstance(body, dict):
         raise BadRequest("'body' must be an object")
-    return body
+    return url, body
 
 
 def _check_id(content: Mapping[str, Any], *, required: bool) -> None:

@@ -15,6 +15,8 @@ from typing import Any, Literal, Self
 from qwenctl.core import Message
 from qwenctl.errors import TemplateFailed
 from qwenctl.services.template_process import TemplateLimits, TemplateProcess
+from qwenctl.services.tools.tool_call import OPEN_TAG as OPEN_CALL
+from qwenctl.services.tools.tool_call import ToolCall, ToolFormat, calling_message
 
 Thinking = Literal["none", "hybrid", "always"]
 OPEN_TAG = "<think>"
@@ -40,7 +42,7 @@ class TemplateCapabilities:
     tools: bool = False
     strips_reasoning: bool = True  # of earlier turns, by itself
     uses_tags: bool = False  # a think block stands between <think> and </think>
-    xml_calls: bool = False  # asks for tool calls as Qwen3-Coder writes them, <function=NAME>, not as JSON
+    tool_format: ToolFormat | None = None  # how it writes calls; None: it does not, or in a way that we do not read
 
 
 class ChatTemplate:
@@ -140,17 +142,18 @@ class ChatTemplate:
             {**plain, "enable_thinking": False},
             self._context([Message("user", "Hello")], [_PROBE_TOOL], True),
             self._context(history, None, True),
+            self._context([Message("user", "Hello"), calling_message("", None, [_PROBE_CALL])], [_PROBE_TOOL], False),
         ]
         results = self._process.render(contexts)
         default = self._text(results[0])
-        switched_on, switched_off, with_tools, with_history = (result.get("text") for result in results[1:])
+        switched_on, switched_off, with_tools, with_history, with_call = (result.get("text") for result in results[1:])
         return TemplateCapabilities(
             thinking=_thinking(default, switched_on, switched_off),
             thinks_by_default=default == switched_on if switched_on != switched_off else ends_inside_thinking(default),
             tools=_MARK in (with_tools or ""),
             strips_reasoning=_MARK not in (with_history or ""),
+            tool_format=_tool_format(with_call or ""),
             uses_tags=any(OPEN_TAG in (text or "") for text in (default, switched_on, switched_off)),
-            xml_calls=_MARK in (with_tools or "") and _XML_CALL in (with_tools or ""),
         )
 
 
@@ -163,6 +166,14 @@ def _thinking(default: str, switched_on: str | None, switched_off: str | None) -
     if switched_on is not None and switched_off is not None and switched_on != switched_off:
         return "hybrid"
     return "always" if ends_inside_thinking(default) else "none"
+
+
+def _tool_format(with_call: str) -> ToolFormat | None:
+    """Return the form of the call in a rendered conversation."""
+    if f"<function={_MARK}>" in with_call:
+        return "xml"
+    is_json = re.search(rf'{OPEN_CALL}\s*{{\s*"name":\s*"{_MARK}",\s*"arguments":\s*{{', with_call)
+    return "hermes" if is_json else None
 
 
 def _as_template_sees_it(message: Message) -> dict[str, Any]:
@@ -178,8 +189,8 @@ def _one_line(text: str) -> str:
 
 
 _MARK = "qwenctl_probe"
-_XML_CALL = "<function="
 _PROBE_TOOL = {
     "type": "function",
     "function": {"name": _MARK, "description": "", "parameters": {"type": "object", "properties": {}}},
 }
+_PROBE_CALL = ToolCall(_MARK, {_MARK: "value"})

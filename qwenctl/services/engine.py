@@ -11,6 +11,7 @@ at a time.
     live_request.py     one request's state        sampler_chain.py  the choice of a token
     text_stream.py      tokens' bytes to text      think_monitor.py  where a reply stands with its think block
     native_thread.py    long calls that can be interrupted
+    prefix_cache/       prompts kept on disk
 
 One thread steps. `submit`, `cancel` and `end_thinking` may come from any thread at any time; so may `close`.
 """
@@ -25,14 +26,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo
-from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
+from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo, PromptProgress
+from qwenctl.errors import GenerationFailed, InvalidRequest
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.engine_surface import EngineSurface
 from qwenctl.services.kv_cache import KvCache
 from qwenctl.services.live_request import LiveRequest
 from qwenctl.services.native_model import NativeModel, open_native_model
 from qwenctl.services.native_thread import NativeThread
+from qwenctl.services.prefix_cache.opening import open_prefixes
+from qwenctl.services.request_check import check_request
 from qwenctl.services.sampler_chain import SamplerChain
 from qwenctl.services.step_plan import Batch, Chunk, Pending, StepLimits, generating_batch, plan_step
 
@@ -53,6 +56,7 @@ class Engine(EngineSurface):
         self._clock = clock
         self._cache = KvCache(model)
         self._thread = thread  # on which the model was opened
+        self._prefixes = open_prefixes(model, thread, options, clock)
         self._limits = StepLimits(model.n_batch, model.n_ubatch, model.shares_cells)
         self._lock = threading.Lock()  # held while stepping
         self._incoming: deque[LiveRequest] = deque()
@@ -118,13 +122,7 @@ class Engine(EngineSurface):
         return bool(self._incoming or self._waiting or self._running or self._last_events)
 
     def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool = False) -> tuple[int, ...]:
-        """Return the tokens of `text`, normalised as the model's tokenizer does.
-
-        Args:
-            text: any text.
-            parse_special: whether "<|im_start|>" and the like are special tokens.
-            add_special: whether the begin token is added where the model's file asks for it. Chat templates write it.
-        """
+        """Return the tokens of `text`; the arguments are `Vocabulary.tokenize`'s."""
         self._check_open()
         return self._model.vocabulary.tokenize(text, parse_special=parse_special, add_special=add_special)
 
@@ -144,23 +142,11 @@ class Engine(EngineSurface):
             GenerationFailed: the model is closed, or broken by earlier failures.
         """
         self._check_usable()
-        tokens, n_ctx = request.prompt_tokens, self._model.n_ctx
-        if len(tokens) >= n_ctx:
-            raise PromptTooLong(len(tokens), n_ctx)
-        vocabulary = self._model.vocabulary
-        if not tokens:
-            raise InvalidRequest("the prompt is empty: there is nothing to go on from")
-        if not 0 <= min(tokens) <= max(tokens) < vocabulary.n_tokens:
-            raise InvalidRequest(
-                f"the prompt holds a token that the model does not have ({vocabulary.n_tokens:,} tokens)"
-            )
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise InvalidRequest(f"max_tokens must be at least 1, not {request.max_tokens}")
-        if request.n_logprobs is not None and not 0 <= request.n_logprobs <= vocabulary.n_tokens:
-            raise InvalidRequest(f"n_logprobs must lie between 0 and {vocabulary.n_tokens:,}, not {request.n_logprobs}")
+        vocabulary, n_ctx = self._model.vocabulary, self._model.n_ctx
+        check_request(request, vocabulary.n_tokens, n_ctx)
         if request.request_id in self._names:
             raise InvalidRequest(f"there is a request {request.request_id!r} under way")
-        sampler = SamplerChain(vocabulary, request.sampling, tokens, n_ctx, request.logit_bias)
+        sampler = SamplerChain(vocabulary, request.sampling, request.prompt_tokens, n_ctx, request.logit_bias)
         self._cancelled.discard(request.request_id)  # meant for an earlier request of that name
         self._answer_now.discard(request.request_id)
         self._names.add(request.request_id)
@@ -192,6 +178,7 @@ class Engine(EngineSurface):
             if self._closed:
                 return events
             try:
+                self._prefixes.settle()
                 events += self._end_cancelled()
                 if self._answer_now:
                     self._end_thinking()
@@ -200,13 +187,18 @@ class Engine(EngineSurface):
                     events += self._compute(batch)
                     if self._cancelled:
                         return events
+                    if any(isinstance(event, PromptProgress) for event in events):
+                        break  # somebody wants to see it now, not after the whole batch
                 if not self._limits.shared_cache:
                     events += self._compute(generating_batch(self._pending()))
             except BaseException:
                 # Whatever interrupted this, slots and llama.cpp's memory may differ now. Compute everything again.
+                self._prefixes.settle()
                 self._cache.forget_all()
                 self._last_events = events
                 raise
+            if not self._running:
+                self._prefixes.write()
             return events
 
     def close(self) -> None:
@@ -216,9 +208,13 @@ class Engine(EngineSurface):
         with self._lock:
             if already_closed:
                 return
+            self._prefixes.settle()
             self._last_events += self._end(self._all_requests(), FinishReason.CANCELLED)
+            self._prefixes.write()
+            self._prefixes.settle()
             self._thread.close()
             self._model.close()
+        self._prefixes.close()
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books on slots and cells agree."""
@@ -265,6 +261,7 @@ class Engine(EngineSurface):
         """The request has had its last event."""
         if request.slot:
             self._cache.give_back(request.slot)
+            self._prefixes.offer(request.slot, request.n_prompt)
             request.slot = None
             self._running.remove(request)
         else:
@@ -289,7 +286,8 @@ class Engine(EngineSurface):
             if placement is None:
                 return
             self._waiting.popleft()
-            request.admit(self._cache.take(placement, tuple(request.tokens)))
+            slot = self._cache.take(placement, tuple(request.tokens))
+            request.admit(slot, self._prefixes.restore(self._cache, slot, request.tokens))
             self._running.append(request)
 
     def _hold_back(self, request: LiveRequest) -> None:
@@ -334,9 +332,12 @@ class Engine(EngineSurface):
             return []
         tokens = [request.tokens[chunk.first : chunk.first + chunk.n_tokens] for chunk, request in work]
         last = self._model.batch.fill([chunk for chunk, _ in work], tokens)
+        self._prefixes.computing()
         status = self._decode([request for _, request in work])
         if status == _DONE:
-            return self._sample(work, tokens, last)
+            events = self._sample(work, tokens, last)
+            self._prefixes.computed([(one.slot, one.n_prompt, chunk) for chunk, one in work if one.slot])
+            return events
         for _, request in work:
             if request.slot:
                 self._cache.roll_back(request.slot)
@@ -367,7 +368,7 @@ class Engine(EngineSurface):
                 self._cache.extend(request.slot, computed)
         events: list[GenerationEvent] = []
         for (chunk, request), index in zip(work, last, strict=True):
-            if request.request.reports_progress and chunk.first < len(request.request.prompt_tokens):
+            if request.request.reports_progress and chunk.first < request.n_prompt:
                 events.append(request.progress(chunk.first + chunk.n_tokens))
             if not chunk.wants_logits:
                 continue

@@ -7,6 +7,7 @@ from typing import Literal
 
 from qwenctl.errors import InvalidRequest
 from qwenctl.moe.offload_options import OffloadOptions
+from qwenctl.services.prefix_cache.options import PrefixCacheOptions
 from qwenctl.services.rpc_servers import check_endpoints
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -48,6 +49,7 @@ class EngineOptions:
     split: tuple[float, ...] | None = None  # of layers, in proportion, a number a device; None: by free memory
     trace_file: str | None = None  # where the experts of every token are written, see telemetry/routing_trace.py
     offload: OffloadOptions = field(default_factory=OffloadOptions)  # of the experts of a Mixture-of-Experts model
+    prefix_cache: PrefixCacheOptions | None = None  # where computed prompts are kept; None: in memory only
 
     def __post_init__(self) -> None:
         for name, low, high in (

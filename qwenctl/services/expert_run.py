@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qwenctl.core import FinishReason, Message
 from qwenctl.errors import GenerationFailed, InvalidRequest
+from qwenctl.services.api.chat_body import ChatBody
 from qwenctl.services.batch_input import BatchInput, InputLine
 from qwenctl.services.batch_request import BadLine, parse_line
 from qwenctl.services.generation import ChatModel, ChatOptions
@@ -78,7 +79,9 @@ def _from_json(line: InputLine, path: Path, options: ChatOptions) -> TracedPromp
     request = parse_line(line)
     if isinstance(request, BadLine):
         raise InvalidRequest(f"line {line.number} of {path}: {request.message}")
-    return TracedPrompt(request.messages, request.options(options))
+    if not isinstance(request.parsed, ChatBody):
+        raise InvalidRequest(f"line {line.number} of {path} is no chat: {request.url} has no messages")
+    return TracedPrompt(request.parsed.messages, request.parsed.options(options))
 
 
 def _from_text(line: InputLine, path: Path, options: ChatOptions) -> TracedPrompt:

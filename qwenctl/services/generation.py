@@ -18,10 +18,11 @@ from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, ends_inside_thinking
 from qwenctl.services.prompt_cut import PromptCut, cut_messages
 from qwenctl.services.reply import ReplyAssembler, ReplyEvent
-from qwenctl.services.reply_form import held_to_form
+from qwenctl.services.reply_form import ReplyForm, held_to_form
 from qwenctl.services.sampling_defaults import SamplingChoice, choose_sampling, sampling_family, usual_max_tokens
 from qwenctl.services.thinking import without_earlier_reasoning
 from qwenctl.services.thinking_mode import ThinkingMode, thinking_mode
+from qwenctl.services.tools.tool_choice import ToolChoice
 
 _ROOM_FOR_ANSWER = 1024  # tokens that a cut prompt leaves, where the context is large enough
 
@@ -62,6 +63,9 @@ class TextEngine(Protocol):
     def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
         """Submit `request` and step until it is finished; raises GenerationFailed where a step reports an error."""
 
+    def close(self) -> None:
+        """Free the model."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
@@ -79,6 +83,7 @@ class ChatOptions:
     logit_bias: tuple[TokenBias, ...] = ()
     reports_progress: bool = False
     answer_schema: Any | None = None  # JSON schema that the answer must satisfy; `ANY_OBJECT` for any JSON object
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +193,13 @@ class ChatModel:
         options = options or ChatOptions()
         if not messages:
             raise InvalidRequest("there is no message to answer")
-        wishes, form_notes = held_to_form(options.sampling, options.answer_schema)
+        info, can = self.engine.info, self.capabilities
+        form = ReplyForm(options.answer_schema, options.tools, options.tool_choice, can.tool_format)
+        wishes, form_notes = held_to_form(options.sampling, form)
         prompt = _Prompt(self, messages, options, has_grammar=wishes.get("grammar") is not None)
         mode = prompt.mode
-        info, can = self.engine.info, self.capabilities
         sampling = choose_sampling(
-            sampling_family(info.architecture, thinks=can.thinking != "none", xml_calls=can.xml_calls),
+            sampling_family(info.architecture, thinks=can.thinking != "none", xml_calls=can.tool_format == "xml"),
             thinking=mode.thinking,
             usual_mode=mode.thinking == can.thinks_by_default,
             from_file=info.sampling_defaults,

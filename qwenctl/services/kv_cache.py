@@ -5,7 +5,7 @@ kv_slots.py decides who gets which slot, kv_cells.py counts, native_model.py per
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qwenctl.services.kv_cells import KvCells
 from qwenctl.services.kv_slots import Placement, SharingRules, Slot, SlotTable
@@ -79,6 +79,29 @@ class KvCache:
         """Make llama.cpp forget what is not in `slot.tokens`: the end of a batch that failed or was aborted."""
         if not self._model.truncate(slot.index, len(slot.tokens)):
             self.clear(slot)
+
+    def has_room_for(self, slot: Slot, n_tokens: int) -> bool:
+        """Return whether `slot` could hold so many tokens in place of its own, idle ones given up for them."""
+        if self._cells is None:
+            return n_tokens <= self._model.n_ctx
+        others = {one.index for one in self._table.idle()}
+        return n_tokens <= self._cells.n_free + self._cells.n_released_by(others | {slot.index})
+
+    def replace(self, slot: Slot, tokens: Sequence[int], n_kept: int, load: Callable[[], bool]) -> bool:
+        """Let `load` put `tokens` in place of what `slot` holds, and keep the first `n_kept` of them.
+
+        Returns:
+            Whether `load` could; if not, the slot holds nothing.
+        """
+        self.clear(slot)
+        self.make_room(len(tokens))
+        if not load():
+            self.roll_back(slot)
+            return False
+        self.extend(slot, tokens)
+        self._truncate(slot.index, n_kept)
+        del slot.tokens[n_kept:]
+        return True
 
     def free_cells(self, enough: int, but: int | None = None) -> int | None:
         """Return the cells that can be had without ending a request, or `enough`; None: there are always enough."""

@@ -67,6 +67,7 @@ class LiveRequest:
         self._started_s: float | None = None
         self._first_token_s: float | None = None
         self._n_cached: int | None = None
+        self._n_from_disk = 0
 
     @property
     def request_id(self) -> str:
@@ -76,18 +77,23 @@ class LiveRequest:
     @property
     def n_generated(self) -> int:
         """Tokens generated so far."""
-        return len(self.tokens) - len(self.request.prompt_tokens)
+        return len(self.tokens) - self.n_prompt
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens of its prompt."""
+        return len(self.request.prompt_tokens)
 
     @property
     def n_may_follow(self) -> int:
         """Tokens that may still be generated."""
         return self._most_tokens - self.n_generated
 
-    def admit(self, slot: Slot) -> None:
-        """It got a slot, whose tokens need not be computed."""
+    def admit(self, slot: Slot, n_from_disk: int = 0) -> None:
+        """It got a slot, whose tokens need not be computed; `n_from_disk` of them have just been read."""
         self.slot = slot
         if self._n_cached is None:  # not when it comes back after having been held back
-            self._n_cached = len(slot.tokens)
+            self._n_cached, self._n_from_disk = len(slot.tokens), n_from_disk
 
     def start(self) -> None:
         """Its first tokens are about to be computed."""
@@ -96,8 +102,8 @@ class LiveRequest:
 
     def progress(self, n_computed: int) -> PromptProgress:
         """Return how far the prompt is, `n_computed` tokens of the sequence being in the KV cache."""
-        n_prompt = len(self.request.prompt_tokens)
-        return PromptProgress(self.request_id, min(n_computed, n_prompt), self._n_cached or 0, n_prompt)
+        n_done = min(n_computed, self.n_prompt)
+        return PromptProgress(self.request_id, n_done, self._n_cached or 0, self.n_prompt)
 
     def end_thinking(self) -> None:
         """Close the think block before the next token."""
@@ -137,7 +143,7 @@ class LiveRequest:
         """End it: the text that was held back, and the last event."""
         self._sampler.close()
         events = self._delta(self._text.finish())
-        usage = Usage(len(self.request.prompt_tokens), self._n_cached or 0, self.n_generated)
+        usage = Usage(self.n_prompt, self._n_cached or 0, self.n_generated, self._n_from_disk)
         stop_text, thinking_end = self._text.stopped_by, self._thinking_end
         return [
             *events,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from importlib import metadata
 from pathlib import Path
 
+from qwenctl.services.library_identity import library_identity
 from qwenctl.services.split_files import model_files
 
 Identity = dict[str, object]
@@ -26,7 +26,7 @@ def identity_of(path: Path) -> Identity | None:
         except OSError:
             return None
         files.append([str(part.resolve()), status.st_size, status.st_mtime_ns])
-    return {"files": files, "library": _library()}
+    return {"files": files, "library": library_identity()}
 
 
 def is_remembered(path: Path, identity: Identity | None, cache_dir: Path) -> bool:
@@ -51,14 +51,6 @@ def remember(path: Path, identity: Identity | None, cache_dir: Path) -> None:
         temporary.replace(target)
     except OSError:
         return
-
-
-def _library() -> list[object]:
-    """Return the package's version, and its library's size and time: they differ from build to build."""
-    package = metadata.distribution("llama-cpp-python")
-    libraries = sorted(Path(str(package.locate_file("llama_cpp/lib"))).glob("*llama*"))
-    status = libraries[0].stat() if libraries else None
-    return [package.version, status.st_size if status else 0, status.st_mtime_ns if status else 0]
 
 
 def _record_path(path: Path, cache_dir: Path) -> Path:

@@ -17,6 +17,7 @@ from quant.durable_files import DurableFiles, try_lock
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.default_model import read_default
 from qwenctl.services.demo_file import DEMO_NAME, DEMO_TYPE, converted_demo
+from qwenctl.services.live_process import is_alive
 from qwenctl.services.model_origin import origin_path
 from qwenctl.services.model_store import find_model, model_not_found
 from qwenctl.services.split_files import model_files
@@ -97,7 +98,7 @@ def _unfinished(folder: Path) -> Iterator[Removable]:
 def _is_busy(path: Path) -> bool:
     """Tell whether a process is at work on an unfinished file or folder: it holds the lock of a journal, or lives."""
     if path.suffix == ".new":
-        return _is_alive(path.stem.rpartition(".")[2])
+        return is_alive(path.stem.rpartition(".")[2])
     final = path.name.removeprefix(".").rpartition(".")[0].removesuffix(".digests.json")
     journals = [path.with_name(f"{final}.journal"), *(path.glob("*.journal") if path.is_dir() else ())]
     return any(_is_locked(journal) for journal in journals)
@@ -112,16 +113,6 @@ def _is_locked(journal: Path) -> bool:
         return not try_lock(fd)
     finally:
         os.close(fd)
-
-
-def _is_alive(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, OverflowError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _orphans(folder: Path) -> Iterator[Removable]:

@@ -10,7 +10,9 @@ treated as a CPU, so that a model says the same there. With offloaded experts mo
 
 from __future__ import annotations
 
+import ctypes
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from qwenctl.services.expert_offload import ContextSize, ExpertOffload, open_off
 from qwenctl.services.model_facts import model_info
 from qwenctl.services.native_log import native_log
 from qwenctl.services.native_thread import NativeThread
+from qwenctl.services.prefix_cache.state_key import StateLayout
 from qwenctl.services.routing_capture import RoutingCapture, open_trace
 from qwenctl.services.stock_load import StockOverrides, plan_stock
 from qwenctl.services.vocabulary import Vocabulary
@@ -123,6 +126,9 @@ class NativeModel:
             self._offload.session.watch_with(self._callback)
             self._callback.experts_are_watched = True
         self.context = self._make_context(options)
+        n_streams = 1 if self.shares_cells else options.n_parallel
+        flash = self._flash_attention(options)
+        self.state_layout = StateLayout(options.cache_type_k, options.cache_type_v, flash, n_streams)
         self._handles.callback(llama_cpp.llama_free, self.context)
         self._memory = llama_cpp.llama_get_memory(self.context)
         self.n_batch = int(llama_cpp.llama_n_batch(self.context))
@@ -161,6 +167,28 @@ class NativeModel:
         else:  # between streams llama.cpp copies all or aborts the process
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             self.truncate(target, n_tokens)
+
+    def state_bytes(self, slot: int, n_tokens: int) -> int:
+        """Return how large a file `save_state` would write."""
+        size = int(llama_cpp.llama_state_seq_get_size(self.context, slot))  # with 8 bytes that are in no file
+        return size - 8 + 12 + 4 * n_tokens
+
+    def save_state(self, slot: int, tokens: Sequence[int], path: Path) -> int:
+        """Write the cells of a slot, which holds `tokens`, over the file `path`; return its bytes, 0: it failed."""
+        native = (llama_cpp.llama_token * len(tokens))(*tokens)
+        return int(llama_cpp.llama_state_seq_save_file(self.context, os.fsencode(path), slot, native, len(tokens)))
+
+    def load_state(self, slot: int, n_tokens: int, path: Path) -> int:
+        """Put the cells of a file of `save_state` in place of a slot's; return the bytes read, 0: it failed.
+
+        llama.cpp takes the file as it is: it must be known to be whole, and of this model and layout.
+        """
+        native, count = (llama_cpp.llama_token * n_tokens)(), ctypes.c_size_t()
+        return int(
+            llama_cpp.llama_state_seq_load_file(
+                self.context, os.fsencode(path), slot, native, n_tokens, ctypes.byref(count)
+            )
+        )
 
     @property
     def placement(self) -> str | None:

@@ -22,7 +22,7 @@ T = TypeVar("T")
 _LOOK_FOR_SIGNALS_S = 0.2
 
 
-class _Ticket:
+class Ticket:
     """One call and its answer.
 
     The end is a mark first and a lock second, so that whoever was interrupted at any bytecode, the one after taking the
@@ -60,7 +60,7 @@ class NativeThread:
 
     def __init__(self, name: str, interrupt: Callable[[], None]) -> None:
         self._interrupt = interrupt
-        self._calls: SimpleQueue[_Ticket | None] = SimpleQueue()
+        self._calls: SimpleQueue[Ticket | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -70,7 +70,7 @@ class NativeThread:
         Raises:
             BaseException: the wait was interrupted; `call` has been made to return before this is raised.
         """
-        ticket = _Ticket(call)
+        ticket = Ticket(call)
         try:
             self._calls.put(ticket)  # CPython looks for signals after a call, not before it: an answer will come
             while not ticket.wake.acquire(timeout=_LOOK_FOR_SIGNALS_S):
@@ -82,12 +82,34 @@ class NativeThread:
             raise ticket.error
         return ticket.result  # type: ignore[return-value]
 
+    def post(self, call: Callable[[], object]) -> Ticket:
+        """Let `call` run after what is running; `settle` waits for it. What it raises stays in the ticket."""
+        ticket = Ticket(call)
+        self._calls.put(ticket)
+        return ticket
+
+    @staticmethod
+    def settle(ticket: Ticket) -> None:
+        """Wait until a posted call has returned; an interrupt is raised afterwards, since nothing can hurry that call.
+
+        Raises:
+            KeyboardInterrupt: waiting was interrupted.
+        """
+        interrupt: KeyboardInterrupt | None = None
+        while not ticket.done:
+            try:
+                ticket.wake.acquire(timeout=_LOOK_FOR_SIGNALS_S)
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
     def close(self) -> None:
         """End the thread."""
         self._calls.put(None)
         self._thread.join()
 
-    def _abandon(self, ticket: _Ticket) -> None:
+    def _abandon(self, ticket: Ticket) -> None:
         """Make a call return that nobody wants any more, and wait until it has, however often that is interrupted."""
         while not ticket.done:
             try:

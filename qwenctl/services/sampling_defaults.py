@@ -80,7 +80,7 @@ def sampling_family(architecture: str, *, thinks: bool, xml_calls: bool) -> str:
     Args:
         architecture: as in `general.architecture`.
         thinks: whether the model can think.
-        xml_calls: as in TemplateCapabilities.
+        xml_calls: the template writes calls of tools as Qwen3-Coder does.
     """
     coder = f"{architecture} coder"
     return coder if xml_calls and not thinks and (coder, False) in _TABLE else architecture

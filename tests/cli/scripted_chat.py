@@ -10,16 +10,19 @@ from qwenctl.cli.chat.line_input import LineInput
 from qwenctl.cli.chat.loop import run_chat
 from qwenctl.cli.chat.plain_screen import PlainScreen
 from qwenctl.cli.chat.session import ChatSession
-from qwenctl.cli.chat.slash_commands import COMMANDS
+from qwenctl.cli.chat.slash_commands import COMPLETIONS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.output import Output
+from qwenctl.cli.theme import THEMES
 from qwenctl.services.conversation import Conversation
 from qwenctl.services.generation import ChatModel, ChatOptions
 from tests.chat_templates import QWEN3
 from tests.scripted_engine import ScriptedEngine
 
 
-def scripted_chat(kind: str, record: Path, history: Path | None, script: dict[str, Any]) -> None:
+def scripted_chat(
+    kind: str, record: Path, history: Path | None, script: dict[str, Any], *, theme: str = "dark"
+) -> None:
     """Chat until the user leaves; then write the prompts that the model got to `record`.
 
     Args:
@@ -27,11 +30,10 @@ def scripted_chat(kind: str, record: Path, history: Path | None, script: dict[st
         script: arguments of `ScriptedEngine`.
     """
     output = Output(plain=kind == "plain")
-    names = [name for command in COMMANDS for name in command.names]
     if kind == "plain":
         screen = PlainScreen(output, interactive=True)
     else:
-        screen = TerminalScreen(output, LineInput(names, history))
+        screen = TerminalScreen(output, LineInput(COMPLETIONS, history, THEMES[theme]), THEMES[theme])
     with screen, ScriptedEngine(chat_template=QWEN3, **script) as engine:
         model = ChatModel(engine)
         run_chat(ChatSession(model, screen, ChatOptions(), Conversation()))

@@ -38,7 +38,7 @@ class Terminal:
         rows: int = 24,
         env: dict[str, str] | None = None,
     ) -> None:
-        self.screen = pyte.HistoryScreen(columns, rows, history=5000, ratio=0.5)
+        self.screen = _DimmingScreen(columns, rows, history=5000, ratio=0.5)
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
         self.exit_code: int | None = None
@@ -126,6 +126,14 @@ class Terminal:
         self.raw += data
         self._stream.feed(data)
         return bool(data)
+
+
+class _DimmingScreen(pyte.HistoryScreen):
+    """Knows dimmed text, which pyte does not: its cells have `blink` set, which nothing else here does."""
+
+    def select_graphic_rendition(self, *attrs: int, **kwargs: bool) -> None:
+        mapped = {2: (5,), 22: (22, 25)}
+        super().select_graphic_rendition(*(one for attr in attrs for one in mapped.get(attr, (attr,))), **kwargs)
 
 
 def _run_in_fork(function: Callable[[], None]) -> NoReturn:

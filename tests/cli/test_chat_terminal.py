@@ -14,6 +14,7 @@ from functools import partial
 import pytest
 
 from qwenctl.cli.chat.line_input import LineInput
+from qwenctl.cli.chat.screen import Meter
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.output import Output
 from tests.cli.job_shell import run_as_job
@@ -21,8 +22,8 @@ from tests.cli.scripted_chat import scripted_chat
 from tests.cli.terminal import Terminal
 
 ENTER, CTRL_C, CTRL_D, ALT_ENTER, CTRL_J, TAB, UP = "\r", "\x03", "\x04", "\x1b\r", "\n", "\t", "\x1b[A"
-CTRL_O, CTRL_Z = "\x0f", "\x1a"
-METER = re.compile(r"tokens( of context| \(\d+%\)\]?)$")
+CTRL_A, CTRL_O, CTRL_Z = "\x01", "\x0f", "\x1a"
+METER = re.compile(r"tokens( of context| \(\d+%[^()]*\)\]?)$")
 PLAIN_PROMPT = re.compile(r"^>$", re.MULTILINE)
 
 
@@ -35,12 +36,12 @@ def chat(tmp_path):
     """Return `chat(*replies, **script)`: a chat on a terminal whose model gives `replies`, each a list of pieces."""
     opened = []
 
-    def start(*replies, kind="terminal", history=None, rows=30, columns=80, as_job=False, **script):
+    def start(*replies, kind="terminal", history=None, rows=30, columns=80, as_job=False, env=None, **script):
         record = tmp_path / "prompts.json"
         script["replies"] = replies
         program = partial(scripted_chat, kind, record, history, script)
         program = partial(run_as_job, program) if as_job else program
-        terminal = Terminal(program, rows=rows, columns=columns).__enter__()
+        terminal = Terminal(program, rows=rows, columns=columns, env=env).__enter__()
         opened.append(terminal)
         terminal.prompts = lambda: json.loads(record.read_text())
         wait_ready(terminal, kind)
@@ -145,7 +146,7 @@ def test_a_paste_while_an_answer_runs_stays_one_turn(chat):
 
 def test_a_key_shows_all_of_the_thoughts_while_they_come(chat):
     thoughts = [f"Thought {number}.\n" for number in range(40)]
-    terminal = chat(["<think>\n", *thoughts, "\n</think>\n\n", "Done."], seconds_per_step=0.02)
+    terminal = chat(["<think>\n", *thoughts, "\n</think>\n\n", "Done."], seconds_per_step=0.08)
     terminal.send("Hello" + ENTER)
     terminal.wait_for("Thought 5.")
     assert "Thought 1." not in terminal.text
@@ -159,8 +160,30 @@ def test_a_key_shows_all_of_the_thoughts_while_they_come(chat):
     assert not any("Ctrl-O" in line for line in shown)
 
 
+def test_a_key_ends_the_thinking_at_once(chat):
+    thoughts = words("endless thoughts " * 500)
+    terminal = chat(["<think>\n", *thoughts, "</think>", "An answer."], seconds_per_step=0.02)
+    terminal.send("Hello" + ENTER)
+    terminal.wait_for("Ctrl-A answers now")
+    terminal.send("typed ahead" + CTRL_A)
+    terminal.wait_for("An answer.")
+    wait_ready(terminal)
+    assert "thought for" in terminal.text
+    assert terminal.text.rpartition("\n> ")[2].startswith("typed ahead")
+
+
+def test_ctrl_c_that_comes_too_late_does_not_end_the_chat(chat):
+    terminal = chat(*[["Fine."]] * 30)
+    for number in range(1, 31):
+        terminal.send(f"question {number}" + ENTER)
+        terminal.wait_for(lambda text, number=number: text.count("Fine.") == number)
+        terminal.send(CTRL_C)
+    terminal.send(CTRL_C + CTRL_D)
+    assert terminal.wait_exit() == 0
+
+
 def test_a_key_shows_the_thoughts_below_the_answer(chat):
-    answer = words("a slow answer " * 10)
+    answer = words("a slow answer " * 20)
     terminal = chat(["<think>\n", "A thought.", "\n</think>\n\n", *answer], seconds_per_step=0.02)
     terminal.send("Hello" + ENTER)
     terminal.wait_for("a slow answer")
@@ -222,7 +245,7 @@ def test_a_choice_takes_no_key_that_was_typed_before():
 
 
 def _choose():
-    line_input = LineInput([], None)
+    line_input = LineInput({}, None)
     with TerminalScreen(Output(), line_input) as screen:
         screen.note("ready")
         while int.from_bytes(fcntl.ioctl(0, termios.FIONREAD, bytes(4)), sys.byteorder) < 2:
@@ -334,6 +357,62 @@ def test_several_lines(chat):
     assert "user\none\ntwo\nthree<|im_end|>" in terminal.prompts()[0]
     assert "user\na\nb<|im_end|>" in terminal.prompts()[1]
     assert "user\npasted\nlines<|im_end|>" in terminal.prompts()[2]
+
+
+def test_a_large_paste_is_folded_and_sent_whole(chat, tmp_path):
+    history = tmp_path / "chat_history"
+    terminal = chat(["Read."], history=history)
+    pasted = "\r".join(f"line {number}" for number in range(50))
+    terminal.send("Look: \x1b[200~" + pasted + "\x1b[201~ - what is it?")
+    terminal.wait_for("> Look: [paste 1: 50 lines, 389 characters] - what is it?")
+    terminal.send(ENTER)
+    terminal.wait_for("Read.")
+    wait_ready(terminal)
+    assert "line 17" not in terminal.text
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert "Look: line 0\nline 1\n" in terminal.prompts()[0]
+    assert "\nline 49 - what is it?<|im_end|>" in terminal.prompts()[0]
+    assert "line 17" in history.read_text()
+
+
+@pytest.mark.parametrize("opening", ["half\x07", "half\x18\x05", "/edit half" + ENTER])
+def test_a_question_is_written_in_the_editor(chat, tmp_path, opening):
+    editor = tmp_path / "editor"
+    editor.write_text(f"#!{sys.executable}\nimport sys\nopen(sys.argv[1], 'a').write(' a question\\nof two lines')\n")
+    editor.chmod(0o700)
+    terminal = chat(["Fine."], env={"VISUAL": str(editor)})
+    terminal.send(opening)
+    terminal.wait_for("  of two lines")
+    terminal.send(ENTER)
+    terminal.wait_for("Fine.")
+    wait_ready(terminal)
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert "half a question\nof two lines<|im_end|>" in terminal.prompts()[0]
+
+
+def test_names_of_files_are_completed_after_commands_that_take_one(chat, tmp_path):
+    (tmp_path / "old talk.json").write_text('{"no": "conversation"}')
+    terminal = chat(columns=200)
+    terminal.send(f"/load {tmp_path}/old" + TAB)
+    terminal.wait_for("/old talk.json")
+    terminal.send(ENTER)
+    terminal.wait_for("error: ")
+    assert "old talk.json" in terminal.text.partition("error: ")[2]
+
+
+def test_the_meter_says_when_the_context_fills_up(chat):
+    terminal = chat(["Short."], ["x"] * 60, n_ctx=300)
+    take_turn(terminal, "x" * 200, "Short.")
+    assert "%, /context)" in terminal.text
+    assert Meter("m", "", 80, 100).level == "high"
+    assert [Meter("model", "thinking", 136, 4096).fitted(columns) for columns in (60, 40, 30, 10)] == [
+        "model · thinking · 136 of 4096 tokens (3%)",
+        "thinking · 136 of 4096 tokens (3%)",
+        "136 of 4096 tokens (3%)",
+        "136/4096",
+    ]
 
 
 def test_commands_are_completed_and_history_is_kept(chat, tmp_path):

@@ -151,7 +151,7 @@ def test_show_and_path(qwenctl, config, monkeypatch):
     path = config('[defaults]\nthink = false\nstop = ["a", "b"]\n[presets.x]\n[presets.y]\n')
     assert qwenctl("config", "path").stdout == f"{path}\n"
     shown = qwenctl("config").stdout
-    assert "presets: x, y" in shown
+    assert "presets    x, y" in shown
     assert f"chat     think   false  {path}:2" in shown
     assert f"a, b   {path}:3" in shown
     everything = json.loads(qwenctl("config", "show", "run", "--all", "--json").stdout)["commands"]["run"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pyte
@@ -47,15 +48,26 @@ no language
 End."""
 
 
+# An emoji of several characters, or a flag: what some terminals draw as one and others as several.
+_CLUSTER = re.compile(
+    "[\U0001f1e6-\U0001f1ff]{2}|.[\ufe0f\U0001f3fb-\U0001f3ff]?(?:\u200d.[\ufe0f]?)+|.[\ufe0f\U0001f3fb-\U0001f3ff]"
+)
+_MARKS = re.compile("[\u200d\ufe0f]")
+
+
 class Screen:
-    def __init__(self, columns=50, rows=20):
+    """A terminal of one of two kinds: `joins_emoji` draws a family of emoji as one, else each member by itself."""
+
+    def __init__(self, columns=50, rows=20, *, joins_emoji=False):
         self.screen = pyte.HistoryScreen(columns, rows, history=1000)
         self.stream = pyte.Stream(self.screen)
         self.size = (columns, rows)
         self.raw = ""
+        self.joins_emoji = joins_emoji
 
     def write(self, text):
         self.raw += text
+        text = _CLUSTER.sub("\N{PARTY POPPER}", text) if self.joins_emoji else _MARKS.sub("", text)
         self.stream.feed(text.replace("\n", "\r\n"))
 
     @property
@@ -69,7 +81,7 @@ class Screen:
 
 def show(pieces, **size):
     screen = Screen(**size)
-    stream = MarkdownStream(screen.write, lambda: screen.size)
+    stream = MarkdownStream(screen.write, lambda: screen.size, clock=lambda: 0.0)  # no time passes: all is drawn
     for piece in pieces:
         stream.feed(piece)
     stream.finish()
@@ -83,12 +95,12 @@ A bold word, code, a link (https://example.org),
 some lines.
  1 First continued
  2 Second:
-   ```python
-   def f(x):
-       '''doc
-       string'''
-       return x + 1
-   ```
+```python
+def f(x):
+    '''doc
+    string'''
+    return x + 1
+```
  3 Third
 
    a paragraph in the item
@@ -127,6 +139,69 @@ def test_any_cut_ends_with_the_same_screen(cuts):
     assert show(pieces, rows=6).lines == EXPECTED  # also where blocks are taller than the screen
 
 
+HARD = """# 家族 \U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea
+
+\U0001f44d\U0001f3fd A **wide** e\u0301 paragraph:
+\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f468\u200d\U0001f469\u200d\U0001f467 and
+❤\ufe0f \U0001f3f3\ufe0f\u200d\U0001f308 中文字符很长很长很长很长很长很长很长很长很长
+很长 \U0001f1e9\U0001f1ea\U0001f1ef\U0001f1f5 end.
+
+- שלום עולם, مرحبا بالعالم, नमस्ते दुनिया
+  - \U0001f468\u200d\U0001f469\u200d\U0001f467 nested
+    - ไทยภาษา deeper and deeper, until it must be wrapped at any width at all
+
+| \U0001f600 | 名前 |
+|---|--:|
+| a\U0001f468\u200d\U0001f469\u200d\U0001f467 | 日本 |
+| ไทย | e\u0301 |
+
+```python
+\tx = "\U0001f468\u200d\U0001f469\u200d\U0001f467 中文" # a line of code that is longer than a narrow terminal is wide
+```
+The end, \U0001f1e9\U0001f1ea.
+"""
+
+
+@pytest.mark.parametrize("columns", [20, 33, 80, 200])
+@pytest.mark.parametrize("joins_emoji", [False, True])
+def test_wide_and_joined_characters_break_no_line_on_either_kind_of_terminal(columns, joins_emoji):
+    whole = show([HARD], columns=columns, rows=12, joins_emoji=joins_emoji)
+    by_character = show(HARD, columns=columns, rows=12, joins_emoji=joins_emoji)
+    assert by_character.lines == whole.lines
+    drawn = re.sub(r"\s", "", "".join(whole.lines))
+    for word in ("家族", "paragraph", "deeper", "until", "名前", "日本", "longer", "wide", "Theend"):
+        assert word in drawn
+    assert sum("The end" in line for line in whole.lines) == 1
+
+
+def test_text_that_grows_is_written_as_it_comes():
+    screen = show(["word "] * 400, columns=80)
+    assert len(screen.raw) < 400 * len("word ") * 1.5  # a line is drawn anew only where it is wrapped
+    code = show([f"{char}" for char in "```\n" + "x" * 1000 + "\n```\n"], columns=80)
+    assert "".join(code.lines) == "```" + "x" * 1000 + "```"
+    assert max(code.raw.count(f"\x1b[{rows}A") for rows in range(1, 20)) < 20
+
+
+@pytest.mark.parametrize("rows", [5, 12])
+def test_a_paragraph_taller_than_the_screen_is_drawn_once(rows):
+    said = " ".join(f"word{number}" for number in range(300)) + " *and* **more** `of` it."
+    screen = show(re.findall(r"\S+\s?", said), columns=40, rows=rows)
+    assert " ".join(screen.lines) == said.replace("*", "").replace("`", "")
+    assert len(screen.raw) < 5 * len(said)
+
+
+def test_a_long_table_costs_little_time():
+    clock = iter(range(10**9))
+    screen = Screen()
+    stream = MarkdownStream(screen.write, lambda: screen.size, clock=lambda: float(next(clock)))  # drawing takes 1 s
+    for number in range(200):
+        stream.feed(f"| a | {number} |\n" if number else "| a | b |\n|---|---|\n")
+    n_drawn = screen.raw.count("\x1b[?2026h")
+    stream.finish()
+    assert n_drawn < 30
+    assert [line.split()[-1] for line in screen.lines[2:]] == [str(number) for number in range(1, 200)]
+
+
 def test_code_is_highlighted_and_prose_is_styled():
     raw = show([ANSWER]).raw
     assert "\x1b[1mbold\x1b[0m" in raw
@@ -136,7 +211,9 @@ def test_code_is_highlighted_and_prose_is_styled():
 
 def test_control_characters_of_a_model_do_not_reach_the_terminal():
     assert without_controls("a\x1b[2J\x07b\x9bc\r\n") == "a[2Jbc\n"
-    assert without_controls("a\tb") == "a   b"
+    assert without_controls("a\tb\u2028c") == "a\tb\nc"
+    assert without_controls("a\u202eb\u202c \u2067c\u2069") == "ab c"  # nothing reorders the line
+    assert without_controls("\N{MAN}\u200d\N{WOMAN} \u05d0\u200f!") == "\N{MAN}\u200d\N{WOMAN} \u05d0\u200f!"
     assert "\x1b[2J" not in show(["red \x1b[2Jalert\n"]).raw
 
 
@@ -145,11 +222,11 @@ def test_a_live_region_rewrites_only_what_changed():
     region = LiveRegion(written.append, lambda: (40, 10))
     region.show(["one", "two"])
     region.show(["one", "two three"])
-    assert written[-1] == "\rtwo three\x1b[K"
+    assert written[-1] == " three"
     region.show(["one", "two three", "four"])
-    assert written[-1] == "\nfour\x1b[K"
+    assert written[-1] == "\nfour"
     region.show(["one"])
-    assert written[-1] == "\x1b[2A\rone\x1b[K\x1b[J"
+    assert written[-1] == "\x1b[?2026h\x1b[2A\rone\x1b[K\x1b[J\x1b[?2026l"
     region.commit(["one"])
     assert written[-1] == "\n"
     region.clear()

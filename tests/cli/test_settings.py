@@ -18,6 +18,7 @@ def test_defaults_follow_the_xdg_specification():
     assert settings() == Settings(
         data_dir=Path("/home/anna/.local/share/qwenctl"),
         cache_dir=Path("/home/anna/.cache/qwenctl"),
+        config_dir=Path("/home/anna/.config/qwenctl"),
         models_dir=Path("/home/anna/.local/share/qwenctl/models"),
         hub=HubSettings(Path("/home/anna/.cache/huggingface/hub"), "https://huggingface.co"),
     )
@@ -66,3 +67,12 @@ def test_the_hubs_own_variables_mean_what_huggingface_hub_says():
 def test_values_that_make_no_sense_are_refused_by_name(name, value):
     with pytest.raises(InvalidRequest, match=name):
         settings(**{name: value})
+
+
+def test_a_terminal_that_says_its_colours_gets_the_theme_for_them():
+    assert [settings(COLORFGBG=said).theme for said in ("", "15;0", "0;15", "0;default;7")] == [
+        "dark",
+        "dark",
+        "light",
+        "light",
+    ]

@@ -9,6 +9,9 @@ import pytest
 
 from qwenctl.core import Message
 from qwenctl.errors import InvalidRequest
+from qwenctl.services.api.chat_body import ChatBody
+from qwenctl.services.api.completion_body import CompletionBody
+from qwenctl.services.api.embedding_body import EmbeddingBody
 from qwenctl.services.batch_input import BatchInput, InputLine
 from qwenctl.services.batch_request import BadLine, BatchRequest, parse_line
 from qwenctl.services.fingerprint_table import FingerprintTable, fingerprint
@@ -17,7 +20,7 @@ from qwenctl.services.generation import ChatOptions
 
 def parse(content: Any, number: int = 7) -> BatchRequest | BadLine:
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return parse_line(InputLine(number, data, hashlib.sha256(data).hexdigest()))
+    return parse_line(InputLine(number, data, hashlib.sha256(data).hexdigest(), len(data)))
 
 
 def good(content: Any) -> BatchRequest:
@@ -26,32 +29,37 @@ def good(content: Any) -> BatchRequest:
     return request
 
 
+def chat(content: Any) -> ChatBody:
+    parsed = good(content).parsed
+    assert isinstance(parsed, ChatBody)
+    return parsed
+
+
 def openai(**body: Any) -> dict[str, Any]:
     messages = {"messages": [{"role": "user", "content": "Hello"}]}
     return {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": messages | body}
 
 
 def test_openai_line() -> None:
-    request = good(
-        openai(
-            model="whatever",
-            temperature=0,
-            top_p=0.5,
-            top_k=3,
-            min_p=0.1,
-            max_tokens=9,
-            stop="END",
-            seed=4,
-            presence_penalty=1.5,
-            repetition_penalty=1.1,
-            n=1,
-            stream=False,
-            tools=[],
-            frequency_penalty=None,
-            chat_template_kwargs={"enable_thinking": False, "style": "short"},
-        )
+    line = openai(
+        model="whatever",
+        temperature=0,
+        top_p=0.5,
+        top_k=3,
+        min_p=0.1,
+        max_tokens=9,
+        stop="END",
+        seed=4,
+        presence_penalty=1.5,
+        repetition_penalty=1.1,
+        n=1,
+        stream=False,
+        tools=[],
+        frequency_penalty=None,
+        chat_template_kwargs={"enable_thinking": False, "style": "short"},
     )
-    assert (request.custom_id, request.messages) == ("a", (Message("user", "Hello"),))
+    request = chat(line)
+    assert (good(line).custom_id, request.messages) == ("a", (Message("user", "Hello"),))
     options = request.options(ChatOptions(sampling={"seed": 1, "temperature": 1.0, "frequency_penalty": 0.5}))
     assert (options.thinking, options.max_tokens, options.stop) == (False, 9, ("END",))
     assert options.template_variables == {"style": "short"}
@@ -65,16 +73,16 @@ def test_openai_line() -> None:
         "repeat_penalty": 1.1,
         "frequency_penalty": 0.5,
     }
-    assert good(openai(max_tokens=9, max_completion_tokens=5)).chat.max_tokens == 5
+    assert chat(openai(max_tokens=9, max_completion_tokens=5)).max_tokens == 5
 
 
 def test_plain_line() -> None:
-    request = good({"id": 17, "prompt": "Hello", "system": "Be kind.", "temperature": 0.5, "label": "x", "n": 3})
-    assert request.custom_id == "17"
-    assert request.messages == (Message("system", "Be kind."), Message("user", "Hello"))
-    assert request.chat.sampling == {"temperature": 0.5}
+    line = {"id": 17, "prompt": "Hello", "system": "Be kind.", "temperature": 0.5, "label": "x", "n": 3}
+    assert good(line).custom_id == "17"
+    assert chat(line).messages == (Message("system", "Be kind."), Message("user", "Hello"))
+    assert chat(line).sampling == {"temperature": 0.5}
     defaults = ChatOptions(thinking=True, max_tokens=3, stop=("a",))
-    assert request.options(defaults) == ChatOptions(True, {"temperature": 0.5}, 3, ("a",))
+    assert chat(line).options(defaults) == ChatOptions(True, {"temperature": 0.5}, 3, ("a",))
 
 
 def test_names_of_lines_without_one() -> None:
@@ -93,7 +101,7 @@ def test_messages_in_all_their_forms() -> None:
         {"role": "assistant", "content": "c", "reasoning": "ah"},
         {"role": "user", "content": "d"},
     ]
-    assert good(openai(messages=messages)).messages == (
+    assert chat(openai(messages=messages)).messages == (
         Message("system", "Be kind."),
         Message("user", "ab"),
         Message("assistant", "", "hm", {"tool_calls": [{**call[0], "function": {"name": "f", "arguments": {}}}]}),
@@ -127,7 +135,10 @@ def test_messages_in_all_their_forms() -> None:
         (b'{"prompt": "a", "custom_id": "\\ud800"}', "'custom_id' must be text"),
         (openai() | {"custom_id": None}, "no 'custom_id'"),
         (openai() | {"method": "GET"}, "'method' must be"),
-        (openai() | {"url": "/v1/embeddings"}, "'url' must be \"/v1/chat/completions\", not \"/v1/embeddings\""),
+        (openai() | {"url": "/v1/audio"}, "'url' must be one of /v1/chat/completions, /v1/completions, /v1/embeddings"),
+        (openai() | {"url": ["x"]}, "'url' must be one of"),
+        (openai() | {"url": "/v1/completions"}, "unknown field \"messages\" in 'body'"),
+        (openai() | {"url": "/v1/embeddings", "body": {"input": []}}, "'input' must be text, tokens"),
         (openai() | {"body": "x"}, "'body' must be an object"),
         (openai(messages=[]), "'messages' must be a list"),
         (openai(messages="x"), "'messages' must be a list"),
@@ -148,10 +159,10 @@ def test_messages_in_all_their_forms() -> None:
         (openai(stop=[""]), "'stop' must be text"),
         (openai(stop=3), "'stop' must be text"),
         (openai(stop=["x"] * 17), "at most 16"),
-        (openai(n=2), "'n' is not supported"),
+        (openai(n=17), "'n' must be a whole number from 1 to 16"),
         (openai(stream=True), "'stream' is not supported"),
-        (openai(tools=[{"type": "function"}]), "'tools' is not supported"),
-        (openai(response_format={"type": "json_object"}), "'response_format' is not supported"),
+        (openai(tools=[{"type": "function"}]), "tool 1 has no 'function'"),
+        (openai(response_format={"type": "xml"}), "'response_format' must be"),
         (openai(temprature=1), "unknown field \"temprature\""),
         (openai(chat_template_kwargs=[1]), "'chat_template_kwargs' must be an object"),
         (openai(chat_template_kwargs={"messages": []}), "cannot set 'messages'"),
@@ -200,3 +211,14 @@ def test_fingerprint_table_is_a_dict_of_numbers() -> None:
     assert all(table.get(key) == value and key in table for key, value in expected.items())
     assert table.get(999_999) is None
     assert 999_999 not in table
+
+
+def test_lines_of_one_file_may_ask_for_different_things() -> None:
+    """Which url a line has is its own affair."""
+    completion = {"custom_id": "b", "method": "POST", "url": "/v1/completions", "body": {"prompt": ["x", "y"], "n": 2}}
+    embedding = {"custom_id": "c", "method": "POST", "url": "/v1/embeddings", "body": {"input": "x"}}
+    requests = [good(line) for line in (openai(), completion, embedding)]
+    assert [type(request.parsed) for request in requests] == [ChatBody, CompletionBody, EmbeddingBody]
+    assert [request.url for request in requests] == ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+    assert requests[1].body == {"prompt": ["x", "y"], "n": 2}
+    assert good({"prompt": "x", "label": 1}).body == {"messages": [{"role": "user", "content": "x"}]}

@@ -14,7 +14,7 @@ from qwenctl.core import Message
 from qwenctl.errors import TemplateFailed
 from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities
 from qwenctl.services.template_process import TemplateLimits
-from tests.chat_templates import CHATML, KEEPS_REASONING, QWEN3, STRICT_ROLES, THINKING_2507
+from tests.chat_templates import CHATML, KEEPS_REASONING, QWEN3, STRICT_ROLES, THINKING_2507, XML_CALLS
 
 HELLO = [Message("user", "Hello")]
 
@@ -69,9 +69,10 @@ def test_lone_surrogates_survive_the_way_there_and_back() -> None:
     ("source", "expected"),
     [
         (CHATML, TemplateCapabilities("none", False, False, True)),
-        (QWEN3, TemplateCapabilities("hybrid", True, True, True, True)),
-        (THINKING_2507, TemplateCapabilities("always", True, True, True, True)),
+        (QWEN3, TemplateCapabilities("hybrid", True, True, True, True, "hermes")),
+        (THINKING_2507, TemplateCapabilities("always", True, True, True, True, "hermes")),
         (KEEPS_REASONING, TemplateCapabilities("none", False, False, False)),
+        (XML_CALLS, TemplateCapabilities("none", False, True, True, False, "xml")),
         (STRICT_ROLES, TemplateCapabilities("none", False, False, True)),
         # off unless asked for, and then the prompt itself opens the block
         (

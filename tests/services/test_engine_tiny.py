@@ -10,49 +10,11 @@ import pytest
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, SamplingParams, TextDelta
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.vocabulary import normalises_nfc
-from tests.tiny_gguf import F32, STRING, U32, TinyGguf, TinyTensor
+from tests.services.recurrent_gguf import mamba
+from tests.tiny_gguf import STRING, TinyGguf
 
 GREEDY = SamplingParams(temperature=0)
 OPTIONS = EngineOptions(n_ctx=256, n_parallel=3, n_threads=1)
-
-
-def _mamba() -> TinyGguf:
-    """A recurrent model: 2 layers of Mamba, 64 wide. Tensors as in llama.cpp's models/mamba.cpp."""
-    tiny = TinyGguf.of("qwen3")
-    tokenizer = {key: value for key, value in tiny.pairs.items() if key.startswith("tokenizer.")}
-    counts = {
-        "block_count": 2,
-        "context_length": 128,
-        "embedding_length": 64,
-        "feed_forward_length": 0,
-        "attention.head_count": 0,
-        "ssm.conv_kernel": 4,
-        "ssm.inner_size": 128,
-        "ssm.state_size": 16,
-        "ssm.time_step_rank": 4,
-    }
-    tiny.pairs = {
-        "general.architecture": (STRING, "mamba"),
-        "mamba.attention.layer_norm_rms_epsilon": (F32, 1e-6),
-        **{f"mamba.{key}": (U32, count) for key, count in counts.items()},
-        **tokenizer,
-    }
-    tiny.tensors = {name: tiny.tensors[name] for name in ("token_embd.weight", "output_norm.weight")}
-    shapes: dict[str, tuple[int, ...]] = {
-        "attn_norm.weight": (64,),
-        "ssm_in.weight": (256, 64),
-        "ssm_conv1d.weight": (128, 4),
-        "ssm_conv1d.bias": (128,),
-        "ssm_x.weight": (36, 128),
-        "ssm_dt.weight": (128, 4),
-        "ssm_dt.bias": (128,),
-        "ssm_a": (128, 16),
-        "ssm_d": (128,),
-        "ssm_out.weight": (64, 128),
-    }
-    for layer in range(2):
-        tiny.tensors |= {f"blk.{layer}.{name}": TinyTensor(shape) for name, shape in shapes.items()}
-    return tiny
 
 
 def _run(engine: Engine, *requests: GenerationRequest) -> tuple[dict[str, str], dict[str, Finished]]:
@@ -70,7 +32,7 @@ def _run(engine: Engine, *requests: GenerationRequest) -> tuple[dict[str, str], 
 
 @pytest.mark.parametrize("n_cells", [None, 300])
 def test_recurrent_memory_is_computed_again_where_it_cannot_be_cut(tmp_path: Path, n_cells: int | None) -> None:
-    path = _mamba().write(tmp_path / "model.gguf")
+    path = mamba().write(tmp_path / "model.gguf")
     options = EngineOptions(n_ctx=256, n_parallel=3, n_cells=n_cells, n_threads=1)
     first = GenerationRequest("a", tuple(range(40, 80)), GREEDY, 6)
     other_end = GenerationRequest("b", (*range(40, 75), 99, 98), GREEDY, 6)

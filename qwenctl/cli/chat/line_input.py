@@ -1,4 +1,4 @@
-r'''The input line of the terminal chat: editing, history, several lines, completion of commands.
+r'''The input line of the terminal chat: editing, history, several lines, large pastes, completion, an editor.
 
 Enter sends; Alt-Enter and Ctrl-J start a new line, as Enter does between """ and """; pasted line breaks stay.
 '''
@@ -6,51 +6,54 @@ Enter sends; Alt-Enter and Ctrl-J start a new line, as Enter does between """ an
 from __future__ import annotations
 
 import select
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-from prompt_toolkit.document import Document
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.input.typeahead import store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.styles import Style
 
-from qwenctl.cli.chat.screen import join_block
+from qwenctl.cli.chat.folded_pastes import FoldedPastes
+from qwenctl.cli.chat.line_completion import LineCompleter
+from qwenctl.cli.chat.line_history import open_history
+from qwenctl.cli.chat.screen import MeterLevel, join_block
+from qwenctl.cli.theme import DARK, Theme
 
 SHOW_REASONING_COMMAND = "/reasoning"
-_STYLE = Style.from_dict({"prompt": "ansigreen bold", "bottom-toolbar": "noreverse dim"})
+EDIT_COMMAND = "/edit"
 
 
 class LineInput:
-    """Reads turns from a terminal.
+    """Reads turns from a terminal, and single keys while there is no input line.
 
     Args:
-        commands: names of the slash commands, for completion.
+        commands: the slash commands, for completion: name → argument as /help shows it.
         history_file: what was typed before, and is kept for the next time; None keeps nothing.
     """
 
-    def __init__(self, commands: Sequence[str], history_file: Path | None) -> None:
+    def __init__(self, commands: Mapping[str, str], history_file: Path | None, theme: Theme = DARK) -> None:
         self._draft = ""  # what stood in the input line when a key asked for something else
+        self._pastes = FoldedPastes()
         self._session: PromptSession[str] = PromptSession(
             message=[("class:prompt", "> ")],
             multiline=True,
             reserve_space_for_menu=4,
             prompt_continuation="  ",
             key_bindings=self._key_bindings(),
-            history=open_history(history_file),
-            completer=_CommandCompleter(commands),
+            history=open_history(history_file, self._pastes.unfold),
+            completer=LineCompleter(commands),
             complete_while_typing=False,
-            enable_open_in_editor=True,  # Ctrl-X Ctrl-E
             enable_suspend=True,  # Ctrl-Z
+            tempfile_suffix=".md",
             color_depth=ColorDepth.DEPTH_4_BIT,
-            style=_STYLE,
+            style=_style(theme),
         )
 
-    def read(self, status: str) -> str | None:
+    def read(self, status: str, level: MeterLevel = "fine") -> str | None:
         """Return the next turn, None for Ctrl-D.
 
         Raises:
@@ -58,14 +61,14 @@ class LineInput:
         """
         while True:
             try:
-                text = self._prompt(status)
+                text = self._prompt(status, level)
             except EOFError:
                 return None
             except KeyboardInterrupt:
                 if self._session.default_buffer.text:
                     continue
                 raise
-            turn = join_block([text])
+            turn = join_block([self._pastes.unfold(text)])
             if turn is not None and turn.strip():
                 return turn
 
@@ -90,10 +93,10 @@ class LineInput:
             pass
         return None
 
-    def _prompt(self, status: str) -> str:
+    def _prompt(self, status: str, level: MeterLevel) -> str:
         self._session.app.erase_when_done = False
         draft, self._draft = self._draft, ""
-        return self._session.prompt(bottom_toolbar=[("class:bottom-toolbar.text", status)], default=draft)
+        return self._session.prompt(bottom_toolbar=[(f"class:bottom-toolbar.text,{level}", status)], default=draft)
 
     def _key_bindings(self) -> KeyBindings:
         bindings = KeyBindings()
@@ -101,7 +104,11 @@ class LineInput:
         @bindings.add("enter")
         def _(event: KeyPressEvent) -> None:
             buffer = event.current_buffer
-            if join_block([buffer.text]) is None:
+            command, _, rest = buffer.text.partition(" ")
+            if command.strip() == EDIT_COMMAND:
+                buffer.text = rest
+                self._open_editor(buffer)
+            elif join_block([buffer.text]) is None:
                 buffer.insert_text("\n")
             else:
                 buffer.validate_and_handle()
@@ -111,6 +118,15 @@ class LineInput:
         def _(event: KeyPressEvent) -> None:
             event.current_buffer.insert_text("\n")
 
+        @bindings.add(Keys.BracketedPaste)
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.insert_text(self._pastes.fold(event.data))
+
+        @bindings.add("c-x", "c-e")
+        @bindings.add("c-g")
+        def _(event: KeyPressEvent) -> None:
+            self._open_editor(event.current_buffer)
+
         @bindings.add("c-o")
         def _(event: KeyPressEvent) -> None:
             self._draft = event.current_buffer.text
@@ -119,28 +135,19 @@ class LineInput:
 
         return bindings
 
-
-class _CommandCompleter(Completer):
-    def __init__(self, commands: Sequence[str]) -> None:
-        self._commands = commands
-
-    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:  # noqa: ARG002
-        """Complete the word that a turn starts with, if it starts with a slash."""
-        before = document.text_before_cursor
-        if before.startswith("/") and not any(char.isspace() for char in before):
-            for name in self._commands:
-                if name.startswith(before):
-                    yield Completion(name, start_position=-len(before))
+    def _open_editor(self, buffer: Buffer) -> None:
+        """Edit the line in $VISUAL or $EDITOR; Enter sends what comes back."""
+        buffer.text = self._pastes.unfold(buffer.text)
+        buffer.open_in_editor()
 
 
-def open_history(path: Path | None) -> History:
-    """Return the history kept in `path`, readable by its owner only; one in memory if that cannot be written."""
-    if path is None:
-        return InMemoryHistory()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        with path.open("ab"):
-            return FileHistory(str(path))
-    except OSError:
-        return InMemoryHistory()
+def _style(theme: Theme) -> Style:
+    return Style.from_dict(
+        {
+            "prompt": theme.prompt,
+            "bottom-toolbar": "noreverse",
+            "fine": "dim",
+            "high": theme.high,
+            "full": theme.full,
+        }
+    )

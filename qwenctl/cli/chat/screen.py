@@ -6,9 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
+from qwenctl.cli.output import cell_width
 from qwenctl.core import PromptProgress
+
+MeterLevel = Literal["fine", "high", "full"]
+_HIGH, _FULL = 0.8, 0.95  # of the context
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +24,29 @@ class Meter:
     n_context_tokens: int | None  # taken by the conversation so far; None before the first answer
     n_ctx: int
 
+    @property
+    def level(self) -> MeterLevel:
+        """How urgent it is to do something about the context."""
+        share = (self.n_context_tokens or 0) / self.n_ctx
+        return "full" if share >= _FULL else "high" if share >= _HIGH else "fine"
+
+    def fitted(self, columns: int) -> str:
+        """Return as much of it as `columns` hold, the use of the context last of all."""
+        used = self._use()
+        shorter = f"{self.n_context_tokens or 0}/{self.n_ctx}"
+        for text in (str(self), " · ".join(part for part in (self.mode, used) if part), used, shorter):
+            if cell_width(text) <= columns:
+                return text
+        return shorter[:columns]
+
     def __str__(self) -> str:
-        parts = [self.model, *([self.mode] if self.mode else [])]
+        return " · ".join(part for part in (self.model, self.mode, self._use()) if part)
+
+    def _use(self) -> str:
         if self.n_context_tokens is None:
-            parts.append(f"{self.n_ctx} tokens of context")
-        else:
-            parts.append(f"{self.n_context_tokens} of {self.n_ctx} tokens ({self.n_context_tokens / self.n_ctx:.0%})")
-        return " · ".join(parts)
+            return f"{self.n_ctx} tokens of context"
+        hint = {"fine": "", "high": ", /context", "full": ", /context or /clear"}[self.level]
+        return f"{self.n_context_tokens} of {self.n_ctx} tokens ({self.n_context_tokens / self.n_ctx:.0%}{hint})"
 
 
 class Screen(ABC):

@@ -41,6 +41,7 @@ class ChatSession:
         self.model, self.screen, self.conversation = model, screen, conversation
         self.n_failed = 0  # questions without an answer
         self._options = options
+        self._reply: Reply | None = None  # that is being generated
         self._record = record
         self._attached: list[Attachment] = []  # for the next question
         self._last: tuple[PreparedPrompt, ReplyDone] | None = None
@@ -121,12 +122,18 @@ class ChatSession:
             self.screen.note(note)
 
     def _answer(self, conversation: Conversation) -> None:
-        options = replace(self._options, thinking=conversation.thinking)
+        options = replace(self._options, thinking=conversation.thinking, reports_progress=self.screen.interactive)
         try:
-            prepared = self.model.prepare(conversation.messages, options)
-            self._note_once(prepared.notes)
-            reply = self.model.reply(prepared)
-            done = self._show(reply)
+            with InterruptWatch(self._cancel) as watch:
+                prepared = self.model.prepare(conversation.messages, options)
+                self._note_once(prepared.notes)
+                if watch.requested:
+                    self.screen.note("stopped before the answer began")
+                    return
+                self._reply = self.model.reply(prepared)
+                done = self._show(self._reply)
+                if not self.screen.interactive:  # where nobody sits, it ends the chat as well
+                    watch.raise_if_requested()
         except QwenctlError as error:
             self.n_failed += 1
             self.screen.error(error.message, error.hint)
@@ -139,32 +146,37 @@ class ChatSession:
         self.conversation = conversation.add_assistant(done.answer, done.reasoning, partial=partial)
         self._save()
         self._last = prepared, done
-        self._n_context_tokens = done.usage.n_prompt_tokens + done.usage.n_generated_tokens
+        n_used = done.usage.n_prompt_tokens + done.usage.n_generated_tokens
+        self._n_context_tokens = n_used - done.n_reasoning_tokens  # which the next prompt leaves out
         if note := thinking_note(prepared, done):
             self.screen.note(note)
         if note := finish_note(done, prepared.request.max_tokens, options.max_tokens, self.model.engine.info.n_ctx):
             self.screen.note(note)
 
+    def _cancel(self) -> None:
+        """Let the answer that is being generated end early; Ctrl-C calls it."""
+        if self._reply is not None:
+            self._reply.cancel()
+
     def _show(self, reply: Reply) -> ReplyDone:
-        """Show a reply as it comes. Ctrl-C ends it early; where nobody sits, it ends the chat as well."""
+        """Show a reply as it comes, to its end."""
         n_reasoning_tokens = 0
         self.screen.begin_reply()
         try:
-            with InterruptWatch(reply.cancel) as watch:
-                for event in reply:
-                    if isinstance(event, PromptProgress):
-                        self.screen.prompt_progress(event)
-                    elif isinstance(event, ReasoningDelta):
-                        n_reasoning_tokens += 1
-                        self.screen.reasoning(event.text, n_reasoning_tokens)
-                    elif isinstance(event, AnswerDelta):
-                        self.screen.answer(event.text)
-                    elif isinstance(event, ReplyDone):
-                        if not self.screen.interactive:
-                            watch.raise_if_requested()
-                        return event
-                    self.screen.wants_answer()
+            for event in reply:
+                if isinstance(event, PromptProgress):
+                    self.screen.prompt_progress(event)
+                elif isinstance(event, ReasoningDelta):
+                    n_reasoning_tokens += 1
+                    self.screen.reasoning(event.text, n_reasoning_tokens)
+                elif isinstance(event, AnswerDelta):
+                    self.screen.answer(event.text)
+                elif isinstance(event, ReplyDone):
+                    return event
+                if self.screen.wants_answer():
+                    reply.end_thinking()
         finally:
+            self._reply = None
             reply.close()
             self.screen.end_reply()
         raise AssertionError("a reply ends with ReplyDone")

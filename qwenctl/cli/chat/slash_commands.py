@@ -14,11 +14,15 @@ from qwenctl.errors import QwenctlError
 KEYS = """Enter            sends; between \"\"\" and \"\"\" it starts a new line
 Alt-Enter        starts a new line, as Ctrl-J does
 Ctrl-C           stops an answer and keeps what there is
+Ctrl-A           while the model thinks: no more of it, answer now
 Ctrl-O           shows what the model thinks, or has thought
 Ctrl-D           ends the chat
-Ctrl-X Ctrl-E    opens the editor
-Tab              completes a command; a blank before a slash sends it as text
-@FILE            in a question: the file's text goes before it"""
+Ctrl-G           opens the editor, as Ctrl-X Ctrl-E does: $VISUAL or $EDITOR
+Ctrl-R           searches what was typed before
+Tab              completes a command, and a file's name after it
+@FILE            in a question: the file's text goes before it
+
+A blank before a slash sends it as text."""
 
 
 def run_slash_command(session: ChatSession, line: str) -> None:
@@ -49,6 +53,10 @@ def _help(session: ChatSession, _: str) -> None:
     session.screen.show("\n".join([*lines, "", KEYS]))
 
 
+def _edit(session: ChatSession, _: str) -> None:
+    session.screen.error("/edit needs a terminal with an input line")  # which opens the editor by itself
+
+
 def _exit(_session: ChatSession, _: str) -> None:
     raise LeaveChat
 
@@ -58,6 +66,8 @@ COMMANDS: tuple[SlashCommand, ...] = (
     *CONVERSATION_COMMANDS,
     *ANSWER_COMMANDS,
     *FILE_COMMANDS,
+    SlashCommand(("/edit",), "[TEXT]", "write the next question in your editor", _edit),
     SlashCommand(("/exit", "/quit", "/bye"), "", "end the chat", _exit),
 )
+COMPLETIONS = {name: command.argument for command in COMMANDS for name in command.names}
 _BY_NAME = {name: command for command in COMMANDS for name in command.names}

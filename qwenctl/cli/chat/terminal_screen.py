@@ -22,10 +22,13 @@ from qwenctl.cli.chat.thinking_view import ThinkingView
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_stream import MarkdownStream
 from qwenctl.cli.output import Output
+from qwenctl.cli.prompt_clock import PromptClock
 from qwenctl.cli.terminal_safety import without_controls
 from qwenctl.cli.terminal_text import render_lines
+from qwenctl.cli.theme import DARK, Theme
+from qwenctl.core import PromptProgress
 
-SHOW_REASONING = Keys.ControlO
+SHOW_REASONING, ANSWER_NOW = Keys.ControlO, Keys.ControlA
 _PASTES_MARKED, _PASTES_UNMARKED = "\x1b[?2004h", "\x1b[?2004l"  # bracketed paste
 
 
@@ -34,13 +37,15 @@ class TerminalScreen(Screen):
 
     interactive = True
 
-    def __init__(self, output: Output, line_input: LineInput) -> None:
-        self._output, self._input = output, line_input
+    def __init__(self, output: Output, line_input: LineInput, theme: Theme = DARK) -> None:
+        self._output, self._input, self._theme = output, line_input, theme
         self._keys = KeyMode(as_keys=True)
         self._region = LiveRegion(output.write, terminal_size)
         self._markdown: MarkdownStream | None = None
         self._thinking: ThinkingView | None = None
+        self._prompt = PromptClock()
         self._shows_reasoning_after = False
+        self._needs_gap = False  # above the next input line
 
     def __enter__(self) -> Self:
         self._keys.__enter__()
@@ -56,13 +61,22 @@ class TerminalScreen(Screen):
         if self._shows_reasoning_after:
             self._shows_reasoning_after = False
             return SHOW_REASONING_COMMAND
-        return self._input.read(str(meter))
+        if self._needs_gap:
+            self._output.write("\n")
+        self._needs_gap = False
+        return self._input.read(meter.fitted(terminal_size()[0] - 1), meter.level)
 
     def begin_reply(self) -> None:
         """Show that the prompt is being read, until something else is there to show."""
         self._markdown = self._thinking = None
         self._output.write(_PASTES_MARKED + "\n")
-        self._region.show(self._dim("reading the prompt…"))
+        self._prompt = PromptClock()
+        self._region.show(self._dim(self._prompt.line))
+
+    def prompt_progress(self, progress: PromptProgress) -> None:
+        """Show how much of the prompt has been read, and how long the rest will take."""
+        self._prompt.take(progress)
+        self._region.show(self._dim(self._prompt.line))
 
     def reasoning(self, text: str, n_tokens: int) -> None:
         """Show how far thinking has got, and its last lines."""
@@ -74,17 +88,20 @@ class TerminalScreen(Screen):
         """Show a piece of Markdown."""
         if self._markdown is None:
             self._fold()
-            self._markdown = MarkdownStream(self._output.write, terminal_size)
+            self._markdown = MarkdownStream(self._output.write, terminal_size, self._theme)
         self._markdown.feed(text)
 
     def wants_answer(self) -> bool:
         """Do what the keys pressed since the last call ask for; the rest of them wait for the next input line."""
-        for _ in self._input.pressed({SHOW_REASONING}):
-            if self._thinking is not None and self._markdown is None:
-                self._thinking.toggle()
-            elif self._thinking is not None:
-                self._shows_reasoning_after = not self._thinking.whole_text_shown
-        return False
+        thinks = self._thinking is not None and self._markdown is None
+        pressed = self._input.pressed({SHOW_REASONING, ANSWER_NOW} if thinks else {SHOW_REASONING})
+        for key in pressed:
+            if key == SHOW_REASONING and self._thinking is not None:
+                if thinks:
+                    self._thinking.toggle()
+                else:
+                    self._shows_reasoning_after = not self._thinking.whole_text_shown
+        return ANSWER_NOW in pressed
 
     def end_reply(self) -> None:
         """Commit what is shown, and leave a blank line."""
@@ -96,14 +113,18 @@ class TerminalScreen(Screen):
 
     def note(self, text: str) -> None:
         """Write dimmed lines."""
+        self._needs_gap = True
         self._output.write("".join(line + "\n" for line in self._dim(without_controls(text))))
 
     def show(self, text: str) -> None:
-        """Write lines as they are; the terminal wraps what is too long."""
-        self._output.stream(text + "\n")
+        """Write lines, wrapped between words."""
+        self._needs_gap = True
+        lines = render_lines(Text(without_controls(text)), terminal_size()[0], self._theme)
+        self._output.write("".join(line + "\n" for line in lines))
 
     def error(self, message: str, hint: str | None = None) -> None:
         """Write to standard error."""
+        self._needs_gap = True
         self._output.error(message, hint)
 
     def choose(self, text: str, choices: Mapping[str, str]) -> str | None:
@@ -122,7 +143,7 @@ class TerminalScreen(Screen):
             self._thinking.fold()
 
     def _dim(self, text: str) -> list[str]:
-        return render_lines(Text(text, style="dim"), terminal_size()[0]) if text else []
+        return render_lines(Text(text, style="dim"), terminal_size()[0], self._theme) if text else []
 
 
 def terminal_size() -> tuple[int, int]:

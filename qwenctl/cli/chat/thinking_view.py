@@ -80,7 +80,8 @@ class ThinkingView:
     def _status(self) -> list[str]:
         seconds = format_seconds(self._clock() - self._started_s)
         line = f"thinking… {self._n_tokens} tokens, {seconds}"
-        return self._dim(self._fitting(line, " · Ctrl-O folds it" if self._whole else " · Ctrl-O shows all"))
+        show = " · Ctrl-O folds it" if self._whole else " · Ctrl-O shows all"
+        return self._dim(self._fitting(line, " · Ctrl-A answers now", show))
 
     def _fitting(self, line: str, *hints: str) -> str:
         """Return `line` with as many of `hints` as it has room for."""

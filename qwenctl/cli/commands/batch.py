@@ -7,12 +7,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
+from qwenctl.cli.batch_flags import BatchFlags, batch_flags
+from qwenctl.cli.batch_report import report, shown_on
 from qwenctl.cli.command import Command
 from qwenctl.cli.configured_options import configurable
 from qwenctl.cli.engine_flags import engine_flags
@@ -20,14 +21,12 @@ from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
-from qwenctl.cli.prompt_input import STDIN, text_or_file
-from qwenctl.cli.reply_stats import tokens_per_second
+from qwenctl.cli.prompt_input import STDIN
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.errors import InvalidRequest
-from qwenctl.services.batch import BatchOptions, BatchProgress, BatchSummary, run_batch
-from qwenctl.services.engine_options import MAX_PARALLEL, EngineOptions
+from qwenctl.services.batch import run_batch
+from qwenctl.services.engine_options import EngineOptions
 from qwenctl.settings import Settings
-from qwenctl.units import format_seconds
 
 
 @click.command(
@@ -44,17 +43,7 @@ from qwenctl.units import format_seconds
 @click.argument("in_file", metavar="IN.jsonl", required=False)
 @configurable
 @click.option("-o", "--output", "out_file", required=True, metavar="FILE", help="Where the answers go.")
-@click.option(
-    "--parallel",
-    type=click.IntRange(1, MAX_PARALLEL),
-    default=8,
-    show_default=True,
-    metavar="N",
-    help="Answers at the same time.",
-)
-@click.option("--restart", is_flag=True, help="Throw away what FILE holds, and answer all lines anew.")
-@click.option("--retry-errors", is_flag=True, help="Answer the lines again whose record in FILE is an error.")
-@click.option("--system", metavar="TEXT", help="System prompt of lines without one; @FILE reads it from a file.")
+@batch_flags
 @reply_options
 @engine_flags
 @output_options
@@ -63,10 +52,7 @@ def command(
     model: str | None,
     in_file: str | None,
     out_file: str,
-    parallel: int,
-    restart: bool,
-    retry_errors: bool,
-    system: str | None,
+    flags: BatchFlags,
     reply: ReplyOptions,
     engine: EngineOptions,
     output: Output,
@@ -78,32 +64,26 @@ def command(
     MODEL is a GGUF file or a model's name; without it, the default model answers (`qwenctl models default`), or the
     bundled demo.
 
-    Answers are appended to FILE as they finish, each with its line's custom_id, in the order in which they finish. Run
-    the same command again after an interruption: lines that FILE answers already are left out. A line that cannot be
-    answered gets an error record, and the exit code is 1.
+    Answers are appended to FILE as they finish, each with its line's custom_id; with --order input, those that finish
+    before their turn wait in FILE.pending. Run the same command again after an interruption: what is finished is never
+    done again. A line that cannot be answered gets an error record, and the exit code is 1; it is 1, too, when
+    --max-total-tokens ended the run. A line is begun only when the most that it can take still fits: give --max-tokens.
     """
     model, in_file = (model, in_file) if in_file is not None else (None, model)
     if in_file is None:
         raise InvalidRequest("no file of prompts", "qwenctl batch questions.jsonl -o answers.jsonl")
-    options = BatchOptions(reply.chat_options(), text_or_file(system), parallel, restart, retry_errors)
+    options = flags.options(reply.chat_options())
     out_path = Path(out_file).expanduser()
     _check_input(in_file)
     with (
-        open_model(model, replace(engine, n_parallel=parallel), settings, output) as chat_model,
+        open_model(model, replace(engine, n_parallel=flags.parallel), settings, output) as chat_model,
         _input_path(in_file) as in_path,
-        output.progress("answering", 1) as bar,
+        output.progress("answering", 1, tells_time=False) as bar,
         InterruptWatch() as watch,
     ):
-
-        def show(progress: BatchProgress) -> None:
-            watch.raise_if_requested()
-            remark = f"{progress.tokens_per_s:.1f} tokens/s"
-            errors = f" · {progress.n_errors} errors" if progress.n_errors else ""
-            bar.update(progress.n_finished, remark + errors, total=progress.n_total)
-
-        summary = run_batch(chat_model, in_path, out_path, options, show)
+        summary = run_batch(chat_model, in_path, out_path, options, shown_on(bar, watch))
         offload = chat_model.engine.offload_stats()
-    _report(summary, offload, out_path, output)
+    report(summary, offload, out_path, output)
     if (failure := summary.failure(out_path)) is not None:
         raise failure
 
@@ -126,20 +106,3 @@ def _input_path(in_file: str) -> Iterator[Path]:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()
         yield Path(file.name)
-
-
-def _report(summary: BatchSummary, offload: dict[str, Any] | None, out_path: Path, output: Output) -> None:
-    rate = tokens_per_second(summary.n_generated_tokens, summary.seconds)
-    if output.json_mode:
-        rounded = None if rate is None else round(rate, 2)
-        output.data({"output": str(out_path), **asdict(summary), "tokens_per_s": rounded, "offload": offload})
-        return
-    parts = [f"{summary.n_done} answered"]
-    if summary.n_skipped:
-        parts.append(f"{summary.n_skipped} already there")
-    if summary.n_errors:
-        parts.append(f"{summary.n_errors} errors")
-    parts.append(f"{summary.n_generated_tokens} tokens in {format_seconds(summary.seconds)}")
-    if rate:
-        parts.append(f"{rate:.1f} tokens/s")
-    output.note(f"{out_path}: {' · '.join(parts)}")

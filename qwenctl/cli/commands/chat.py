@@ -13,17 +13,18 @@ from qwenctl.cli.chat.plain_screen import PlainScreen
 from qwenctl.cli.chat.saved_session import choose_session, session_options
 from qwenctl.cli.chat.screen import Screen
 from qwenctl.cli.chat.session import ChatSession
-from qwenctl.cli.chat.slash_commands import COMMANDS
+from qwenctl.cli.chat.slash_commands import COMPLETIONS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
 from qwenctl.cli.configured_options import MODEL, configurable, was_asked_for
-from qwenctl.cli.engine_flags import engine_flags
+from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.file_option import file_option
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import model_argument, quiet_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
+from qwenctl.cli.theme import THEMES, Theme
 from qwenctl.errors import ExitCode
 from qwenctl.services.attached_files import read_attachments
 from qwenctl.services.engine_options import EngineOptions
@@ -49,8 +50,14 @@ from qwenctl.settings import Settings
 @file_option
 @reply_options
 @engine_flags
+@prompt_cache_option
 @session_options
 @click.option("--no-history", is_flag=True, help="Keep nothing of what is typed.  [default: QWENCTL_HISTORY]")
+@click.option(
+    "--theme",
+    type=click.Choice(list(THEMES)),
+    help="Colours for a dark or a light terminal, or none.  [default: dark]",
+)
 @quiet_option
 def command(
     *,
@@ -63,6 +70,7 @@ def command(
     resume: str | None,
     no_session: bool,
     no_history: bool,
+    theme: str | None,
     output: Output,
     settings: Settings,
 ) -> int:
@@ -86,7 +94,7 @@ def command(
         reply.thinking if is_new or was_asked_for("think") else None,
     )
     named = model or (settings.model if was_asked_for(MODEL) else None)
-    screen = _screen(output, settings, history=settings.history and not no_history)
+    screen = _screen(output, settings, THEMES[theme or settings.theme], history=settings.history and not no_history)
     with screen, open_model(saved.model(named, settings), engine, settings, output) as chat_model:
         record = saved.record(chat_model.engine.info, settings, output)
         session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record)
@@ -100,9 +108,9 @@ def command(
     return ExitCode.FAILED if session.n_failed and not screen.interactive else ExitCode.DONE
 
 
-def _screen(output: Output, settings: Settings, *, history: bool) -> Screen:
+def _screen(output: Output, settings: Settings, theme: Theme, *, history: bool) -> Screen:
     """Return the richest screen that this terminal can bear."""
     if not sys.stdin.isatty() or not sys.stdout.isatty() or settings.plain:
         return PlainScreen(output, interactive=sys.stdin.isatty())
-    names = [name for entry in COMMANDS for name in entry.names]
-    return TerminalScreen(output, LineInput(names, settings.data_dir / "chat_history" if history else None))
+    history_file = settings.data_dir / "chat_history" if history else None
+    return TerminalScreen(output, LineInput(COMPLETIONS, history_file, theme), theme)

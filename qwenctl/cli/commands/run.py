@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from qwenctl.cli.command import Command
 from qwenctl.cli.configured_options import configurable
-from qwenctl.cli.engine_flags import engine_flags
+from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.file_option import attached_line, file_option
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import output_options
@@ -17,6 +18,7 @@ from qwenctl.cli.prompt_input import read_prompt, tell_apart, text_or_file
 from qwenctl.cli.reply_printer import ReplyPrinter
 from qwenctl.cli.reply_stats import finish_note, sampling_values, stats_lines, stats_values, thinking_note
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
+from qwenctl.cli.template_options import FilledTemplate, template_options
 from qwenctl.core import FinishReason, Message, ModelInfo
 from qwenctl.errors import GenerationFailed
 from qwenctl.services.attached_files import read_attachments
@@ -35,6 +37,7 @@ from qwenctl.settings import Settings
         'git diff | qwenctl run qwen3-30b "Write a commit message for this" > message.txt',
         "qwenctl run model.gguf - < prompt.txt",
         "qwenctl run -f report.md -f 'src/**/*.py' \"Does the report describe this code?\"",
+        "qwenctl run --template translate --var language=French < letter.txt  # a file in templates/",
         'qwenctl run "List three rivers" --json | jq -r .answer',
     ],
 )
@@ -42,8 +45,10 @@ from qwenctl.settings import Settings
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
 @click.option("--system", metavar="TEXT", help="System prompt; @FILE reads it from a file.")
 @file_option
+@template_options
 @reply_options
 @engine_flags
+@prompt_cache_option
 @click.option("--hide-reasoning", is_flag=True, help="Do not show what the model thinks; it still thinks.")
 @click.option("--stats", is_flag=True, help="Afterwards, say what was generated how fast, on standard error.")
 @output_options
@@ -52,6 +57,7 @@ def command(
     words: tuple[str, ...],
     system: str | None,
     files: tuple[str, ...],
+    template: FilledTemplate,
     reply: ReplyOptions,
     engine: EngineOptions,
     hide_reasoning: bool,
@@ -71,12 +77,12 @@ def command(
     """
     asked = tell_apart(words, settings)
     attached = read_attachments(files, output.warning)
-    prompt = read_prompt(asked.prompt, output.warning, [str(one) for one in attached])
-    messages = _messages(text_or_file(system), prompt)
+    given = read_prompt(asked.prompt, output.warning, [str(one) for one in attached], is_needed=template.needs_input)
+    messages = _messages(text_or_file(system), template.prompt(given))
     with open_model(asked.model, engine, settings, output) as chat_model:
         if attached:
             output.note(attached_line(attached, chat_model.engine.tokenize))
-        prepared = chat_model.prepare(messages, reply.chat_options())
+        prepared = chat_model.prepare(messages, replace(reply.chat_options(), reports_progress=output.shows_status))
         for note in prepared.notes:
             output.warning(note)
         printer = ReplyPrinter(output, show_reasoning=not (hide_reasoning or output.quiet or output.json_mode))
@@ -112,6 +118,7 @@ def _json_answer(info: ModelInfo, prepared: PreparedPrompt, done: ReplyDone) -> 
         "reasoning_tokens": done.n_reasoning_tokens,
         "truncated": prepared.truncated is not None,
         "n_ctx": info.n_ctx,
+        "n_context_tokens": done.usage.n_prompt_tokens + done.usage.n_generated_tokens,
         **stats_values(done.usage, done.timing),
         "sampling": sampling_values(prepared.sampling, done.timing),
     }

@@ -18,9 +18,10 @@ from qwenctl.services.api.body_fields import (
     shown,
 )
 from qwenctl.services.api.chat_body import MOST_STOPS, ChatBody, refuse_unsupported
-from qwenctl.services.api.chat_tools import MOST_TOOLS, ToolChoice, checked_choice, make_tool
+from qwenctl.services.api.chat_tools import MOST_TOOLS, checked_choice, make_tool
 from qwenctl.services.api.sampling_fields import read_sampling
 from qwenctl.services.api.thinking_fields import ThinkingWish
+from qwenctl.services.tools.tool_choice import ToolChoice
 
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {"mcp_servers": ([],), "container": ()}
 _CHOICES = ("auto", "any", "tool", "none")

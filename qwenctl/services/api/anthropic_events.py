@@ -6,6 +6,7 @@ from typing import Any
 
 from qwenctl.core import Usage
 from qwenctl.services.api.anthropic_answer import ending_members, message_members, usage_of
+from qwenctl.services.api.chat_answer import CalledTool
 from qwenctl.services.api.event_bytes import encode_json, named_event
 from qwenctl.services.reply import ReplyDone
 
@@ -17,7 +18,7 @@ class AnthropicEvents:
         self._message = message_members(message_id, model)
         self._index = -1
         self._open: str | None = None  # the kind of the block that is open
-        self._n_calls = 0
+        self._calls_tools = False
 
     def start(self, n_prompt_tokens: int) -> bytes:
         """Return what comes before everything else."""
@@ -38,20 +39,17 @@ class AnthropicEvents:
         """Return a piece of the answer."""
         return self._enter("text", {"type": "text", "text": ""}) + self._delta({"type": "text_delta", "text": text})
 
-    def call_begin(self, call_id: str, name: str) -> bytes:
-        """Return what opens a call."""
-        self._n_calls += 1
-        block = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
-        return self._leave() + self._enter("tool_use", block)
-
-    def call_arguments(self, text: str) -> bytes:
-        """Return a piece of a call's arguments."""
-        return self._delta({"type": "input_json_delta", "partial_json": text})
+    def call(self, call: CalledTool) -> bytes:
+        """Return a call."""
+        self._calls_tools = True
+        block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
+        begin = self._leave() + self._enter("tool_use", block)
+        return begin + self._delta({"type": "input_json_delta", "partial_json": call.arguments})
 
     def end(self, done: ReplyDone) -> bytes:
         """Return what ends the stream."""
         empty = self._enter("text", {"type": "text", "text": ""}) if self._index < 0 else b""
-        delta = ending_members(done, calls_tools=self._n_calls > 0)
+        delta = ending_members(done, calls_tools=self._calls_tools)
         change = {"type": "message_delta", "delta": delta, "usage": usage_of(done.usage)}
         stop = named_event("message_stop", {"type": "message_stop"})
         return empty + self._leave() + named_event("message_delta", change) + stop

@@ -25,6 +25,7 @@ class CalledTool:
     id: str
     name: str
     arguments: str  # JSON
+    number: int = 0  # among the calls of a reply
 
 
 @dataclass(frozen=True, slots=True)

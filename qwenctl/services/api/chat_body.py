@@ -23,10 +23,11 @@ from qwenctl.services.api.body_fields import (
     shown,
 )
 from qwenctl.services.api.chat_messages import read_messages
-from qwenctl.services.api.chat_tools import ToolChoice, read_tool_choice, read_tools
+from qwenctl.services.api.chat_tools import read_tool_choice, read_tools
 from qwenctl.services.api.sampling_fields import read_biases, read_sampling
 from qwenctl.services.api.thinking_fields import read_thinking
 from qwenctl.services.generation import ChatOptions
+from qwenctl.services.tools.tool_choice import ToolChoice
 
 MOST_CHOICES = 16
 MOST_STOPS = 16
@@ -127,6 +128,7 @@ class ChatBody:
             n_logprobs=self.n_logprobs,
             logit_bias=self.logit_bias or defaults.logit_bias,
             reports_progress=self.reports_progress,
+            tool_choice=self.tool_choice,
             answer_schema=defaults.answer_schema if self.answer_schema is None else self.answer_schema,
             template_variables={**defaults.template_variables, **self.template_variables},
         )

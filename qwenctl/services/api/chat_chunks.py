@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from qwenctl.core import PromptProgress, TokenLogprob
 from qwenctl.services.api.answer_head import (
@@ -14,6 +13,7 @@ from qwenctl.services.api.answer_head import (
     timing_members,
     usage_members,
 )
+from qwenctl.services.api.chat_answer import CalledTool, call_members
 from qwenctl.services.api.event_bytes import data_event, encode_json
 from qwenctl.services.reply import ReplyDone
 
@@ -44,14 +44,9 @@ class ChatChunks:
         """Return a chunk of the answer."""
         return self._chunk(index, b'{"content":' + encode_json(text) + b"}", logprobs)
 
-    def call_begin(self, index: int, number: int, call_id: str, name: str) -> bytes:
-        """Return the chunk that names a tool; `number` counts the calls of a choice."""
-        function = {"name": name, "arguments": ""}
-        return self._call(index, {"index": number, "id": call_id, "type": "function", "function": function})
-
-    def call_arguments(self, index: int, number: int, text: str) -> bytes:
-        """Return a chunk of a call's arguments."""
-        return self._call(index, {"index": number, "function": {"arguments": text}})
+    def call(self, index: int, call: CalledTool) -> bytes:
+        """Return the chunk of a call."""
+        return self._chunk(index, encode_json({"tool_calls": [{"index": call.number, **call_members(call)}]}))
 
     def progress(self, index: int, progress: PromptProgress) -> bytes:
         """Return a chunk that says how much of the prompt is computed, in the form of llama.cpp's server."""
@@ -74,9 +69,6 @@ class ChatChunks:
             return b""
         extra = {"usage": usage_members(replies), "qwenctl": timing_members(replies[0])}
         return data_event({**self._members, "choices": [], **extra})
-
-    def _call(self, index: int, call: dict[str, Any]) -> bytes:
-        return self._chunk(index, encode_json({"tool_calls": [call]}))
 
     def _chunk(
         self, index: int, delta: bytes, logprobs: Sequence[TokenLogprob] = (), reason: bytes | None = None

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from qwenctl.services.api.body_fields import BadRequest, read_flag, shown
-
-ToolMode = Literal["auto", "none", "required"]
+from qwenctl.services.tools.tool_choice import ToolChoice, ToolMode
 
 MOST_TOOLS = 128
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-
-
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
-    """What is to be done with the tools."""
-
-    mode: ToolMode = "auto"
-    name: str | None = None  # with "required": this one
-    parallel: bool = True  # whether one reply may hold several calls
 
 
 def read_tools(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:

@@ -73,7 +73,7 @@ class _Listener(UnderWay):
 
 
 class EngineRunner:
-    """Steps `engine` on a thread of its own, from now on; nobody else may. Close it, which closes the engine too.
+    """Steps `engine` on a thread of its own, from now on; nobody else may. Close it and the engine with it, or stop it.
 
     Args:
         engine: an opened one without requests.
@@ -90,6 +90,7 @@ class EngineRunner:
         self._failure: GenerationFailed | None = None
         self._closing = False  # no more requests
         self._closed = False  # the engine is
+        self._stopped = False  # the engine stays open
         self._over = False  # nobody steps any more
         self._n_steps = self._n_prompt = self._n_cached = self._n_generated = 0
         self._busy_s = 0.0
@@ -184,6 +185,22 @@ class EngineRunner:
                 self._changed.notify_all()
             self._thread.join()
 
+    def stop(self) -> None:
+        """Take no more requests, end those under way as cancelled and let go of the engine, which stays open.
+
+        Not to be called from `on_events`.
+        """
+        with self._changed:
+            self._closing = True
+            names = list(self._listeners)
+        for name in names:
+            self._engine.cancel(name)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._listeners)
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join()
+
     # --- on the runner's thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -206,7 +223,7 @@ class EngineRunner:
     def _awaits_work(self) -> bool:
         """Sleep until there is something to compute. False: it is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._engine.has_work or self._closed)
+            self._changed.wait_for(lambda: self._engine.has_work or self._closed or self._stopped)
             return self._engine.has_work
 
     def _hand_over(self, events: Sequence[GenerationEvent]) -> None:

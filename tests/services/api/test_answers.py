@@ -74,10 +74,8 @@ def test_chat_chunks() -> None:
     assert (said["object"], said["usage"], said["choices"][0]["index"]) == ("chat.completion.chunk", None, 2)
     assert said["choices"][0]["delta"] == {"content": "ü\u2028"}
     assert [one["token"] for one in said["choices"][0]["logprobs"]["content"]] == ["ü", "cd"]
-    begin = event(chunks.call_begin(0, 1, "c1", "f"))["choices"][0]["delta"]["tool_calls"]
-    assert begin == [{"index": 1, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}]
-    rest = event(chunks.call_arguments(0, 1, "{}"))["choices"][0]["delta"]["tool_calls"]
-    assert rest == [{"index": 1, "function": {"arguments": "{}"}}]
+    call = event(chunks.call(0, CalledTool("c1", "f", "{}", 1)))["choices"][0]["delta"]["tool_calls"]
+    assert call == [{"index": 1, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     assert event(chunks.last(0, done(), calls_tools=True))["choices"][0]["finish_reason"] == "tool_calls"
     assert event(chunks.last(0, done(reason=FinishReason.LENGTH), calls_tools=True))["choices"][0] == {
         "index": 0, "delta": {}, "logprobs": None, "finish_reason": "length",

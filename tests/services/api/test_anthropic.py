@@ -12,8 +12,8 @@ from qwenctl.services.api.anthropic_events import AnthropicEvents
 from qwenctl.services.api.body_fields import BadRequest
 from qwenctl.services.api.chat_answer import CalledTool, ChatChoice
 from qwenctl.services.api.chat_body import ChatBody
-from qwenctl.services.api.chat_tools import ToolChoice
 from qwenctl.services.reply import ReplyDone
+from qwenctl.services.tools.tool_choice import ToolChoice
 
 ASKED = [{"role": "user", "content": "Hello"}]
 
@@ -119,8 +119,8 @@ def test_a_stream() -> None:
     events = AnthropicEvents("msg_1", "m")
     data = (
         events.start(10) + events.reasoning("hm") + events.reasoning(" so") + events.text("Hi") + events.text("!")
-        + events.call_begin("t1", "f") + events.call_arguments('{"a"') + events.call_arguments(": 1}")
-        + events.call_begin("t2", "g") + events.end(done())
+        + events.call(CalledTool("t1", "f", '{"a": 1}')) + events.call(CalledTool("t2", "g", "{}", 1))
+        + events.end(done())
     )  # fmt: skip
     found = []
     for block in data.decode().strip().split("\n\n"):
@@ -130,7 +130,7 @@ def test_a_stream() -> None:
         found.append((name, value))
     assert [name.removeprefix("content_block_") for name, _ in found] == [
         "message_start", "ping", "start", "delta", "delta", "delta", "stop", "start", "delta", "delta", "stop",
-        "start", "delta", "delta", "stop", "start", "stop", "message_delta", "message_stop",
+        "start", "delta", "stop", "start", "delta", "stop", "message_delta", "message_stop",
     ]  # fmt: skip
     starts = [value["content_block"]["type"] for name, value in found if name == "content_block_start"]
     assert starts == ["thinking", "text", "tool_use", "tool_use"]

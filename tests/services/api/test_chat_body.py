@@ -8,8 +8,8 @@ import pytest
 from qwenctl.core import Message, TokenBias
 from qwenctl.services.api.body_fields import BadRequest, parse_json
 from qwenctl.services.api.chat_body import ChatBody, parse_chat_body
-from qwenctl.services.api.chat_tools import ToolChoice
 from qwenctl.services.generation import ChatOptions
+from qwenctl.services.tools.tool_choice import ToolChoice
 
 ASKED = [{"role": "user", "content": "Hello"}]
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}

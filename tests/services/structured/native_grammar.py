@@ -11,35 +11,52 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 
-def accepted(gguf: Path, grammar: str, texts: Sequence[str]) -> list[bool]:
-    """Return for each text whether the grammar matches the whole of it."""
-    answer: list[bool] = _ask(gguf, {"grammar": grammar, "texts": list(texts)})["accepted"]
-    return answer
+@dataclass(frozen=True)
+class Job:
+    """A grammar and what to do with it."""
+
+    grammar: str
+    texts: Sequence[str] = ()  # to be judged
+    n_written: int = 0  # texts to be written by drawing tokens at random
+    seed: int = 0
 
 
-def written(gguf: Path, grammar: str, n: int, seed: int = 0) -> list[str]:
-    """Return texts that tokens drawn at random wrote under the grammar, those that came to an end among `n`."""
-    answer: list[str] = _ask(gguf, {"grammar": grammar, "n": n, "seed": seed})["written"]
-    return answer
+@dataclass(frozen=True)
+class Verdict:
+    """What llama.cpp says."""
+
+    accepted: list[bool]  # for each text, whether the grammar matches the whole of it
+    written: list[str]  # those texts that came to an end
 
 
-def _ask(gguf: Path, job: dict[str, Any]) -> dict[str, Any]:
-    job = {"path": str(gguf), "texts": [], "n": 0, "seed": 0, **job}
+def judge(gguf: Path, jobs: Sequence[Job]) -> list[Verdict]:
+    """Return a verdict for each job, all from one child."""
+    task = json.dumps({"path": str(gguf), "jobs": [asdict(job) for job in jobs]})
     run = subprocess.run(
-        [sys.executable, __file__], input=json.dumps(job), capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, __file__], input=task, capture_output=True, text=True, check=False, timeout=300
     )
     if run.returncode:
         raise AssertionError(f"the child exited {run.returncode}: {run.stderr[-2000:]}")
-    answer: dict[str, Any] = json.loads(run.stdout)
-    return answer
+    return [Verdict(**verdict) for verdict in json.loads(run.stdout)]
+
+
+def accepted(gguf: Path, grammar: str, texts: Sequence[str]) -> list[bool]:
+    """Return for each text whether the grammar matches the whole of it."""
+    return judge(gguf, [Job(grammar, texts)])[0].accepted
+
+
+def written(gguf: Path, grammar: str, n: int) -> list[str]:
+    """Return texts that tokens drawn at random wrote under the grammar, those that came to an end among `n`."""
+    return judge(gguf, [Job(grammar, (), n)])[0].written
 
 
 class _Judge:
-    def __init__(self, path: str, grammar: str) -> None:
+    def __init__(self, path: str) -> None:
         import llama_cpp as lib
         import numpy as np
 
@@ -52,10 +69,17 @@ class _Judge:
         self._vocab = lib.llama_model_get_vocab(lib.llama_model_load_from_file(path.encode(), params))
         self._n_tokens = lib.llama_vocab_n_tokens(self._vocab)
         self._ends = [t for t in range(self._n_tokens) if lib.llama_vocab_is_eog(self._vocab, t)]
-        self._grammar = grammar.encode()
+        self._grammar = b""
         self._kind = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-        if not lib.llama_vocab_n_tokens(self._vocab) or not self._open():
-            raise SystemExit(f"llama.cpp refuses the grammar:\n{grammar}")
+
+    def verdict(self, job: dict[str, Any]) -> dict[str, Any]:
+        self._grammar = job["grammar"].encode()
+        if not self._open():
+            raise SystemExit(f"llama.cpp refuses the grammar:\n{job['grammar']}")
+        rng = random.Random(job["seed"])
+        texts = [self.write(rng) for _ in range(job["n_written"])]
+        accepted = [self.accepts(text) for text in job["texts"]]
+        return {"accepted": accepted, "written": [text for text in texts if text is not None]}
 
     def accepts(self, text: str) -> bool:
         sampler = self._open()
@@ -106,15 +130,9 @@ class _Judge:
 
 
 def _main() -> None:
-    job = json.load(sys.stdin)
-    judge = _Judge(job["path"], job["grammar"])
-    rng = random.Random(job["seed"])
-    texts = [judge.write(rng) for _ in range(job["n"])]
-    answer = {
-        "accepted": [judge.accepts(text) for text in job["texts"]],
-        "written": [t for t in texts if t is not None],
-    }
-    json.dump(answer, sys.stdout)
+    task = json.load(sys.stdin)
+    judge_of_all = _Judge(task["path"])
+    json.dump([judge_of_all.verdict(job) for job in task["jobs"]], sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,94 @@
+"""How far the reading of a prompt is, and how long it will still take: one line, for a chat's status and for `run`.
+
+Learns from the events of one reply. Knows no screen.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from qwenctl.core import PromptProgress
+from qwenctl.services.prefill_speed import PrefillSpeed
+from qwenctl.units import format_seconds
+
+_SHOWN_AFTER_S = 1.5  # most prompts are read sooner
+_REDRAWN_EVERY_S = 0.5
+
+
+class PromptClock:
+    """The prompt of one reply, from the moment that it is waited for."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._speed = PrefillSpeed()
+        self._last: PromptProgress | None = None
+        self._last_s = clock()
+
+    def take(self, progress: PromptProgress) -> None:
+        """More of it has been computed."""
+        now_s = self._clock()
+        first = self._last.n_done_tokens if self._last else progress.n_cached_tokens
+        if self._last or not progress.n_cached_tokens:  # else part of the time went into reading from the disk
+            self._speed.observe(first, progress.n_done_tokens - first, now_s - self._last_s)
+        self._last, self._last_s = progress, now_s
+
+    @property
+    def line(self) -> str:
+        """What there is to say now; the time left goes on between two events."""
+        if self._last is None:
+            return "reading the prompt…"
+        n_done, n_total = self._last.n_done_tokens, self._last.n_total_tokens
+        parts = [f"reading the prompt {n_done / n_total:.0%}"]
+        if (seconds := self._speed.seconds(n_done, n_total)) is not None and n_done < n_total:
+            parts.append(f"{format_seconds(max(0.0, seconds - (self._clock() - self._last_s)))} left")
+        return " · ".join(parts)
+
+
+class PromptStatus:
+    """Shows a `PromptClock`'s line while a prompt is read that takes a while. A context manager.
+
+    Args:
+        show: puts a line in the place of the last one; "" takes it away. Also called from a thread of its own.
+    """
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show, self._clock = show, PromptClock()
+        self._lock = threading.Lock()  # held while something is shown
+        self._over = threading.Event()
+        self._shown = False
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._redraw, name="prompt status", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def take(self, progress: PromptProgress) -> None:
+        """More of the prompt has been computed."""
+        with self._lock:
+            self._clock.take(progress)
+
+    def end(self) -> None:
+        """The prompt has been read: take the line away. Nothing is shown any more."""
+        if self._over.is_set():
+            return
+        with self._lock:
+            self._over.set()
+            if self._shown:
+                self._show("")
+
+    def _redraw(self) -> None:
+        wait_s = _SHOWN_AFTER_S
+        while not self._over.wait(wait_s):
+            wait_s = _REDRAWN_EVERY_S
+            with self._lock:
+                if not self._over.is_set():
+                    self._shown = True
+                    self._show(self._clock.line)

@@ -1,0 +1,39 @@
+"""A chat body to replies under way: rendered, tokenized and submitted. For OpenAI's and Anthropic's API."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from qwenctl.services.api.chat_body import ChatBody
+from qwenctl.services.api.chat_requests import ChatRequests, chat_requests
+from qwenctl.services.api.choice_reader import ChoiceReader
+from qwenctl.services.server.desk import Desk
+from qwenctl.services.server.exchange import Exchange
+from qwenctl.services.server.model_host import LoadedModel
+
+
+async def start_chat(desk: Desk, model: LoadedModel, body: ChatBody, name: str) -> tuple[Exchange, list[ChoiceReader]]:
+    """Return the exchange with its replies under way, and a reader of each.
+
+    Raises:
+        QwenctlError: the body asks for what the model or its context cannot give.
+    """
+    exchange = desk.exchange(model, is_urgent=body.stream)
+    try:
+        requests = await desk.off_loop(partial(_submit, desk, model, body, name, exchange))
+    except BaseException:
+        exchange.abandon()
+        raise
+    return exchange, requests.readers()
+
+
+async def count_tokens(desk: Desk, model: LoadedModel, body: ChatBody) -> int:
+    """Return how many tokens the prompt of `body` has."""
+    make = partial(chat_requests, model.chat, body, desk.defaults, "count")
+    return len((await desk.off_loop(make)).prepared.request.prompt_tokens)
+
+
+def _submit(desk: Desk, model: LoadedModel, body: ChatBody, name: str, exchange: Exchange) -> ChatRequests:
+    found = chat_requests(model.chat, body, desk.defaults, name)
+    exchange.submit(found.requests)
+    return found

@@ -1,0 +1,112 @@
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.types import Receive, Scope, Send
+
+from qwenctl.services.api.anthropic_answer import anthropic_answer
+from qwenctl.services.api.anthropic_body import parse_anthropic_body
+from qwenctl.services.api.anthropic_events import AnthropicEvents
+from qwenctl.services.api.chat_answer import CalledTool
+from qwenctl.services.api.choice_reader import ChoicePiece, ChoiceReader
+from qwenctl.services.api.event_bytes import named_event
+from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
+from qwenctl.services.server.asgi_answers import Refused, error_body, send_json
+from qwenctl.services.server.chat_endpoint import first_arrivals
+from qwenctl.services.server.chat_start import count_tokens, start_chat
+from qwenctl.services.server.desk import Desk, new_id
+from qwenctl.services.server.exchange import Arrival, Exchange
+from qwenctl.services.server.model_host import LoadedModel
+from qwenctl.services.server.reply_writer import EventStream, watch_client
+
+
+class MessagesEndpoint:
+    """Answers messages."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        desk = self._desk
+        body = parse_anthropic_body(await desk.bodies.read(scope, receive))
+        with desk.admission.enter():
+            async with desk.host.lend(body.model) as model:
+                name = new_id("msg_")
+                exchange, readers = await start_chat(desk, model, body, name)
+                desk.live[name] = exchange
+                try:
+                    async with watch_client(receive, exchange):
+                        if body.stream:
+                            events = AnthropicEvents(name, model.name)
+                            await _MessageStream(desk, model, readers[0], events).run(scope, send, exchange)
+                        else:
+                            await self._collect(model, exchange, readers[0])
+                            await send_json(send, anthropic_answer(name, model.name, readers[0].choice()))
+                finally:
+                    del desk.live[name]
+
+    async def _collect(self, model: LoadedModel, exchange: Exchange, reader: ChoiceReader) -> None:
+        while arrivals := await exchange.arrivals():
+            for _, event in arrivals:
+                for piece in reader.take(event):
+                    if isinstance(piece, ReplyDone):
+                        self._desk.ended(piece, model)
+
+
+class _MessageStream:
+    """One answer as a stream."""
+
+    def __init__(self, desk: Desk, model: LoadedModel, reader: ChoiceReader, events: AnthropicEvents) -> None:
+        self._desk = desk
+        self._model = model
+        self._reader = reader
+        self._events = events
+
+    async def run(self, scope: Scope, send: Send, exchange: Exchange) -> None:
+        stream = EventStream(scope, send, self._desk.options.limits.stall_s)
+        try:
+            await stream.begin()
+            await stream.write(self._events.start(exchange.n_prompt_tokens))
+            try:
+                arrivals = await first_arrivals(exchange, stream, self._events.ping())
+                while arrivals:
+                    await stream.write(self._encoded(arrivals))
+                    arrivals = await exchange.arrivals()
+            except Refused as refused:
+                exchange.abandon()
+                await stream.end(named_event("error", error_body(scope, refused.error)))
+                return
+            await stream.end(b"")
+        finally:
+            stream.close()
+
+    def _encoded(self, arrivals: Sequence[Arrival]) -> bytes:
+        return b"".join(self._event(piece) for _, event in arrivals for piece in self._reader.take(event))
+
+    def _event(self, piece: ChoicePiece) -> bytes:
+        events = self._events
+        if isinstance(piece, AnswerDelta):
+            return events.text(piece.text)
+        if isinstance(piece, ReasoningDelta):
+            return events.reasoning(piece.text)
+        if isinstance(piece, CalledTool):
+            return events.call(piece)
+        return events.end(self._desk.ended(piece, self._model)) if isinstance(piece, ReplyDone) else b""
+
+
+class CountEndpoint:
+    """Counts the tokens of a prompt."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        desk = self._desk
+        body = parse_anthropic_body(await desk.bodies.read(scope, receive), counts_only=True)
+        with desk.admission.enter():
+            async with desk.host.lend(body.model) as model:
+                await send_json(send, {"input_tokens": await count_tokens(desk, model, body)})

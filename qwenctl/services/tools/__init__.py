@@ -1,0 +1,1 @@
+"""Tools that a model may call: how it writes calls, how calls are forced, how they are run."""

@@ -1,0 +1,89 @@
+"""A call in tags throughout, as Qwen3-Coder writes it. Pure.
+
+    <function=NAME>
+    <parameter=KEY>
+    VALUE, on as many lines as it takes
+    </parameter>
+    </function>
+
+A value is text; what type it is meant to have is in the tool's parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qwenctl.services.tools.tool_call import ToolCall
+
+_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>")
+_END = re.compile(r"\s*</function>\s*")
+_PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n?")
+_VALUE_END = re.compile(r"\n?</parameter>(?=\s*(?:<parameter=|</function>))")
+_LENIENT_END = re.compile(r"\n?</parameter>|\s*(?=<parameter=[^>\n]+>|</function>)|\s*\Z")
+_WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None, "none": None}
+
+
+def read_xml_call(body: str, tools: Sequence[Mapping[str, Any]], *, lenient: bool = False) -> ToolCall | None:
+    """Return the call that `body` writes; None: it is none.
+
+    Args:
+        tools: in OpenAI's form; their parameters say of what type a value is.
+        lenient: take a call whose closing tags are missing: nothing more will come.
+    """
+    function = _FUNCTION.match(body)
+    if not function:
+        return None
+    name, at = function[1].strip(), function.end()
+    types = _types(tools, name)
+    arguments: dict[str, Any] = {}
+    while parameter := _PARAMETER.match(body, at):
+        end = _VALUE_END.search(body, parameter.end())
+        if end is None and lenient:
+            end = _LENIENT_END.search(body, parameter.end())
+        if end is None:
+            return None
+        key = parameter[1].strip()
+        arguments[key] = _typed(body[parameter.end() : end.start()], types.get(key))
+        at = end.end()
+    ended = _END.match(body, at)
+    complete = bool(ended) and not body[ended.end() :].strip() if ended else lenient and not body[at:].strip()
+    return ToolCall(name, arguments) if complete else None
+
+
+def _types(tools: Sequence[Mapping[str, Any]], name: str) -> dict[str, frozenset[str]]:
+    """The types that the parameters of a tool may have; nothing for those of which it does not say so plainly."""
+    for tool in tools:
+        function = tool.get("function", tool)
+        if function.get("name") == name:
+            properties = (function.get("parameters") or {}).get("properties", {})
+            return {key: _named(schema) for key, schema in properties.items()}
+    return {}
+
+
+def _named(schema: Any) -> frozenset[str]:
+    if not isinstance(schema, dict):
+        return frozenset()
+    options = [option for keyword in ("anyOf", "oneOf") for option in schema.get(keyword, [])]
+    if options:
+        return frozenset().union(*map(_named, options))
+    kind = schema.get("type")
+    return frozenset(kind if isinstance(kind, list) else [kind] if isinstance(kind, str) else [])
+
+
+def _typed(text: str, types: frozenset[str] | None) -> Any:
+    """Return `text` as the first of its types that it can be: text last."""
+    if types is None or not types or types == {"string"}:
+        return text
+    stripped = text.strip()
+    word = stripped.lower()
+    if word in _WORDS and types & ({"null"} if _WORDS[word] is None else {"boolean"}):
+        return _WORDS[word]
+    try:
+        value = json.loads(stripped)
+    except (ValueError, RecursionError):
+        return text
+    kinds = {dict: {"object"}, list: {"array"}, int: {"integer", "number"}, float: {"number", "integer"}}
+    return value if types & kinds.get(type(value), set()) else text

@@ -1,0 +1,63 @@
+"""Prompts kept on disk between two commands: used, said, and switched off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qwenctl.services.prefix_cache import worth
+
+DOCUMENT = "The sea is wide and the boats are small. " * 40
+FEW = ("--temp", "0", "--max-tokens", "4", "--no-think", "--ctx", "2k")
+
+
+@pytest.fixture(autouse=True)
+def everything_is_worth_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo computes such a prompt sooner than a file is opened."""
+    monkeypatch.setattr(worth, "MIN_SAVED_S", 0.0)
+    monkeypatch.setattr(worth, "load_pays", lambda *_: True)
+    monkeypatch.setattr(worth, "save_pays", lambda *_: True)
+
+
+@pytest.fixture
+def usage(qwenctl, demo_gguf):
+    def run(question, *options):
+        ran = qwenctl("run", demo_gguf, question, "--json", *FEW, *options, stdin=DOCUMENT)
+        assert ran.code == 0, ran.stderr
+        return json.loads(ran.stdout)["usage"]
+
+    return run
+
+
+def files() -> list[Path]:
+    return list((Path.home() / "cache" / "qwenctl" / "prefixes").glob("*/*.kv"))
+
+
+def test_the_second_question_about_a_text_reads_it_from_the_disk(usage, qwenctl, demo_gguf):
+    first, second = usage("What is wide?"), usage("What is small?")
+    assert first["cached_tokens"] == 0
+    assert second["cached_tokens_from_disk"] == second["cached_tokens"] > 0.9 * second["prompt_tokens"]
+    assert files()
+    stats = qwenctl("run", demo_gguf, "And?", "--stats", *FEW, stdin=DOCUMENT)
+    assert "of them from disk" in stats.stderr
+
+
+def test_switched_off(usage, monkeypatch):
+    usage("What is wide?", "--no-prompt-cache")
+    monkeypatch.setenv("QWENCTL_PREFIX_CACHE", "off")
+    usage("What is wide?")
+    assert not files()
+    monkeypatch.delenv("QWENCTL_PREFIX_CACHE")
+    usage("What is wide?")
+    assert usage("What is wide?", "--no-prompt-cache")["cached_tokens"] == 0
+
+
+def test_a_size(usage, qwenctl, demo_gguf, monkeypatch):
+    monkeypatch.setenv("QWENCTL_PREFIX_CACHE", "1 kB")
+    usage("What is wide?")
+    assert not files()
+    monkeypatch.setenv("QWENCTL_PREFIX_CACHE", "lots")
+    ran = qwenctl("run", demo_gguf, "Hello", *FEW)
+    assert (ran.code, "QWENCTL_PREFIX_CACHE is 'lots'" in ran.stderr) == (2, True)

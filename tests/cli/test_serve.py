@@ -1,0 +1,116 @@
+"""`qwenctl serve` as a process: with the demo."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+CHAT = {"messages": [{"role": "user", "content": "What is a river?"}], "max_tokens": 12, "temperature": 0}
+
+
+class Served:
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.port = port
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        data = None if body is None else json.dumps(body)
+        connection.request(method, path, data, ({"Content-Type": "application/json"} if data else {}) | headers)
+        response = connection.getresponse()
+        content = response.read()
+        connection.close()
+        kind = response.getheader("content-type", "")
+        return response.status, json.loads(content) if kind.startswith("application/json") else content.decode()
+
+    def end(self, number: signal.Signals) -> tuple[int, str]:
+        self.process.send_signal(number)
+        _, err = self.process.communicate(timeout=60)
+        return self.process.returncode, err
+
+
+def run(*words: str, **environ: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "qwenctl", "serve", *words],
+        cwd=ROOT, env=os.environ | environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@contextmanager
+def served(*words: str, **environ: str) -> Iterator[Served]:
+    process = run(*words, "--port", "0", "--parallel", "2", **environ)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if line.startswith("serving "):
+                yield Served(process, int(line.split(" at http://127.0.0.1:")[1].split()[0]))
+                break
+        else:
+            pytest.fail(f"the server ended with {process.wait()}")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_demo(demo_gguf: Path) -> None:
+    with served(str(demo_gguf)) as server:
+        assert server.ask("GET", "/ready")[1]["status"] == "ready"
+        status, models = server.ask("GET", "/v1/models")
+        entry = models["data"][0]
+        assert (status, entry["id"], entry["meta"]["thinking"]) == (200, demo_gguf.stem, "hybrid")
+        status, answer = server.ask("POST", "/v1/chat/completions", CHAT | {"model": demo_gguf.stem})
+        assert (status, answer["usage"]["completion_tokens"]) == (200, 12)
+        assert answer["choices"][0]["message"]["reasoning"]
+        again = server.ask("POST", "/v1/chat/completions", CHAT)[1]
+        assert again["choices"] == answer["choices"]
+        assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+        status, text = server.ask("POST", "/v1/completions", {"prompt": "A river is", "max_tokens": 5, "logprobs": 2})
+        assert (status, len(text["choices"][0]["logprobs"]["tokens"])) == (200, 5)
+        asked = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 10}
+        status, message = server.ask("POST", "/v1/messages", asked)
+        assert (status, message["role"], message["content"][0]["type"]) == (200, "assistant", "text")
+        assert server.ask("POST", "/v1/messages/count_tokens", asked)[1]["input_tokens"] > 0
+        metrics = server.ask("GET", "/metrics")[1]
+        assert 'qwenctl_answers_total{reason="length"}' in metrics
+        assert server.ask("GET", "/")[1].startswith("<!doctype html>")
+        code, err = server.end(signal.SIGTERM)
+        assert (code, err) == (0, "")
+
+
+def test_ctrl_c_and_a_key(demo_gguf: Path) -> None:
+    with served(str(demo_gguf), "--lazy", QWENCTL_API_KEY="secret") as server:
+        assert server.ask("GET", "/health")[0] == 200
+        assert server.ask("POST", "/v1/chat/completions", CHAT)[0] == 401
+        assert server.ask("POST", "/v1/chat/completions", CHAT, Authorization="Bearer secret")[0] == 200
+        code, err = server.end(signal.SIGINT)
+        assert code == 130
+        assert err.strip() == "interrupted"
+
+
+def test_what_is_refused_before_anything_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for words, code, message in (
+            (("--host", "0.0.0.0"), 2, "0.0.0.0 can be reached from other machines, and no key was given"),
+            (("--port", str(port)), 1, f"cannot listen at 127.0.0.1:{port}: Address already in use"),
+            (("--cors-origin", "app"), 2, "'app' is no origin"),
+            (("--idle-unload", "soon"), 2, "'soon' is not a time"),
+            (("no-such-model",), 1, "no model no-such-model"),
+        ):
+            process = run(*words)
+            out, err = process.communicate(timeout=60)
+            assert (process.returncode, out) == (code, "")
+            assert message in err

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Callable
+
+from qwenctl.core import FinishReason
+from qwenctl.errors import GenerationFailed
+from tests.chat_templates import QWEN3
+from tests.scripted_engine import ScriptedEngine
+from tests.services.server.live_server import MESSAGES, live_server
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if enable_thinking %}<think>{% endif %}"
+)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
+def test_a_whole_answer() -> None:
+    with live_server(lambda: ScriptedEngine([["Hi", " there"]])) as server:
+        answer = server.chat(model="scripted", seed=5, temperature=0)
+        assert answer.status == 200
+        assert answer.headers["content-type"] == "application/json"
+        body = answer.json
+        assert body["choices"][0]["message"]["content"] == "Hi there"
+        assert (body["model"], body["usage"]["completion_tokens"], body["qwenctl"]["seed"]) == ("scripted", 2, 5)
+        request = server.engines[0].history[0]
+        assert (request.sampling.seed, request.sampling.temperature) == (5, 0)
+
+
+def test_a_stream_with_reasoning() -> None:
+    script = ["<think>", "hm", "</think>", "Hi", " there"]
+    with live_server(lambda: ScriptedEngine([script], chat_template=TEMPLATE)) as server:
+        answer = server.chat(stream=True, stream_options={"include_usage": True})
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.body.endswith(b"data: [DONE]\n\n")
+        first, *chunks, usage = answer.events
+        assert first["choices"][0]["delta"]["role"] == "assistant"
+        deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+        assert "".join(delta.get("reasoning", "") for delta in deltas) == "hm"
+        assert "".join(delta.get("content") or "" for delta in deltas) == "Hi there"
+        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+        assert usage["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+        assert len({chunk["id"] for chunk in answer.events}) == 1
+
+
+def test_several_answers_to_one_question() -> None:
+    with live_server(lambda: ScriptedEngine([["a"], ["b"], ["c"]])) as server:
+        body = server.chat(n=3, seed=7).json
+        assert sorted(choice["message"]["content"] for choice in body["choices"]) == ["a", "b", "c"]
+        assert [request.sampling.seed for request in server.engines[0].history] == [7, 8, 9]
+        chunks = server.chat(n=2, stream=True).events
+        assert {chunk["choices"][0]["index"] for chunk in chunks} == {0, 1}
+
+
+def test_many_at_once_keep_their_own_answers() -> None:
+    import concurrent.futures
+
+    with (
+        live_server(lambda: ScriptedEngine(answer=list)) as server,
+        concurrent.futures.ThreadPoolExecutor(16) as pool,
+    ):
+
+        def ask(number: int) -> str:
+            messages = [{"role": "user", "content": f"number {number}"}]
+            if number % 2:
+                return str(server.chat(messages=messages).json["choices"][0]["message"]["content"])
+            deltas = [chunk["choices"][0]["delta"] for chunk in server.chat(messages=messages, stream=True).events]
+            return "".join(delta.get("content") or "" for delta in deltas)
+
+        assert list(pool.map(ask, range(60))) == [f"number {number}" for number in range(60)]
+
+
+def test_refusals_of_bodies() -> None:
+    with live_server() as server:
+        bad = server.chat(temperature=-1)
+        assert (bad.status, bad.json["error"]["param"]) == (400, "temperature")
+        assert server.chat(model="another").json["error"]["code"] == "model_not_found"
+        long = server.chat(messages=[{"role": "user", "content": "x" * 5000}])
+        assert (long.status, long.json["error"]["code"]) == (400, "context_length_exceeded")
+        assert server.ask("POST", "/v1/chat/completions", b"{").json["error"]["message"].startswith("not JSON")
+        assert server.ask("GET", "/v1/chat/completions").status == 405
+        assert server.ask("GET", "/nothing").status == 404
+        assert server.chat().status == 200
+
+
+def test_an_engine_error_in_both_forms() -> None:
+    broken = ["a", RuntimeError("it broke")]
+    with live_server(lambda: ScriptedEngine([broken, broken])) as server:
+        whole = server.chat()
+        assert (whole.status, whole.json["error"]["message"]) == (500, "it broke")
+        stream = server.chat(stream=True)
+        assert stream.status == 200
+        assert stream.events[-1]["error"]["code"] == "generation_failed"
+        assert b"[DONE]" not in stream.body
+
+
+def test_a_dead_engine_is_replaced() -> None:
+    with live_server() as server:
+        assert server.chat().status == 200
+        server.engines[0].failure = GenerationFailed("the worker was lost")
+        assert server.chat().status == 200
+        assert (len(server.engines), server.engines[0].closed) == (2, True)
+
+
+def test_a_client_that_goes_away_ends_its_answer() -> None:
+    endless = ["x"] * 100_000
+    with live_server(lambda: ScriptedEngine(answer=lambda _: endless, seconds_per_step=0.005)) as server:
+        for stream in (True, False):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+            body = json.dumps({"messages": MESSAGES, "stream": stream})
+            connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+            until(lambda: server.desk.admission.n_under_way == 1 and bool(server.engines[0].history))
+            if stream:
+                assert connection.getresponse().read(10)
+            assert connection.sock is not None
+            connection.sock.close()
+            connection.close()
+            until(lambda: server.desk.admission.n_under_way == 0)
+        until(lambda: server.desk.host.counters.n_ended.get(FinishReason.CANCELLED) == 2)
+
+
+def test_a_full_queue() -> None:
+    from qwenctl.services.server.server_options import ServerLimits
+
+    endless = ["x"] * 100_000
+    engine = lambda: ScriptedEngine(answer=lambda _: endless, seconds_per_step=0.005)  # noqa: E731
+    with live_server(engine, n_parallel=1, limits=ServerLimits(n_waiting=1)) as server:
+        assert server.chat(n=3).status == 429
+        connections = []
+        for n in (1, 2):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+            body = json.dumps({"messages": MESSAGES, "stream": True})
+            connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+            until(lambda n=n: server.desk.admission.n_under_way == n)
+            connections.append(connection)
+        full = server.chat()
+        assert (full.status, full.json["error"]["type"]) == (429, "rate_limit_error")
+        assert int(full.headers["retry-after"]) > 0
+        for connection in connections:
+            connection.close()
+        until(lambda: server.desk.admission.n_under_way == 0)
+
+
+def test_answer_now() -> None:
+    endless = ["<think>", *["hm "] * 100_000]
+    engine = lambda: ScriptedEngine([endless], seconds_per_step=0.005)  # noqa: E731
+    with live_server(engine) as server:
+        ended: list[str] = []
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        server.engines[0].end_thinking = lambda name: (ended.append(name), server.engines[0].cancel(name))[0]  # type: ignore[assignment,func-returns-value]
+        body = json.dumps({"messages": MESSAGES, "stream": True})
+        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        name = json.loads(response.readline().decode().removeprefix("data: "))["id"]
+        control = "/v1/chat/completions/control"
+        assert server.ask("POST", control, {"id": name, "action": "stop"}).status == 400
+        assert server.ask("POST", control, {"id": "x", "action": "reasoning_end"}).status == 404
+        until(lambda: bool(server.engines[0].history))
+        assert server.ask("POST", control, {"id": name, "action": "reasoning_end"}).json["success"] is True
+        until(lambda: ended == [f"{name}-0"])
+        response.read()
+        connection.close()
+
+
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+CALL = ["I look. <tool", '_call>\n{"name": "now", "argu', 'ments": {"zone": "UTC"}}\n</tool_call>']
+
+
+def test_tools_in_both_apis() -> None:
+    with live_server(lambda: ScriptedEngine([CALL] * 4, chat_template=QWEN3)) as server:
+        whole = server.chat(tools=[TOOL]).json["choices"][0]
+        assert (whole["finish_reason"], whole["message"]["content"]) == ("tool_calls", "I look.")
+        call = whole["message"]["tool_calls"][0]
+        assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("now", {"zone": "UTC"})
+        deltas = [chunk["choices"][0] for chunk in server.chat(tools=[TOOL], stream=True).events]
+        assert "".join(one["delta"].get("content") or "" for one in deltas) == "I look."
+        calls = [call for one in deltas for call in one["delta"].get("tool_calls", [])]
+        assert (len(calls), calls[0]["function"], deltas[-1]["finish_reason"]) == (1, call["function"], "tool_calls")
+        asked = {"messages": MESSAGES, "max_tokens": 99, "tools": [{"name": "now", "input_schema": {"type": "object"}}]}
+        message = server.ask("POST", "/v1/messages", asked).json
+        assert [block["type"] for block in message["content"]] == ["text", "tool_use"]
+        assert (message["content"][1]["input"], message["stop_reason"]) == ({"zone": "UTC"}, "tool_use")
+        events = server.ask("POST", "/v1/messages", asked | {"stream": True}).events
+        starts = [event["content_block"]["type"] for event in events if event["type"] == "content_block_start"]
+        assert (starts, events[-1]["type"]) == (["text", "tool_use"], "message_stop")
+
+
+def test_a_schema_becomes_a_grammar() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}}}
+    with live_server() as server:
+        assert server.chat(response_format=form).status == 200
+        assert "root ::=" in (server.engines[0].history[0].sampling.grammar or "")
+        bad = {"type": "json_schema", "json_schema": {"schema": {"type": "object", "pattern": "(a+)+$", "$ref": "x"}}}
+        assert server.chat(response_format=bad).status == 400
+
+
+def test_a_template_without_tools_refuses_them() -> None:
+    with live_server(lambda: ScriptedEngine(chat_template=TEMPLATE)) as server:
+        refused = server.chat(tools=[TOOL])
+        assert (refused.status, refused.json["error"]["param"]) == (400, "tools")
