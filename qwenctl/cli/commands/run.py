@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from qwenctl.cli.code_blocks import FirstCodeBlock, code_blocks
 from qwenctl.cli.command import Command
 from qwenctl.cli.configured_options import configurable
 from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
@@ -20,7 +21,7 @@ from qwenctl.cli.reply_stats import finish_note, sampling_values, stats_lines, s
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.cli.template_options import FilledTemplate, template_options
 from qwenctl.core import FinishReason, Message, ModelInfo
-from qwenctl.errors import GenerationFailed
+from qwenctl.errors import GenerationFailed, QwenctlError
 from qwenctl.services.attached_files import read_attachments
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import PreparedPrompt
@@ -38,6 +39,7 @@ from qwenctl.settings import Settings
         "qwenctl run model.gguf - < prompt.txt",
         "qwenctl run -f report.md -f 'src/**/*.py' \"Does the report describe this code?\"",
         "qwenctl run --template translate --var language=French < letter.txt  # a file in templates/",
+        'qwenctl run -x "A Python script that prints the date" | python3 -',
         'qwenctl run "List three rivers" --json | jq -r .answer',
     ],
 )
@@ -49,6 +51,7 @@ from qwenctl.settings import Settings
 @reply_options
 @engine_flags
 @prompt_cache_option
+@click.option("-x", "--extract-code", is_flag=True, help="Print the first code block of the answer and nothing else.")
 @click.option("--hide-reasoning", is_flag=True, help="Do not show what the model thinks; it still thinks.")
 @click.option("--stats", is_flag=True, help="Afterwards, say what was generated how fast, on standard error.")
 @output_options
@@ -60,6 +63,7 @@ def command(
     template: FilledTemplate,
     reply: ReplyOptions,
     engine: EngineOptions,
+    extract_code: bool,
     hide_reasoning: bool,
     stats: bool,
     output: Output,
@@ -85,8 +89,9 @@ def command(
         prepared = chat_model.prepare(messages, replace(reply.chat_options(), reports_progress=output.shows_status))
         for note in prepared.notes:
             output.warning(note)
-        printer = ReplyPrinter(output, show_reasoning=not (hide_reasoning or output.quiet or output.json_mode))
-        done = printer.print(chat_model.reply(prepared))
+        code = FirstCodeBlock() if extract_code else None
+        show_reasoning = not (hide_reasoning or output.quiet or output.json_mode)
+        done = ReplyPrinter(output, show_reasoning=show_reasoning, code=code).print(chat_model.reply(prepared))
         info, offload = chat_model.engine.info, chat_model.engine.offload_stats()
     if output.json_mode:
         output.data(_json_answer(info, prepared, done) | {"offload": offload})
@@ -96,6 +101,8 @@ def command(
         output.note(early)
     if ending := finish_note(done, prepared.request.max_tokens, reply.max_tokens, info.n_ctx):
         output.note(ending)
+    if code is not None and not code.begun:
+        raise QwenctlError("the answer holds no code block", "without --extract-code it is shown whole")
     if stats:
         for line in stats_lines(info, prepared, done, offload=offload):
             output.report(line)
@@ -109,6 +116,7 @@ def _json_answer(info: ModelInfo, prepared: PreparedPrompt, done: ReplyDone) -> 
     return {
         "model": info.name,
         "answer": done.answer,
+        "code": [block.text for block in code_blocks(done.answer)],
         "reasoning": done.reasoning,
         "finish_reason": done.reason.value,
         "error": done.error,
