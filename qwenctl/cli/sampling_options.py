@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import click
 
 from qwenctl.cli.options import TokenCount
+from qwenctl.cli.schema_options import chosen_schema, schema_options
 from qwenctl.core import SamplingParams
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.generation import ChatOptions
@@ -40,11 +41,18 @@ class ReplyOptions(NamedTuple):
     stop: tuple[str, ...]
     sampling: Mapping[str, Any]  # fields of core.SamplingParams
     think_budget: int | None = None
+    schema: Any | None = None  # JSON schema of the answer
 
     def chat_options(self) -> ChatOptions:
         """Return the same for `ChatModel`."""
         return ChatOptions(
-            self.thinking, self.sampling, self.max_tokens, self.stop, self.truncate, think_budget=self.think_budget
+            self.thinking,
+            self.sampling,
+            self.max_tokens,
+            self.stop,
+            self.truncate,
+            think_budget=self.think_budget,
+            answer_schema=self.schema,
         )
 
 
@@ -60,6 +68,8 @@ def reply_options(function: F) -> F:
         truncate: bool,
         stop: tuple[str, ...],
         grammar: str | None,
+        schema: str | None,
+        json_object: bool,
         **kwargs: Any,
     ) -> Any:
         given = {field: kwargs.pop(field) for _, field, _, _ in _SAMPLING}
@@ -67,7 +77,8 @@ def reply_options(function: F) -> F:
         _check(sampling)
         if grammar is not None:
             sampling["grammar"] = _read_grammar(Path(grammar))
-        reply = ReplyOptions(thinking, max_tokens, truncate, stop, sampling, think_budget)
+        chosen = chosen_schema(schema, json_object=json_object, grammar=grammar is not None)
+        reply = ReplyOptions(thinking, max_tokens, truncate, stop, sampling, think_budget, chosen)
         return function(reply=reply, **kwargs)
 
     for option in reversed(_options()):
@@ -121,4 +132,5 @@ def _options() -> list[Callable[[F], F]]:
             metavar="FILE",
             help="Hold the answer to the GBNF grammar in FILE, start rule `root`.",
         ),
+        *schema_options(),
     ]

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from qwenctl.core import GenerationEvent, GenerationRequest, Message, ModelInfo, TokenBias
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, ends_inside_thinking
+from qwenctl.services.embedder import Embeddings
 from qwenctl.services.prompt_cut import PromptCut, cut_messages
 from qwenctl.services.reply import ReplyAssembler, ReplyEvent
 from qwenctl.services.reply_form import ReplyForm, held_to_form
@@ -47,6 +48,9 @@ class TextEngine(Protocol):
 
     def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool = False) -> tuple[int, ...]:
         """Return the tokens of `text`; `add_special`: with the model's begin token, if it wants one."""
+
+    def embed(self, token_lists: Sequence[Sequence[int]]) -> Embeddings:
+        """Return a normalised vector of each list of tokens, f32 (n_lists, n_embd)."""
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue `request`."""

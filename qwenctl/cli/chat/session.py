@@ -14,6 +14,7 @@ from qwenctl.cli.file_option import attached_line
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.prompt_input import ordered
 from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines, thinking_note
+from qwenctl.cli.schema_options import violation
 from qwenctl.core import FinishReason, PromptProgress
 from qwenctl.errors import QwenctlError
 from qwenctl.services.attachment import Attachment
@@ -149,6 +150,9 @@ class ChatSession:
             self.n_failed += 1
             self.screen.error(done.error or "the model stopped with an error")
             return
+        if failed := violation(options.answer_schema, done):
+            self.n_failed += 1
+            self.screen.error(failed.message, failed.hint)
         partial = done.reason is FinishReason.CANCELLED
         self.conversation = conversation.add_assistant(done.answer, done.reasoning, partial=partial)
         self._save()

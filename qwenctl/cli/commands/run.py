@@ -19,6 +19,7 @@ from qwenctl.cli.prompt_input import read_prompt, tell_apart, text_or_file
 from qwenctl.cli.reply_printer import ReplyPrinter
 from qwenctl.cli.reply_stats import finish_note, sampling_values, stats_lines, stats_values, thinking_note
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
+from qwenctl.cli.schema_options import told_of_schema, violation
 from qwenctl.cli.template_options import FilledTemplate, template_options
 from qwenctl.core import FinishReason, Message, ModelInfo
 from qwenctl.errors import GenerationFailed, QwenctlError
@@ -41,6 +42,7 @@ from qwenctl.settings import Settings
         "qwenctl run --template translate --var language=French < letter.txt  # a file in templates/",
         'qwenctl run -x "A Python script that prints the date" | python3 -',
         'qwenctl run "List three rivers" --json | jq -r .answer',
+        "qwenctl run --schema 'name, born int, works str[]' \"Jane Austen\" | jq .born",
     ],
 )
 @configurable
@@ -82,7 +84,7 @@ def command(
     asked = tell_apart(words, settings)
     attached = read_attachments(files, output.warning)
     given = read_prompt(asked.prompt, output.warning, [str(one) for one in attached], is_needed=template.needs_input)
-    messages = _messages(text_or_file(system), template.prompt(given))
+    messages = _messages(told_of_schema(text_or_file(system), reply.schema), template.prompt(given))
     with open_model(asked.model, engine, settings, output) as chat_model:
         if attached:
             output.note(attached_line(attached, chat_model.engine.tokenize))
@@ -97,6 +99,7 @@ def command(
         output.data(_json_answer(info, prepared, done) | {"offload": offload})
     if done.reason is FinishReason.ERROR:
         raise GenerationFailed(done.error or "the model stopped with an error")
+    failed = violation(reply.schema, done)
     if early := thinking_note(prepared, done):
         output.note(early)
     if ending := finish_note(done, prepared.request.max_tokens, reply.max_tokens, info.n_ctx):
@@ -106,6 +109,8 @@ def command(
     if stats:
         for line in stats_lines(info, prepared, done, offload=offload):
             output.report(line)
+    if failed:
+        raise failed
 
 
 def _messages(system: str | None, prompt: str) -> list[Message]:

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from qwenctl.services.api.api_errors import ApiError
 from qwenctl.services.server.server_options import ServerOptions, is_loopback
 
-OPEN_PATHS = frozenset({"/", "/page.css", "/page.js", "/favicon.ico", "/health", "/ready"})  # without a key
+PAGE_PATHS = ("/", "/page.css", "/page.js", "/markdown.js", "/stream.js", "/icon.svg")
+OPEN_PATHS = frozenset({*PAGE_PATHS, "/favicon.ico", "/health", "/ready"})  # without a key
 
 
 class AccessRules:
