@@ -438,7 +438,7 @@ def test_commands_are_completed_and_history_is_kept(chat, tmp_path):
 
 def test_answers_and_code_are_copied_and_saved(chat, tmp_path):
     answer = "Run this:\n\n1. First:\n   ```sh\n   make\tall\n   ```\n2. Then:\n   ```py\n   print('é')\n   ```\n"
-    terminal = chat([answer])
+    terminal = chat([answer], columns=200)
     take_turn(terminal, "/copy", "error: there is no answer yet")
     take_turn(terminal, "how?", "2. Then")
     take_turn(terminal, "/copy", "88 characters sent")
@@ -447,7 +447,7 @@ def test_answers_and_code_are_copied_and_saved(chat, tmp_path):
     assert b"\x1b]52;c;" + b64encode("print('é')\n".encode()) + b"\x07" in terminal.raw
     take_turn(terminal, "/copy 3", "error: no code block 3: the last answer has 2 of them")
     path = tmp_path / "make.sh"
-    take_turn(terminal, f"/save-code 1 {path}", "1 lines written to")
+    take_turn(terminal, f"/save-code 1 {path}", "1 line written to")
     assert path.read_text() == "make\tall\n"  # a tab stays one
     take_turn(terminal, f"/save-code 2 {path}", "is there already")
     take_turn(terminal, "/save-code 2", "error: /save-code needs the name of a file")

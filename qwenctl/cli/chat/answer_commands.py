@@ -44,7 +44,8 @@ def _save_code(session: ChatSession, words: str) -> None:
         replace_private(path, block.text.encode())
     except OSError as error:
         raise QwenctlError(f"cannot write {path}: {error.strerror}") from error
-    session.screen.note(f"{block.text.count(chr(10))} lines written to {path}")
+    n_lines = block.text.count("\n")
+    session.screen.note(f"{n_lines} line{'s' * (n_lines != 1)} written to {path}")
 
 
 def _answer(session: ChatSession) -> str:

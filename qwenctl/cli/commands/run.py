@@ -99,18 +99,22 @@ def command(
         output.data(_json_answer(info, prepared, done) | {"offload": offload})
     if done.reason is FinishReason.ERROR:
         raise GenerationFailed(done.error or "the model stopped with an error")
-    failed = violation(reply.schema, done)
+    failed = violation(reply.schema, done) or _no_code(code)
     if early := thinking_note(prepared, done):
         output.note(early)
     if ending := finish_note(done, prepared.request.max_tokens, reply.max_tokens, info.n_ctx):
         output.note(ending)
-    if code is not None and not code.begun:
-        raise QwenctlError("the answer holds no code block", "without --extract-code it is shown whole")
     if stats:
         for line in stats_lines(info, prepared, done, offload=offload):
             output.report(line)
     if failed:
         raise failed
+
+
+def _no_code(asked_for: FirstCodeBlock | None) -> QwenctlError | None:
+    if asked_for is None or asked_for.begun:
+        return None
+    return QwenctlError("the answer holds no code block", "without --extract-code it is shown whole")
 
 
 def _messages(system: str | None, prompt: str) -> list[Message]:
