@@ -119,7 +119,7 @@ def test_a_prompt_too_long_is_refused_with_both_counts(qwenctl, demo_gguf):
     assert (ran.code, ran.stdout) == (1, "")
     assert "tokens long, but the context holds 64" in ran.stderr
     assert "hint: use --ctx " in ran.stderr
-    cut = qwenctl("run", demo_gguf, "--ctx", "64", "--truncate", *FEW, stdin="word " * 200)
+    cut = qwenctl("run", demo_gguf, "--ctx", "64", "--overflow", "truncate-middle", *FEW, stdin="word " * 200)
     assert cut.code == 0
     assert "warning: the prompt was cut from " in cut.stderr
 

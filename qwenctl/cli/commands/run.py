@@ -9,6 +9,7 @@ import click
 
 from qwenctl.cli.code_blocks import FirstCodeBlock, code_blocks
 from qwenctl.cli.command import Command
+from qwenctl.cli.condensing import condensing
 from qwenctl.cli.configured_options import configurable
 from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.file_option import attached_line, file_option
@@ -26,6 +27,7 @@ from qwenctl.errors import GenerationFailed, QwenctlError
 from qwenctl.services.attached_files import read_attachments
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import PreparedPrompt
+from qwenctl.services.overflow.condense import Condenser
 from qwenctl.services.reply import ReplyDone
 from qwenctl.settings import Settings
 
@@ -88,7 +90,9 @@ def command(
     with open_model(asked.model, engine, settings, output) as chat_model:
         if attached:
             output.note(attached_line(attached, chat_model.engine.tokenize))
-        prepared = chat_model.prepare(messages, replace(reply.chat_options(), reports_progress=output.shows_status))
+        options = replace(reply.chat_options(), reports_progress=output.shows_status)
+        prepared = Condenser(chat_model, condensing(output)).prepare(messages, options)
+        output.status("")
         for note in prepared.notes:
             output.warning(note)
         code = FirstCodeBlock() if extract_code else None
@@ -133,7 +137,7 @@ def _json_answer(info: ModelInfo, prepared: PreparedPrompt, done: ReplyDone) -> 
         "thinking_because": prepared.mode.why,
         "thinking_end": done.thinking_end,
         "reasoning_tokens": done.n_reasoning_tokens,
-        "truncated": prepared.truncated is not None,
+        "truncated": prepared.truncated.values if prepared.truncated else None,
         "n_ctx": info.n_ctx,
         "n_context_tokens": done.usage.n_prompt_tokens + done.usage.n_generated_tokens,
         **stats_values(done.usage, done.timing),
