@@ -48,10 +48,12 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
+        """Whether every reply kept the budget and had an answer."""
         return self.n_kept == self.n_answered == self.n_prompts
 
 
 def main() -> int:
+    """Try every budget in both ways; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, help="GGUF file; otherwise the demo, converted to build/")
     parser.add_argument("--prompts", type=int, default=50)

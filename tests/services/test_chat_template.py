@@ -79,10 +79,6 @@ def test_lone_surrogates_survive_the_way_there_and_back() -> None:
             "{{ '<think>' if enable_thinking else '</think>' }}",
             TemplateCapabilities("hybrid", False, False, True, True),
         ),
-        (  # Qwen3-Coder
-            "{% if tools %}{{ tools[0].function.name }} <function=NAME>{% endif %}x",
-            TemplateCapabilities("none", False, True, True, False, xml_calls=True),
-        ),
         ("{{ raise_exception('no tools') if tools }}x", TemplateCapabilities("none", False, False, True)),
     ],
 )
