@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from qwenctl.cli.chat.context_use import ContextUse, context_use
 from qwenctl.cli.chat.screen import Meter, MeterLevel, Screen
 from qwenctl.cli.condensing import context_warning
 from qwenctl.cli.file_option import attached_line
@@ -18,7 +19,7 @@ from qwenctl.cli.schema_options import violation
 from qwenctl.core import FinishReason, PromptProgress
 from qwenctl.errors import QwenctlError
 from qwenctl.services.attachment import Attachment
-from qwenctl.services.conversation import Conversation
+from qwenctl.services.conversation import Conversation, Exchange
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
 from qwenctl.services.overflow.condense import Condenser, CondenseStep
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
@@ -65,10 +66,16 @@ class ChatSession:
         return Meter(info.name, mode, self._n_context_tokens, info.n_ctx)
 
     @property
-    def reasoning(self) -> str | None:
-        """What the model thought before its last answer."""
-        answered = [exchange for exchange in self.conversation.exchanges if exchange.answer is not None]
-        return answered[-1].reasoning if answered else None
+    def last_answered(self) -> Exchange | None:
+        """The last exchange that has an answer."""
+        return next((one for one in reversed(self.conversation.exchanges) if one.answer is not None), None)
+
+    @property
+    def context_use(self) -> ContextUse:
+        """What the next prompt is made of."""
+        engine = self.model.engine
+        count = lambda text: len(engine.tokenize(text, parse_special=False))  # noqa: E731
+        return context_use(self.conversation, self._n_context_tokens, engine.info.n_ctx, count)
 
     @property
     def stats(self) -> list[str]:
