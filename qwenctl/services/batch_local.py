@@ -7,10 +7,10 @@ the engine, so that a sequence that ends makes room for one that is ready.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from qwenctl.core import Finished, FinishReason, GenerationEvent
+from qwenctl.core import Finished, FinishReason, GenerationEvent, TextDelta
 from qwenctl.errors import InvalidRequest, PromptTooLong, QwenctlError, TemplateFailed
 from qwenctl.services.api.chat_body import ChatBody
 from qwenctl.services.api.completion_body import CompletionBody
@@ -28,7 +28,7 @@ from qwenctl.services.batch_job import (
     TokenCounts,
 )
 from qwenctl.services.batch_mailbox import Mailbox
-from qwenctl.services.batch_work import LineWork, ReplyCollector, chat_work, completion_work
+from qwenctl.services.batch_work import LineWork, ReplyReader, chat_work, completion_work, schema_faults
 from qwenctl.services.generation import ChatModel, ChatOptions
 from qwenctl.services.reply import ReplyDone
 from qwenctl.services.serving.engine_runner import EngineRunner
@@ -43,7 +43,25 @@ class _Running:
 
     job: BatchJob
     work: LineWork
-    collectors: dict[str, ReplyCollector]  # by name of the request
+    readers: dict[str, ReplyReader]  # by name of the request
+    n_tokens: dict[str, int] = field(default_factory=dict)  # generated so far, by name of the request
+
+    def count(self, event: GenerationEvent) -> int:
+        """Return the generated tokens that `event` adds."""
+        n_before = self.n_tokens.get(event.request_id, 0)
+        if isinstance(event, TextDelta):
+            self.n_tokens[event.request_id] = event.n_tokens
+        elif isinstance(event, Finished):
+            self.n_tokens[event.request_id] = event.usage.n_generated_tokens
+        return self.n_tokens.get(event.request_id, 0) - n_before
+
+    @property
+    def tokens(self) -> TokenCounts:
+        """All that it took; a prompt counts once, however many replies it gets."""
+        readers = list(self.readers.values())
+        firsts = [reader.done.usage for reader in readers[:: len(readers) // self.work.n_prompts] if reader.done]
+        n_cached = sum(usage.n_cached_tokens for usage in firsts)
+        return TokenCounts(self.work.n_prompt_tokens, n_cached, sum(self.n_tokens.values()))
 
 
 class LocalWorker(BatchWorker):
@@ -93,8 +111,8 @@ class LocalWorker(BatchWorker):
     def start(self, job: BatchJob) -> None:
         """Leave it with the engine."""
         work = self._prepared.pop(job.line_number)
-        collectors = {one.request_id: ReplyCollector(starts_inside=work.starts_inside) for one in work.requests}
-        self._running |= dict.fromkeys(collectors, _Running(job, work, collectors))
+        readers = {one.request_id: reader for one, reader in zip(work.requests, work.readers, strict=True)}
+        self._running |= dict.fromkeys(readers, _Running(job, work, readers))
         for request in work.requests:
             try:
                 self._runner.submit(request, self._hear)
@@ -126,30 +144,32 @@ class LocalWorker(BatchWorker):
         running = self._running.get(event.request_id)
         if running is None:
             return ()
-        collector = running.collectors[event.request_id]
         outcomes: list[Outcome] = []
-        if n_tokens := collector.take(event):
+        if n_tokens := running.count(event):
             outcomes.append(Generated(running.job, n_tokens))
-        if collector.reply:
+        reader = running.readers[event.request_id]
+        reader.take(event)
+        if reader.done:
             del self._running[event.request_id]
-            outcomes += self._end(running, collector.reply.done)
+            outcomes += self._end(running, reader.done)
         return outcomes
 
     def _end(self, running: _Running, done: ReplyDone) -> Sequence[Outcome]:
         """Return what becomes of the line when one of its replies has ended."""
-        job, work = running.job, running.work
+        job = running.job
         if done.reason is FinishReason.ERROR:
             if (failure := self._runner.failure) is not None:
                 return [Returned(job), *self._lose(Lost(failure))]  # not the line's fault
             self._drop(job)
-            return [Stumbled(job, "generation_failed", done.error or "the engine failed", _tokens(running))]
-        replies = [collector.reply for collector in running.collectors.values() if collector.reply]
-        if len(replies) < len(work.requests) or any(one.done.reason is FinishReason.CANCELLED for one in replies):
+            return [Stumbled(job, "generation_failed", done.error or "the engine failed", running.tokens)]
+        replies = [reader.done for reader in running.readers.values()]
+        if any(reply is None or reply.reason is FinishReason.CANCELLED for reply in replies):
             return ()
-        body = work.answer(replies)
-        if faults := work.faults(replies):
-            return [Stumbled(job, "invalid_answer", faults[0], _tokens(running), body)]
-        return [Answered(job, body, _tokens(running), {"seed": replies[0].done.timing.seed, **work.ours})]
+        body = running.work.answer()
+        if faults := schema_faults(job.request, self._options, body):
+            return [Stumbled(job, "invalid_answer", faults[0], running.tokens, body)]
+        seed = next(reply.timing.seed for reply in replies if reply)
+        return [Answered(job, body, running.tokens, {"seed": seed, **running.work.ours})]
 
     def _drop(self, job: BatchJob) -> None:
         """Forget a line, and cancel what the engine still does for it."""
@@ -164,14 +184,6 @@ class LocalWorker(BatchWorker):
         jobs = {id(running.job): running.job for running in self._running.values()}
         self._running.clear()
         return [*map(Returned, jobs.values()), lost]
-
-
-def _tokens(running: _Running) -> TokenCounts:
-    """A prompt counts once, however many replies it gets."""
-    replies = [collector.reply for collector in running.collectors.values()]
-    firsts = [reply.done.usage for reply in replies[:: len(replies) // running.work.n_prompts] if reply]
-    n_generated = sum(collector.n_tokens for collector in running.collectors.values())
-    return TokenCounts(running.work.n_prompt_tokens, sum(usage.n_cached_tokens for usage in firsts), n_generated)
 
 
 def _code(error: QwenctlError) -> str:

@@ -24,6 +24,7 @@ from qwenctl.cli.options import model_argument, quiet_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
+from qwenctl.cli.schema_options import told_of_schema
 from qwenctl.cli.theme import THEMES, Theme
 from qwenctl.errors import ExitCode
 from qwenctl.services.attached_files import read_attachments
@@ -93,6 +94,7 @@ def command(
         text_or_file(system) if is_new or was_asked_for("system") else None,
         reply.thinking if is_new or was_asked_for("think") else None,
     )
+    conversation = conversation.with_system(told_of_schema(conversation.system, reply.schema))
     named = model or (settings.model if was_asked_for(MODEL) else None)
     screen = _screen(output, settings, THEMES[theme or settings.theme], history=settings.history and not no_history)
     with screen, open_model(saved.model(named, settings), engine, settings, output) as chat_model:
