@@ -30,6 +30,7 @@ def dumps(value: Any) -> bytes:
 
 
 def damaged(rng: random.Random) -> bytes:
+    """A good body with a few bytes changed."""
     data = bytearray(dumps(GOOD | {"temperature": 0.5, "stop": ["a"]}))
     for _ in range(rng.randint(1, 6)):
         at = rng.randrange(len(data))
@@ -47,6 +48,7 @@ def damaged(rng: random.Random) -> bytes:
 
 
 def deep(rng: random.Random) -> bytes:
+    """Lists and objects within each other, or only their beginnings."""
     n = rng.choice((90, 99, 101, 1000, 50_000, 1_000_000))
     opening, closing = rng.choice(((b"[", b"]"), (b'{"a":', b"}"), (b"[[],", b"]")))
     inner = opening * n + (b"1" if rng.random() < 0.5 else b"[]") + closing * (n if rng.random() < 0.7 else 0)
@@ -55,6 +57,7 @@ def deep(rng: random.Random) -> bytes:
 
 
 def odd_value(rng: random.Random, levels: int = 3) -> Any:
+    """Any JSON value, more likely an awkward one."""
     kind = rng.randrange(6)
     if kind == 0 and levels:
         return [odd_value(rng, levels - 1) for _ in range(rng.randrange(4))]
@@ -65,6 +68,7 @@ def odd_value(rng: random.Random, levels: int = 3) -> Any:
 
 
 def odd_fields(rng: random.Random) -> bytes:
+    """Known fields with values of any kind."""
     body = dict(GOOD)
     for _ in range(rng.randint(1, 3)):
         body[rng.choice(FIELDS)] = odd_value(rng)
@@ -72,16 +76,19 @@ def odd_fields(rng: random.Random) -> bytes:
 
 
 def odd_numbers(rng: random.Random) -> bytes:
+    """Numeric fields with numbers from the edges."""
     return dumps(GOOD | {rng.choice(FIELDS[:13]): rng.choice(NUMBERS) for _ in range(2)})
 
 
 def odd_texts(rng: random.Random) -> bytes:
+    """Messages whose text is control, markup, or much."""
     roles = ("user", "system", "assistant", "tool", "developer", "function", "", 1)
     messages = [{"role": rng.choice(roles), "content": rng.choice(TEXTS)} for _ in range(rng.randint(1, 4))]
     return dumps({"messages": messages, "max_tokens": 2, "stop": rng.choice(("\ud800", "x", [], [""] * 3, "a" * 5000))})
 
 
 def grammar(rng: random.Random) -> bytes:
+    """Grammars that are deep, endless, ambiguous, or none."""
     n = rng.choice((300, 60_000, 200_000))
     text = rng.choice(
         (
@@ -109,6 +116,7 @@ def grammar(rng: random.Random) -> bytes:
 
 
 def schema(rng: random.Random) -> bytes:
+    """Schemas that are deep, recursive, contradictory, or large."""
     nested: Any = {"type": "integer"}
     for _ in range(rng.choice((5, 45))):
         nested = {"type": "object", "properties": {"a": nested}, "required": ["a"]}
@@ -147,6 +155,7 @@ def schema(rng: random.Random) -> bytes:
 
 
 def tools(rng: random.Random) -> bytes:
+    """Tools with names and parameters of any kind."""
     name = rng.choice(("f", "a b", "", "x" * 500, "../x", '"', 5))
     parameters = rng.choice(
         ({"type": "object"}, {"type": "object", "properties": {"a": odd_value(rng)}}, [], "x", odd_value(rng))
@@ -181,6 +190,7 @@ def tokens(rng: random.Random) -> bytes:
 
 
 def anthropic(rng: random.Random) -> bytes:
+    """Bodies of Anthropic's API."""
     blocks = [
         {"type": rng.choice(("text", "tool_use", "tool_result", "thinking", "image", "document")), "text": rng.choice(TEXTS),
          "id": "x", "tool_use_id": odd_value(rng, 0), "input": odd_value(rng), "content": odd_value(rng), "thinking": "a"}

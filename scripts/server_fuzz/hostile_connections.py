@@ -30,6 +30,7 @@ def request(body: bytes, path: str = "/v1/chat/completions", method: str = "POST
 
 
 def good(*, stream: bool = False, n_tokens: int = 2) -> bytes:
+    """A body that would be answered."""
     return json.dumps(GOOD | {"stream": stream, "max_tokens": n_tokens}).encode()
 
 
@@ -47,6 +48,7 @@ def exchange(port: int, data: bytes, *, patience_s: float = 30.0, n_bytes: int =
 
 
 def wrong_names(port: int, rng: random.Random) -> bytes:
+    """Other names and origins than this server's."""
     lines = [f"Host: {rng.choice(_HOSTS)}", f"Content-Type: {rng.choice(_TYPES)}"]
     if rng.random() < 0.7:
         lines.append(f"Origin: {rng.choice(_ORIGINS)}")
@@ -56,11 +58,13 @@ def wrong_names(port: int, rng: random.Random) -> bytes:
 
 
 def paths(port: int, rng: random.Random) -> bytes:
+    """Paths that lead elsewhere, methods that nobody knows."""
     method = rng.choice(("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "TRACE", "CONNECT", "X" * 500))
     return exchange(port, request(b"", rng.choice(_PATHS), method, "Connection: close"), patience_s=5)
 
 
 def half_requests(port: int, rng: random.Random) -> bytes:
+    """The beginning of a request."""
     data = request(good(stream=rng.random() < 0.5))
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(data[: rng.randrange(len(data))])
@@ -79,6 +83,7 @@ def gone_clients(port: int, rng: random.Random) -> bytes:
 
 
 def pipelines(port: int, rng: random.Random) -> bytes:
+    """Several requests at once, good and bad."""
     parts = [
         rng.choice((request(good()), request(b"{"), request(b"", "/health", "GET"), request(b"", "/nothing", "GET")))
         for _ in range(rng.randint(2, 6))
@@ -87,6 +92,7 @@ def pipelines(port: int, rng: random.Random) -> bytes:
 
 
 def floods(port: int, rng: random.Random) -> bytes:
+    """More headers, longer lines, noise."""
     kind = rng.randrange(5)
     if kind == 0:
         return exchange(
@@ -108,6 +114,7 @@ def floods(port: int, rng: random.Random) -> bytes:
 
 
 def bad_framing(port: int, rng: random.Random) -> bytes:
+    """Bodies whose length is contradictory, wrong or missing."""
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     rest = rng.choice(
         (
@@ -129,6 +136,7 @@ def bad_framing(port: int, rng: random.Random) -> bytes:
 
 
 def large_bodies(port: int, rng: random.Random) -> bytes:
+    """Bodies around and far above the limit."""
     n_bytes = rng.choice((7_000_000, 9_000_000, 20_000_000, 100_000_000))
     piece = rng.choice((b"a" * 65_536, b"[]," * 21_845, b" " * 65_536, b'{"a":1},' * 8192))
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -41,6 +40,7 @@ class Served:
 
     @property
     def is_alive(self) -> bool:
+        """Whether the process runs."""
         return self.process.poll() is None
 
     def post(self, path: str, body: Any, timeout_s: float = 120.0) -> tuple[int, bytes]:
@@ -71,7 +71,7 @@ class Served:
         return {
             "rss_bytes": int(status["VmRSS"].split()[0]) * 1024,
             "n_threads": int(status["Threads"]),
-            "n_descriptors": len(os.listdir(folder / "fd")),
+            "n_descriptors": sum(1 for _ in (folder / "fd").iterdir()),
         }
 
     def end(self) -> int:
