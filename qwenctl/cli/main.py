@@ -71,10 +71,12 @@ COMMANDS: dict[str, Entry] = {
 def cli(context: click.Context) -> None:
     """Convert Hugging Face checkpoints to 4-bit GGUF and run them on llama.cpp.
 
+    Without a command it says which models suit this machine, and how to start.
+
     Answers and data go to standard output; progress, reasoning and notes go to standard error.
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        import_module("qwenctl.cli.first_screen").show_first_screen(context.obj)
 
 
 def main() -> NoReturn:

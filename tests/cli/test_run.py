@@ -94,6 +94,20 @@ def _grammar(demo_gguf):
     return path
 
 
+def test_the_first_code_block_alone_is_printed(qwenctl, demo_gguf, tmp_path):
+    code, prose = tmp_path / "code.gbnf", tmp_path / "prose.gbnf"
+    code.write_text('root ::= "Run this:\\n\\n```sh\\necho one\\n\\techo two\\n```\\nor\\n```\\nx\\n```\\n"')
+    prose.write_text('root ::= "no code"')
+    command = ("run", demo_gguf, "Hello", "--no-think", "--threads", 1)
+    ran = qwenctl(*command, "-x", "--grammar", code)
+    assert (ran.code, ran.stdout) == (0, "echo one\n\techo two\n")
+    document = json.loads(qwenctl(*command, "--json", "--grammar", code).stdout)
+    assert document["code"] == ["echo one\n\techo two\n", "x\n"]
+    ran = qwenctl(*command, "--extract-code", "--grammar", prose)
+    assert (ran.code, ran.stdout) == (1, "")
+    assert "error: the answer holds no code block" in ran.stderr
+
+
 def test_an_answer_that_was_cut_says_why(qwenctl, demo_gguf):
     ran = qwenctl("run", demo_gguf, "Hello", "--no-think", "--max-tokens", "2", "--threads", "1")
     assert ran.code == 0
@@ -105,7 +119,7 @@ def test_a_prompt_too_long_is_refused_with_both_counts(qwenctl, demo_gguf):
     assert (ran.code, ran.stdout) == (1, "")
     assert "tokens long, but the context holds 64" in ran.stderr
     assert "hint: use --ctx " in ran.stderr
-    cut = qwenctl("run", demo_gguf, "--ctx", "64", "--truncate", *FEW, stdin="word " * 200)
+    cut = qwenctl("run", demo_gguf, "--ctx", "64", "--overflow", "truncate-middle", *FEW, stdin="word " * 200)
     assert cut.code == 0
     assert "warning: the prompt was cut from " in cut.stderr
 

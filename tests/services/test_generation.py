@@ -136,40 +136,31 @@ def test_a_long_prompt_is_refused_with_both_counts(opened: Any) -> None:
         model.prepare([Message("user", "x" * (200 - 50))])
 
 
-def test_cutting_drops_the_oldest_turns_first(opened: Any) -> None:
+def test_a_prompt_that_is_to_be_cut_is_cut_and_says_so(opened: Any) -> None:
+    """What is cut is overflow/test_middle_cut.py's."""
     model = opened(template=CHATML, n_ctx=400)
-    turns = [message for n in range(6) for message in (Message("user", f"q{n}" * 20), Message("assistant", f"a{n}"))]
-    prepared = model.prepare(
-        [Message("system", "Be kind."), *turns, Message("user", "last")], ChatOptions(truncate=True)
-    )
+    messages = [Message("user", "begin " + "x" * 1000 + " end")]
+    prepared = model.prepare(messages, ChatOptions(overflow="truncate-middle", max_tokens=50))
     assert prepared.truncated is not None
-    assert (prepared.truncated.n_dropped_turns, prepared.truncated.n_cut_characters) == (4, 0)
-    assert "Be kind." in prepared.text
-    assert "last" in prepared.text
-    assert "q4" in prepared.text
-    assert "q3" not in prepared.text
-    assert len(prepared.request.prompt_tokens) == prepared.truncated.n_tokens_after <= 300
-    assert "the 4 oldest turns were left out" in prepared.notes[-1]
-
-
-def test_then_the_middle_of_the_last_question(opened: Any) -> None:
-    model = opened(template=CHATML, n_ctx=400)
-    long = "begin " + "x" * 1000 + " end"
-    messages = [Message("user", "old"), Message("assistant", "older"), Message("user", long)]
-    prepared = model.prepare(messages, ChatOptions(truncate=True, max_tokens=50))
-    assert prepared.truncated is not None
-    assert prepared.truncated.n_dropped_turns == 1
-    assert 340 <= prepared.truncated.n_tokens_after <= 350
-    assert "begin xxx" in prepared.text
+    assert 300 <= prepared.truncated.n_tokens_after == len(prepared.request.prompt_tokens) <= 350
+    assert prepared.notes[-1] == prepared.truncated.sentence
     assert "xxx end<" in prepared.text
-    assert f"[… {prepared.truncated.n_cut_characters} characters cut …]" in prepared.text
-    assert prepared.text.count("x") == 1000 - prepared.truncated.n_cut_characters
+    with pytest.raises(PromptTooLong) as caught:
+        model.prepare(messages, ChatOptions(overflow="summarise"))  # overflow/condense.py does that before
+    assert "--overflow" in (caught.value.hint or "")
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_cut_too(opened: Any) -> None:
+    model = opened(template=CHATML, n_ctx=400)
+    messages = [Message("user", "x" * 345)]
+    assert model.prepare(messages).request.max_tokens == 5
+    assert model.prepare(messages, ChatOptions(overflow="truncate-middle")).request.max_tokens >= 100
 
 
 def test_a_long_system_prompt_cannot_be_cut(opened: Any) -> None:
     model = opened(template=CHATML, n_ctx=200)
     with pytest.raises(PromptTooLong):
-        model.prepare([Message("system", "x" * 300), *HELLO], ChatOptions(truncate=True))
+        model.prepare([Message("system", "x" * 300), *HELLO], ChatOptions(overflow="truncate-middle"))
 
 
 def test_without_a_template_the_text_is_completed(opened: Any) -> None:
@@ -178,7 +169,7 @@ def test_without_a_template_the_text_is_completed(opened: Any) -> None:
     assert prepared.text == "Once upon a"
     assert "no chat template" in prepared.notes[0]
     assert [event.text for event in model.reply(prepared) if isinstance(event, AnswerDelta)] == [" time"]
-    assert model.prepare([Message("user", "x" * 5000)], ChatOptions(truncate=True)).truncated is not None
+    assert model.prepare([Message("user", "x" * 5000)], ChatOptions(overflow="truncate-middle")).truncated is not None
 
 
 def test_closing_keeps_the_partial_turn_and_frees_the_engine(opened: Any) -> None:
