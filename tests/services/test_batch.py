@@ -145,7 +145,7 @@ def test_defaults_hold_where_a_line_says_nothing(files: Files) -> None:
 def test_a_cut_prompt_says_so(files: Files) -> None:
     files.ask({"id": "a", "prompt": "x" * 5000})
     files.run(chat=ChatOptions(overflow="truncate-middle"))
-    assert any("the prompt was cut from 5000 to" in note for note in files.records[0]["qwenctl"]["notes"])
+    assert any("the prompt was cut from 5,000 to" in note for note in files.records[0]["qwenctl"]["notes"])
 
 
 def test_progress(files: Files) -> None:
