@@ -116,6 +116,7 @@ class LocalWorker(BatchWorker):
     def prepare(self, job: BatchJob) -> int:
         """Render and tokenize."""
         body, model = job.request.parsed, self._model
+        work: LineWork | EmbeddingWork
         try:
             if isinstance(body, ChatBody):
                 work = chat_work(model, job, body, self._options, self._system)
