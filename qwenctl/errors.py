@@ -10,6 +10,7 @@
     ├── GenerationFailed        exit 1   llama.cpp reported an error while decoding
     ├── ExpertReadFailed        exit 1   an expert's weights could not be read from the model's file
     ├── BatchFailed             exit 1   some lines of a batch ended in error records
+    ├── ServerUnreachable       exit 1   no OpenAI-compatible server answers at an address
     ├── BatchStopped            exit 1   a batch came to its limit of tokens before its end
     └── HubError                exit 1   something between us and a hub of models
         ├── HubUnreachable      exit 1   no connection, or it keeps breaking; the hub is busy or broken
@@ -78,7 +79,7 @@ class PromptTooLong(QwenctlError):
     def __init__(self, n_prompt_tokens: int, n_ctx: int) -> None:
         super().__init__(
             f"the prompt is {n_prompt_tokens} tokens long, but the context holds {n_ctx}",
-            f"use --ctx {_next_multiple(n_prompt_tokens + 512, 1024)}, shorten the prompt, or let --truncate cut it",
+            f"use --ctx {_next_multiple(n_prompt_tokens + 512, 1024)}, or --overflow truncate-middle or summarise",
         )
         self.n_prompt_tokens = n_prompt_tokens
         self.n_ctx = n_ctx
@@ -98,6 +99,10 @@ class ExpertReadFailed(QwenctlError):
 
 class BatchFailed(QwenctlError):
     """Some lines of a batch ended in error records; all the others are in the output file."""
+
+
+class ServerUnreachable(QwenctlError):
+    """Nothing answers at a server's address, or not as an OpenAI-compatible server does."""
 
 
 class BatchStopped(QwenctlError):

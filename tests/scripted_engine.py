@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from qwenctl.core import (
     Finished,
     FinishReason,
@@ -31,7 +34,7 @@ from qwenctl.core import (
     TokenLogprob,
     Usage,
 )
-from qwenctl.errors import GenerationFailed, PromptTooLong
+from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.think_monitor import ThinkMonitor
 
 Script = Sequence[str | Exception]
@@ -114,6 +117,13 @@ class ScriptedEngine:
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         return "".join(map(chr, tokens))
+
+    def embed(self, token_lists: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """Return the direction of (number of tokens, first token, 1)."""
+        if not all(token_lists):
+            raise InvalidRequest("the prompt is empty: there is nothing to go on from")
+        rows = np.array([(len(tokens), tokens[0], 1) for tokens in token_lists], np.float32).reshape(-1, 3)
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
     def submit(self, request: GenerationRequest) -> None:
         if len(request.prompt_tokens) >= self.n_ctx:

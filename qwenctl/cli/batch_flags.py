@@ -10,7 +10,7 @@ import click
 
 from qwenctl.cli.options import TokenCount
 from qwenctl.cli.prompt_input import text_or_file
-from qwenctl.services.batch_options import BatchOptions
+from qwenctl.services.batch_options import DEFAULT_PARALLEL, BatchOptions
 from qwenctl.services.batch_order import Order
 from qwenctl.services.engine_options import MAX_PARALLEL
 from qwenctl.services.generation import ChatOptions
@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class BatchFlags(NamedTuple):
     """What the command line says about the run."""
 
-    parallel: int
+    parallel: int | None
     order: Order
     retries: int
     max_total_tokens: int | None
@@ -34,7 +34,7 @@ class BatchFlags(NamedTuple):
         return BatchOptions(
             chat,
             self.system,
-            self.parallel,
+            self.parallel or DEFAULT_PARALLEL,
             self.restart,
             self.retry_errors,
             order=self.order,
@@ -61,10 +61,8 @@ def _options() -> list[Callable[[F], F]]:
         click.option(
             "--parallel",
             type=click.IntRange(1, MAX_PARALLEL),
-            default=8,
-            show_default=True,
             metavar="N",
-            help="Answers at the same time.",
+            help="Answers at the same time, at each server as well.  [default: 8; what a server says it can]",
         ),
         click.option(
             "--order",

@@ -16,7 +16,8 @@ from typing import NoReturn
 import click
 
 from qwenctl import __version__
-from qwenctl.cli.lazy_group import Entry, LazyGroup
+from qwenctl.cli.command import Program
+from qwenctl.cli.lazy_group import Entry
 from qwenctl.errors import ExitCode
 from qwenctl.settings import Settings
 
@@ -43,11 +44,16 @@ COMMANDS: dict[str, Entry] = {
     "models": Entry(
         "Look at models", "qwenctl.cli.commands.models", "List the models that are here, and look after them."
     ),
+    "cache": Entry(
+        "Look at models",
+        "qwenctl.cli.commands.cache",
+        "List the computed prompts that are kept on disk, and remove them.",
+    ),
     "config": Entry("Machines", "qwenctl.cli.commands.config", "Say what is configured, and where it comes from."),
     "completion": Entry(
         "Machines",
         "qwenctl.cli.commands.completion",
-        "Write a script that completes commands, options, models, presets and saved chats.",
+        "Write a script that completes qwenctl's words in a shell.",
     ),
     "plan": Entry("Machines", "qwenctl.cli.commands.plan", "Say what fits a machine, how fast, and how to run it."),
     "worker": Entry(
@@ -60,9 +66,15 @@ COMMANDS: dict[str, Entry] = {
 
 
 @click.group(
-    cls=LazyGroup,
+    cls=Program,
     entries=COMMANDS,
     invoke_without_command=True,
+    examples=[
+        "qwenctl                                         # what suits this machine",
+        "qwenctl pull qwen3:30b-a3b",
+        'qwenctl run "Why is the sky blue?"',
+        "qwenctl chat --continue",
+    ],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="qwenctl COMMAND --help shows a command's options and examples.",
 )
@@ -71,10 +83,12 @@ COMMANDS: dict[str, Entry] = {
 def cli(context: click.Context) -> None:
     """Convert Hugging Face checkpoints to 4-bit GGUF and run them on llama.cpp.
 
+    Without a command it says which models suit this machine, and how to start.
+
     Answers and data go to standard output; progress, reasoning and notes go to standard error.
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        import_module("qwenctl.cli.first_screen").show_first_screen(context.obj)
 
 
 def main() -> NoReturn:

@@ -1,7 +1,8 @@
 """Answer a file of requests with many sequences at once, and go on where an earlier run stopped.
 
     check      the output's records against the input: what is answered, what was edited since     batch_resume.py
-    hand out   lines → jobs, to the workers that have room: the model opened here, servers         batch_local.py, …
+    hand out   lines → jobs, to the workers that have room: the model opened here, servers         batch_local.py,
+                                                                                                   batch_remote.py
     settle     what became of them → records, appended as they finish or in the input's order      batch_order.py
 
 A line that cannot be answered gets an error record and the run goes on. Knows no command line; exit codes are its
@@ -14,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from qwenctl.errors import GenerationFailed, InvalidRequest, QwenctlError
 from qwenctl.services.batch_budget import TokenBudget
@@ -48,16 +49,37 @@ __all__ = ["BatchOptions", "BatchProgress", "BatchSummary", "run_batch"]
 _LOOK_EVERY_S = 0.1  # at the clock and for an interruption, when nothing happens
 
 
+class WorkerElsewhere(Protocol):
+    """A server with a model. batch_remote.py has them and is imported for them only: urllib3 asks for a socket then."""
+
+    @property
+    def identity(self) -> str:
+        """The same for the same model."""
+
+    def worker(self, options: BatchOptions, mailbox: Mailbox) -> BatchWorker:
+        """Return who sends lines there."""
+
+
 def run_batch(
-    model: ChatModel,
+    model: ChatModel | None,
     in_path: Path,
     out_path: Path,
     options: BatchOptions | None = None,
     on_progress: Callable[[BatchProgress], None] | None = None,
     *,
+    servers: Sequence[WorkerElsewhere] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> BatchSummary:
     """Answer every line of `in_path` that `out_path` does not answer yet, appending to it.
+
+    Args:
+        model: opened here; None: servers do it alone.
+        in_path: lines as batch_request.py describes them.
+        out_path: file of records; made if missing.
+        options: how.
+        on_progress: is told now and then how far it is; may raise what is to end the run.
+        servers: that get lines too.
+        clock: seconds.
 
     Raises:
         InvalidRequest: the files are the same, unreadable, or do not belong together; nothing is generated then.
@@ -74,12 +96,15 @@ def run_batch(
         in_order=options.order == "input",
         clock=clock,
     ) as output:
-        settings = settings_digest(model.engine.info, (), options)
+        served = [one.identity for one in servers]
+        settings = settings_digest(model.engine.info if model else None, served, options)
         tally = BatchTally(lines.count(), lines.n_bytes, check_earlier_results(lines, output, settings))
         teller = ProgressTeller(tally, on_progress, clock)
         mailbox = Mailbox()
-        worker = LocalWorker(model, options.parallel, options.chat, options.system, mailbox)
-        run = _Run([worker], mailbox, output, options=options, settings=settings, tally=tally, teller=teller)
+        workers: list[BatchWorker] = [one.worker(options, mailbox) for one in servers]
+        if model:
+            workers.append(LocalWorker(model, options.parallel, options.chat, options.system, mailbox))
+        run = _Run(workers, mailbox, output, options=options, settings=settings, tally=tally, teller=teller)
         return run.run(lines)
 
 

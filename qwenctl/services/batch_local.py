@@ -7,10 +7,11 @@ the engine, so that a sequence that ends makes room for one that is ready.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
-from qwenctl.core import Finished, FinishReason, GenerationEvent
+from qwenctl.core import Finished, FinishReason, GenerationEvent, TextDelta
 from qwenctl.errors import InvalidRequest, PromptTooLong, QwenctlError, TemplateFailed
 from qwenctl.services.api.chat_body import ChatBody
 from qwenctl.services.api.completion_body import CompletionBody
@@ -28,7 +29,16 @@ from qwenctl.services.batch_job import (
     TokenCounts,
 )
 from qwenctl.services.batch_mailbox import Mailbox
-from qwenctl.services.batch_work import LineWork, ReplyCollector, chat_work, completion_work
+from qwenctl.services.batch_work import (
+    EmbeddingWork,
+    LineWork,
+    ReplyReader,
+    chat_work,
+    completion_work,
+    embedding_work,
+    schema_faults,
+)
+from qwenctl.services.embedder import Embeddings
 from qwenctl.services.generation import ChatModel, ChatOptions
 from qwenctl.services.reply import ReplyDone
 from qwenctl.services.serving.engine_runner import EngineRunner
@@ -43,7 +53,34 @@ class _Running:
 
     job: BatchJob
     work: LineWork
-    collectors: dict[str, ReplyCollector]  # by name of the request
+    readers: dict[str, ReplyReader]  # by name of the request
+    n_tokens: dict[str, int] = field(default_factory=dict)  # generated so far, by name of the request
+
+    def count(self, event: GenerationEvent) -> int:
+        """Return the generated tokens that `event` adds."""
+        n_before = self.n_tokens.get(event.request_id, 0)
+        if isinstance(event, TextDelta):
+            self.n_tokens[event.request_id] = event.n_tokens
+        elif isinstance(event, Finished):
+            self.n_tokens[event.request_id] = event.usage.n_generated_tokens
+        return self.n_tokens.get(event.request_id, 0) - n_before
+
+    @property
+    def tokens(self) -> TokenCounts:
+        """All that it took; a prompt counts once, however many replies it gets."""
+        readers = list(self.readers.values())
+        firsts = [reader.done.usage for reader in readers[:: len(readers) // self.work.n_prompts] if reader.done]
+        n_cached = sum(usage.n_cached_tokens for usage in firsts)
+        return TokenCounts(self.work.n_prompt_tokens, n_cached, sum(self.n_tokens.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """The vectors of a line, or why there are none."""
+
+    job: BatchJob
+    work: EmbeddingWork
+    future: Future[Embeddings]
 
 
 class LocalWorker(BatchWorker):
@@ -65,26 +102,28 @@ class LocalWorker(BatchWorker):
         self._n_most = 2 * parallel  # as many again wait, prepared
         self._options, self._system = options, system
         self._mailbox = mailbox
-        self._prepared: dict[int, LineWork] = {}  # by number of line
+        self._prepared: dict[int, LineWork | EmbeddingWork] = {}  # by number of line
         self._running: dict[str, _Running] = {}  # by name of request
         self._runner = EngineRunner(model.engine, parallel)
+        self._n_embedding = 0  # lines
         self._is_lost = False
 
     @property
     def n_wanted(self) -> int:
         """Sequences that are free, and as many again."""
-        return 0 if self._is_lost else self._n_most - len(self._running)
+        return 0 if self._is_lost else self._n_most - len(self._running) - self._n_embedding
 
     def prepare(self, job: BatchJob) -> int:
         """Render and tokenize."""
         body, model = job.request.parsed, self._model
+        work: LineWork | EmbeddingWork
         try:
             if isinstance(body, ChatBody):
                 work = chat_work(model, job, body, self._options, self._system)
             elif isinstance(body, CompletionBody):
                 work = completion_work(model, job, body, self._options)
             else:
-                raise InvalidRequest("embeddings are not computed here yet")
+                work = embedding_work(model, body)
         except (InvalidRequest, PromptTooLong, TemplateFailed) as error:
             raise LineRefused(_code(error), error.message) from error
         self._prepared[job.line_number] = work
@@ -93,8 +132,23 @@ class LocalWorker(BatchWorker):
     def start(self, job: BatchJob) -> None:
         """Leave it with the engine."""
         work = self._prepared.pop(job.line_number)
-        collectors = {one.request_id: ReplyCollector(starts_inside=work.starts_inside) for one in work.requests}
-        self._running |= dict.fromkeys(collectors, _Running(job, work, collectors))
+        if isinstance(work, EmbeddingWork):
+            self._embed(job, work)
+        else:
+            self._generate(job, work)
+
+    def _embed(self, job: BatchJob, work: EmbeddingWork) -> None:
+        self._n_embedding += 1
+        try:
+            future = self._runner.embed(work.token_lists)
+        except QwenctlError as error:
+            future = Future()
+            future.set_exception(error)
+        future.add_done_callback(lambda future: self._mailbox.put(self, _Embedded(job, work, future)))
+
+    def _generate(self, job: BatchJob, work: LineWork) -> None:
+        readers = {one.request_id: reader for one, reader in zip(work.requests, work.readers, strict=True)}
+        self._running |= dict.fromkeys(readers, _Running(job, work, readers))
         for request in work.requests:
             try:
                 self._runner.submit(request, self._hear)
@@ -112,6 +166,8 @@ class LocalWorker(BatchWorker):
         if isinstance(item, Refused):
             self._drop(item.job)
             return [item]
+        if isinstance(item, _Embedded):
+            return self._end_embedding(item)
         return [outcome for event in item for outcome in self._take(event)]
 
     def stop(self) -> None:
@@ -126,30 +182,46 @@ class LocalWorker(BatchWorker):
         running = self._running.get(event.request_id)
         if running is None:
             return ()
-        collector = running.collectors[event.request_id]
         outcomes: list[Outcome] = []
-        if n_tokens := collector.take(event):
+        if n_tokens := running.count(event):
             outcomes.append(Generated(running.job, n_tokens))
-        if collector.reply:
+        reader = running.readers[event.request_id]
+        reader.take(event)
+        if reader.done:
             del self._running[event.request_id]
-            outcomes += self._end(running, collector.reply.done)
+            outcomes += self._end(running, reader.done)
         return outcomes
 
     def _end(self, running: _Running, done: ReplyDone) -> Sequence[Outcome]:
         """Return what becomes of the line when one of its replies has ended."""
-        job, work = running.job, running.work
+        job = running.job
         if done.reason is FinishReason.ERROR:
             if (failure := self._runner.failure) is not None:
                 return [Returned(job), *self._lose(Lost(failure))]  # not the line's fault
             self._drop(job)
-            return [Stumbled(job, "generation_failed", done.error or "the engine failed", _tokens(running))]
-        replies = [collector.reply for collector in running.collectors.values() if collector.reply]
-        if len(replies) < len(work.requests) or any(one.done.reason is FinishReason.CANCELLED for one in replies):
+            return [Stumbled(job, "generation_failed", done.error or "the engine failed", running.tokens)]
+        replies = [reader.done for reader in running.readers.values()]
+        if any(reply is None or reply.reason is FinishReason.CANCELLED for reply in replies):
             return ()
-        body = work.answer(replies)
-        if faults := work.faults(replies):
-            return [Stumbled(job, "invalid_answer", faults[0], _tokens(running), body)]
-        return [Answered(job, body, _tokens(running), {"seed": replies[0].done.timing.seed, **work.ours})]
+        body = running.work.answer()
+        if faults := schema_faults(job.request, self._options, body):
+            return [Stumbled(job, "invalid_answer", faults[0], running.tokens, body)]
+        seed = next(reply.timing.seed for reply in replies if reply)
+        return [Answered(job, body, running.tokens, {"seed": seed, **running.work.ours})]
+
+    def _end_embedding(self, item: _Embedded) -> Sequence[Outcome]:
+        job, work = item.job, item.work
+        self._n_embedding -= 1
+        try:
+            vectors = item.future.result()
+        except (InvalidRequest, PromptTooLong) as error:
+            return [Refused(job, _code(error), error.message)]
+        except QwenctlError as error:
+            if (failure := self._runner.failure) is not None:
+                return [Returned(job), *self._lose(Lost(failure))]
+            return [Stumbled(job, "generation_failed", error.message)]
+        tokens = TokenCounts(work.n_most_tokens)
+        return [Answered(job, work.answer(vectors.tolist()), tokens)]
 
     def _drop(self, job: BatchJob) -> None:
         """Forget a line, and cancel what the engine still does for it."""
@@ -164,14 +236,6 @@ class LocalWorker(BatchWorker):
         jobs = {id(running.job): running.job for running in self._running.values()}
         self._running.clear()
         return [*map(Returned, jobs.values()), lost]
-
-
-def _tokens(running: _Running) -> TokenCounts:
-    """A prompt counts once, however many replies it gets."""
-    replies = [collector.reply for collector in running.collectors.values()]
-    firsts = [reply.done.usage for reply in replies[:: len(replies) // running.work.n_prompts] if reply]
-    n_generated = sum(collector.n_tokens for collector in running.collectors.values())
-    return TokenCounts(running.work.n_prompt_tokens, sum(usage.n_cached_tokens for usage in firsts), n_generated)
 
 
 def _code(error: QwenctlError) -> str:

@@ -8,6 +8,8 @@ from qwenctl.errors import InvalidRequest
 from qwenctl.services.batch_order import Order
 from qwenctl.services.generation import ChatOptions
 
+DEFAULT_PARALLEL = 8
+
 
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
@@ -19,7 +21,7 @@ class BatchOptions:
 
     chat: ChatOptions = field(default_factory=ChatOptions)  # for lines that do not say otherwise
     system: str | None = None  # for lines without a system prompt
-    parallel: int = 8  # sequences at the same time; the engine is opened for as many
+    parallel: int = DEFAULT_PARALLEL  # sequences at the same time; the engine is opened for as many
     restart: bool = False  # throw earlier results away
     retry_errors: bool = False  # answer lines again that have an error record
     order: Order = "finished"
@@ -27,6 +29,8 @@ class BatchOptions:
     max_total_tokens: int | None = None  # of prompts and answers, those of earlier runs included; None: no limit
 
     def __post_init__(self) -> None:
+        if self.chat.overflow == "summarise":
+            raise InvalidRequest("a batch summarises no prompts", "--overflow truncate-middle cuts what is too long")
         if self.parallel < 1:
             raise InvalidRequest("a batch needs at least one sequence")
         if self.n_retries < 0 or (self.max_total_tokens is not None and self.max_total_tokens < 1):

@@ -5,33 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-from qwenctl.core import Finished, GenerationEvent, GenerationRequest, Message, TextDelta, TokenLogprob
-from qwenctl.errors import InvalidRequest, PromptTooLong
+from qwenctl.core import GenerationRequest, Message
 from qwenctl.services.api.answer_head import AnswerHead, fingerprint_of
-from qwenctl.services.api.chat_answer import ChatChoice, chat_answer
+from qwenctl.services.api.chat_answer import chat_answer
 from qwenctl.services.api.chat_body import ChatBody
+from qwenctl.services.api.chat_requests import chat_requests, completion_requests
+from qwenctl.services.api.choice_reader import ChoiceReader, PlainReader
 from qwenctl.services.api.completion_answer import TextChoice, completion_answer
-from qwenctl.services.api.completion_body import CompletionBody, Prompt
+from qwenctl.services.api.completion_body import CompletionBody
+from qwenctl.services.api.embedding_body import EmbeddingBody, embedding_answer
 from qwenctl.services.batch_job import BatchJob
 from qwenctl.services.batch_record import record_name
+from qwenctl.services.batch_request import BatchRequest
 from qwenctl.services.generation import ChatModel, ChatOptions
-from qwenctl.services.reply import AnswerDelta, ReplyAssembler, ReplyDone
-from qwenctl.services.sampling_defaults import choose_sampling
 from qwenctl.services.structured.answer_validation import validate_answer
 
 _SEED_STEP = 0x9E37_79B1  # 2^32 / golden ratio: seeds of attempts lie far apart
 _N_SEEDS = 0xFFFF_FFFF
 
-
-@dataclass(frozen=True, slots=True)
-class LineReply:
-    """The finished reply to one of a line's requests."""
-
-    done: ReplyDone
-    logprobs: tuple[TokenLogprob, ...]
+ReplyReader = ChoiceReader | PlainReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +33,9 @@ class LineWork:
     """What an engine is to do for a line."""
 
     requests: tuple[GenerationRequest, ...]
+    readers: tuple[ReplyReader, ...]  # of the reply to each request
     n_prompts: int  # the same number of requests in a row has the same prompt
-    starts_inside: bool | None  # the prompt has opened a think block; None: plain text, without reasoning
-    answer: Callable[[Sequence[LineReply]], Mapping[str, Any]]  # of all requests, in their order
-    faults: Callable[[Sequence[LineReply]], Sequence[str]]  # why the answer is not what was asked for
+    answer: Callable[[], Mapping[str, Any]]  # once all replies have ended
     ours: Mapping[str, Any]  # for the record
 
     @property
@@ -54,47 +47,6 @@ class LineWork:
     def n_most_tokens(self) -> int:
         """The most that it can take, prompts and replies."""
         return self.n_prompt_tokens + sum(request.max_tokens or 0 for request in self.requests)
-
-
-class ReplyCollector:
-    """Collects the events of one request.
-
-    Args:
-        starts_inside: as in `LineWork`.
-    """
-
-    def __init__(self, *, starts_inside: bool | None) -> None:
-        self._assembler = None if starts_inside is None else ReplyAssembler(starts_inside=starts_inside)
-        self._texts: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
-        self.n_tokens = 0
-        self.reply: LineReply | None = None
-
-    def take(self, event: GenerationEvent) -> int:
-        """Take an event; return the tokens that it adds."""
-        n_before = self.n_tokens
-        if isinstance(event, TextDelta):
-            self.n_tokens = event.n_tokens
-        elif isinstance(event, Finished):
-            self.n_tokens = event.usage.n_generated_tokens
-        if self._assembler is None:
-            self._take_plain(event)
-        else:
-            for item in self._assembler.take(event):
-                if isinstance(item, AnswerDelta):
-                    self._logprobs += item.logprobs
-                elif isinstance(item, ReplyDone):
-                    self.reply = LineReply(item, tuple(self._logprobs))
-        return self.n_tokens - n_before
-
-    def _take_plain(self, event: GenerationEvent) -> None:
-        if isinstance(event, TextDelta):
-            self._texts.append(event.text)
-            self._logprobs += event.logprobs
-        elif isinstance(event, Finished):
-            text, logprobs = "".join(self._texts), tuple(self._logprobs)
-            done = ReplyDone(event.reason, event.usage, event.timing, 0, None, text, closed=True, error=event.error)
-            self.reply = LineReply(done, logprobs)
 
 
 def chat_work(model: ChatModel, job: BatchJob, body: ChatBody, options: ChatOptions, system: str | None) -> LineWork:
@@ -110,37 +62,17 @@ def chat_work(model: ChatModel, job: BatchJob, body: ChatBody, options: ChatOpti
     Raises:
         InvalidRequest, PromptTooLong, TemplateFailed: as `ChatModel.prepare`.
     """
-    messages = body.messages
-    if system and not any(message.role == "system" for message in messages):
-        messages = (Message("system", system), *messages)
-    if body.offered_tools:
-        raise InvalidRequest("'tools' are not supported yet")
-    options = body.options(options)
-    prepared = model.prepare(messages, options, request_id=_name_of(job))
-    wants_logprobs = prepared.request.n_logprobs is not None
+    if system and not any(message.role == "system" for message in body.messages):
+        body = replace(body, messages=(Message("system", system), *body.messages))
+    chat = chat_requests(model, body, options, _name_of(job))
+    readers = tuple(chat.readers())
 
-    def answer(replies: Sequence[LineReply]) -> Mapping[str, Any]:
-        choices = [
-            ChatChoice(one.done, one.done.answer, (), one.logprobs if wants_logprobs else None) for one in replies
-        ]
-        return chat_answer(_head("chatcmpl", model, job), choices)
+    def answer() -> Mapping[str, Any]:
+        return chat_answer(_head("chatcmpl", model, job), [reader.choice() for reader in readers])
 
+    prepared = chat.prepared
     notes = {"notes": list(prepared.notes)} if prepared.notes else {}
-    return LineWork(
-        requests=tuple(_variants(prepared.request, body.n, job.n_attempts)),
-        n_prompts=1,
-        starts_inside=prepared.starts_inside,
-        answer=answer,
-        faults=partial(_schema_faults, options.answer_schema),
-        ours={"thinking": prepared.thinking, **notes},
-    )
-
-
-def _schema_faults(schema: Any | None, replies: Sequence[LineReply]) -> Sequence[str]:
-    """What is wrong with the answers: a grammar cannot say all that a schema can, and an answer may be cut off."""
-    if schema is None:
-        return ()
-    return [fault for reply in replies for fault in validate_answer(schema, reply.done.answer)]
+    return LineWork(_attempt(chat.requests, job), readers, 1, answer, {"thinking": prepared.thinking, **notes})
 
 
 def completion_work(model: ChatModel, job: BatchJob, body: CompletionBody, defaults: ChatOptions) -> LineWork:
@@ -149,54 +81,78 @@ def completion_work(model: ChatModel, job: BatchJob, body: CompletionBody, defau
     Raises:
         InvalidRequest, PromptTooLong: a prompt that cannot be gone on with.
     """
-    options, info = body.options(defaults), model.engine.info
-    sampling = choose_sampling(
-        info.architecture,
-        thinking=False,
-        usual_mode=True,
-        from_file=info.sampling_defaults,
-        options=options.sampling,
-    )
-    requests: list[GenerationRequest] = []
-    for index, prompt in enumerate(body.prompts):
-        tokens = prompt_tokens(model, prompt)
-        if len(tokens) >= info.n_ctx:
-            raise PromptTooLong(len(tokens), info.n_ctx)
-        first = GenerationRequest(
-            f"{_name_of(job)}-{index}",
-            tokens,
-            sampling.params,
-            min(options.max_tokens or body.max_tokens, info.n_ctx - len(tokens)),
-            options.stop,
-            n_logprobs=options.n_logprobs,
-            logit_bias=options.logit_bias,
-        )
-        requests += _variants(first, body.n, job.n_attempts)
+    requests = completion_requests(model, body, defaults, _name_of(job))
+    readers = tuple(PlainReader(wants_logprobs=body.n_logprobs is not None) for _ in requests)
 
-    def answer(replies: Sequence[LineReply]) -> Mapping[str, Any]:
-        choices = [TextChoice(one.done, one.logprobs if body.n_logprobs is not None else None) for one in replies]
+    def answer() -> Mapping[str, Any]:
+        choices = [TextChoice(reader.done, reader.logprobs) for reader in readers if reader.done]
         return completion_answer(_head("cmpl", model, job), choices, body.n)
 
-    return LineWork(tuple(requests), len(body.prompts), None, answer, lambda _: (), {})
+    return LineWork(_attempt(requests, job), readers, len(body.prompts), answer, {})
 
 
-def prompt_tokens(model: ChatModel, prompt: Prompt, *, parse_special: bool = True) -> tuple[int, ...]:
-    """Return the tokens of a prompt that is text, or tokens already."""
-    if not isinstance(prompt, str):
-        return prompt
-    return model.engine.tokenize(prompt, parse_special=parse_special, add_special=True)
+@dataclass(frozen=True, slots=True)
+class EmbeddingWork:
+    """The texts of a line, each of which gets a vector."""
+
+    token_lists: tuple[tuple[int, ...], ...]
+    model: str
+    as_base64: bool
+
+    @property
+    def n_most_tokens(self) -> int:
+        """All that it takes: nothing is generated."""
+        return sum(map(len, self.token_lists))
+
+    def answer(self, vectors: Sequence[Sequence[float]]) -> Mapping[str, Any]:
+        """Return the answer, given a vector for each text."""
+        return embedding_answer(vectors, self.n_most_tokens, model=self.model, as_base64=self.as_base64)
 
 
-def _variants(first: GenerationRequest, n_replies: int, n_attempts: int) -> list[GenerationRequest]:
-    """Return a request for each reply that is wanted, every reply of every attempt with a seed of its own."""
-    requests = []
-    for number in range(n_replies):
-        seed = first.sampling.seed
-        if seed is not None:
-            seed = (seed + (n_attempts * n_replies + number) * _SEED_STEP) % _N_SEEDS
-        sampling = replace(first.sampling, seed=seed)
-        requests.append(replace(first, request_id=f"{first.request_id}.{number}", sampling=sampling))
-    return requests
+def embedding_work(model: ChatModel, body: EmbeddingBody) -> EmbeddingWork:
+    """Return the work of embeddings."""
+    tokenize = model.engine.tokenize
+    lists = tuple(
+        tokenize(text, parse_special=False, add_special=True) if isinstance(text, str) else text for text in body.inputs
+    )
+    return EmbeddingWork(lists, model.engine.info.name, body.as_base64)
+
+
+def schema_faults(request: BatchRequest, options: ChatOptions, answer: Mapping[str, Any]) -> Sequence[str]:
+    """Return why an answer is not of the form that was asked for: grammars cannot say all, and answers may be cut off.
+
+    Args:
+        request: the line.
+        options: for what it does not say.
+        answer: chat completion, ours or a server's.
+    """
+    parsed = request.parsed
+    schema = parsed.options(options).answer_schema if isinstance(parsed, ChatBody) else None
+    if schema is None:
+        return ()
+    faults: list[str] = []
+    for choice in answer["choices"]:
+        message = choice["message"]
+        if not message.get("tool_calls"):
+            faults += validate_answer(schema, message.get("content") or "")
+    return faults
+
+
+def other_seed(seed: int, n_attempts: int) -> int:
+    """Return the seed of the attempt after `n_attempts`; the first one's is `seed`."""
+    return (seed + n_attempts * _SEED_STEP) % _N_SEEDS
+
+
+def _attempt(requests: Sequence[GenerationRequest], job: BatchJob) -> tuple[GenerationRequest, ...]:
+    """Return the requests with the seeds of this attempt; a request without one gets a fresh one in any case."""
+    if not job.n_attempts:
+        return tuple(requests)
+    return tuple(
+        replace(one, sampling=replace(one.sampling, seed=other_seed(one.sampling.seed, job.n_attempts)))
+        if one.sampling.seed is not None
+        else one
+        for one in requests
+    )
 
 
 def _name_of(job: BatchJob) -> str:

@@ -11,7 +11,8 @@ at a time.
     live_request.py     one request's state        sampler_chain.py  the choice of a token
     text_stream.py      tokens' bytes to text      think_monitor.py  where a reply stands with its think block
     native_thread.py    long calls that can be interrupted
-    prefix_cache/       prompts kept on disk
+    request_line.py     who waits and who runs     prefix_cache/     prompts kept on disk
+    embedder.py         vectors of texts
 
 One thread steps. `submit`, `cancel` and `end_thinking` may come from any thread at any time; so may `close`.
 """
@@ -20,14 +21,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo, PromptProgress
 from qwenctl.errors import GenerationFailed, InvalidRequest
+from qwenctl.services.embedder import Embeddings
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.engine_surface import EngineSurface
 from qwenctl.services.kv_cache import KvCache
@@ -35,9 +36,10 @@ from qwenctl.services.live_request import LiveRequest
 from qwenctl.services.native_model import NativeModel, open_native_model
 from qwenctl.services.native_thread import NativeThread
 from qwenctl.services.prefix_cache.opening import open_prefixes
-from qwenctl.services.request_check import check_request
+from qwenctl.services.request_check import check_lists, check_request
+from qwenctl.services.request_line import RequestLine
 from qwenctl.services.sampler_chain import SamplerChain
-from qwenctl.services.step_plan import Batch, Chunk, Pending, StepLimits, generating_batch, plan_step
+from qwenctl.services.step_plan import Batch, Chunk, StepLimits, generating_batch, plan_step
 
 __all__ = ["Engine", "EngineOptions"]
 
@@ -59,15 +61,11 @@ class Engine(EngineSurface):
         self._prefixes = open_prefixes(model, thread, options, clock)
         self._limits = StepLimits(model.n_batch, model.n_ubatch, model.shares_cells)
         self._lock = threading.Lock()  # held while stepping
-        self._incoming: deque[LiveRequest] = deque()
-        self._waiting: deque[LiveRequest] = deque()
-        self._running: list[LiveRequest] = []  # in order of admission
-        self._names: set[str] = set()  # of all requests under way
+        self._line = RequestLine(self._cache, self._prefixes, options.n_parallel)
         self._cancelled: set[str] = set()
         self._answer_now: set[str] = set()  # requests whose thinking is to end
         self._computing: frozenset[str] = frozenset()
         self._last_events: list[GenerationEvent] = []  # of requests that `close` ended
-        self._n_ended = 0
         self._n_failures = 0
         self._closed = False
 
@@ -119,7 +117,7 @@ class Engine(EngineSurface):
     @property
     def has_work(self) -> bool:
         """Whether `step` would do something."""
-        return bool(self._incoming or self._waiting or self._running or self._last_events)
+        return bool(self._line or self._last_events)
 
     def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool = False) -> tuple[int, ...]:
         """Return the tokens of `text`; the arguments are `Vocabulary.tokenize`'s."""
@@ -144,13 +142,29 @@ class Engine(EngineSurface):
         self._check_usable()
         vocabulary, n_ctx = self._model.vocabulary, self._model.n_ctx
         check_request(request, vocabulary.n_tokens, n_ctx)
-        if request.request_id in self._names:
+        if request.request_id in self._line.names:
             raise InvalidRequest(f"there is a request {request.request_id!r} under way")
         sampler = SamplerChain(vocabulary, request.sampling, request.prompt_tokens, n_ctx, request.logit_bias)
         self._cancelled.discard(request.request_id)  # meant for an earlier request of that name
         self._answer_now.discard(request.request_id)
-        self._names.add(request.request_id)
-        self._incoming.append(LiveRequest(request, sampler, vocabulary, n_ctx, self._clock))
+        self._line.add(LiveRequest(request, sampler, vocabulary, n_ctx, self._clock))
+
+    def embed(self, token_lists: Sequence[Sequence[int]]) -> Embeddings:
+        """Return a normalised vector of each list of tokens, f32 (n_lists, n_embd), pooled as the model's file says.
+
+        The end token is added where the file asks for it (Qwen3-Embedding's does). Computed between two steps.
+
+        Raises:
+            PromptTooLong, InvalidRequest: a list is empty or too long, or this model gives no embeddings.
+            GenerationFailed: llama.cpp failed, or the model is closed.
+        """
+        self._check_usable()
+        lists = [self._model.vocabulary.ended(tokens) for tokens in token_lists]
+        check_lists(lists, self._model.vocabulary.n_tokens, self._model.n_ctx)
+        with self._lock:
+            self._check_open()
+            self._model.rearm()
+            return self._thread.run(partial(self._model.embed, lists, self.options))
 
     def cancel(self, request_id: str) -> None:
         """End a request early: the next `step` returns its `Finished`. Unknown and finished ones are ignored.
@@ -179,10 +193,10 @@ class Engine(EngineSurface):
                 return events
             try:
                 self._prefixes.settle()
-                events += self._end_cancelled()
-                if self._answer_now:
-                    self._end_thinking()
-                self._admit()
+                events += self._line.end(self._line.named(self._cancelled), FinishReason.CANCELLED)
+                for request in self._line.named(self._answer_now) if self._answer_now else ():
+                    request.end_thinking()
+                self._line.admit()
                 for batch in self._plan():
                     events += self._compute(batch)
                     if self._cancelled:
@@ -190,14 +204,14 @@ class Engine(EngineSurface):
                     if any(isinstance(event, PromptProgress) for event in events):
                         break  # somebody wants to see it now, not after the whole batch
                 if not self._limits.shared_cache:
-                    events += self._compute(generating_batch(self._pending()))
+                    events += self._compute(generating_batch(self._line.pending()))
             except BaseException:
                 # Whatever interrupted this, slots and llama.cpp's memory may differ now. Compute everything again.
                 self._prefixes.settle()
                 self._cache.forget_all()
                 self._last_events = events
                 raise
-            if not self._running:
+            if not self._line.running:
                 self._prefixes.write()
             return events
 
@@ -209,7 +223,7 @@ class Engine(EngineSurface):
             if already_closed:
                 return
             self._prefixes.settle()
-            self._last_events += self._end(self._all_requests(), FinishReason.CANCELLED)
+            self._last_events += self._line.end(self._line.all(), FinishReason.CANCELLED)
             self._prefixes.write()
             self._prefixes.settle()
             self._thread.close()
@@ -231,98 +245,29 @@ class Engine(EngineSurface):
         if failure := self.failure:
             raise failure
 
-    def _all_requests(self) -> list[LiveRequest]:
-        """Return every request under way, and take over those that were submitted meanwhile."""
-        while self._incoming:
-            self._waiting.append(self._incoming.popleft())
-        return [*self._running, *self._waiting]
-
-    def _end_cancelled(self) -> list[GenerationEvent]:
-        requests = self._all_requests()
-        cancelled = {self._cancelled.pop() for _ in range(len(self._cancelled))}
-        return self._end([one for one in requests if one.request_id in cancelled], FinishReason.CANCELLED)
-
-    def _end_thinking(self) -> None:
-        asked = {self._answer_now.pop() for _ in range(len(self._answer_now))}
-        for request in self._all_requests():
-            if request.request_id in asked:
-                request.end_thinking()
-
-    def _end(
-        self, requests: Sequence[LiveRequest], reason: FinishReason, error: str | None = None
-    ) -> list[GenerationEvent]:
-        events: list[GenerationEvent] = []
-        for request in requests:
-            events += request.finish(reason, error)
-            self._leave(request)
-        return events
-
-    def _leave(self, request: LiveRequest) -> None:
-        """The request has had its last event."""
-        if request.slot:
-            self._cache.give_back(request.slot)
-            self._prefixes.offer(request.slot, request.n_prompt)
-            request.slot = None
-            self._running.remove(request)
-        else:
-            with suppress(ValueError):
-                self._waiting.remove(request)
-        self._names.discard(request.request_id)
-        self._n_ended += 1
-
     def _drop_everything(self) -> None:
         with self._lock:
             if not self._closed:
-                self._end(self._all_requests(), FinishReason.CANCELLED)
+                self._line.end(self._line.all(), FinishReason.CANCELLED)
                 self._last_events, self._cancelled, self._answer_now = [], set(), set()
-
-    def _admit(self) -> None:
-        """Give slots to waiting requests, first come first served."""
-        while self._waiting and len(self._running) < self.options.n_parallel:
-            request = self._waiting[0]
-            if self._running and request.waits_for_end == self._n_ended:
-                return
-            placement = self._cache.place(request.tokens, request.n_may_follow)
-            if placement is None:
-                return
-            self._waiting.popleft()
-            slot = self._cache.take(placement, tuple(request.tokens))
-            request.admit(slot, self._prefixes.restore(self._cache, slot, request.tokens))
-            self._running.append(request)
-
-    def _hold_back(self, request: LiveRequest) -> None:
-        """Take a request's cells away; it is computed again when another one has ended."""
-        if request.slot:
-            self._cache.clear(request.slot)
-            self._cache.give_back(request.slot)
-        request.slot = None
-        request.waits_for_end = self._n_ended
-        self._running.remove(request)
-        self._waiting.appendleft(request)
 
     # --- computing ---------------------------------------------------------------------------------------------------
 
     def _plan(self) -> tuple[Batch, ...]:
-        pending = self._pending()
+        pending = self._line.pending()
         if not pending:
             return ()
         enough = min(sum(one.n_known - one.n_cached for one in pending), self._limits.n_batch)
         plan = plan_step(pending, self._limits, self._cache.free_cells(enough))
-        by_slot = self._by_slot()
+        by_slot = self._line.by_slot()
         for slot in plan.held_back:
-            self._hold_back(by_slot[slot])
+            self._line.hold_back(by_slot[slot])
         self._cache.make_room(plan.n_tokens)
         return plan.batches
 
-    def _pending(self) -> list[Pending]:
-        return [Pending(one.slot.index, len(one.slot.tokens), len(one.tokens)) for one in self._running if one.slot]
-
-    def _by_slot(self) -> dict[int, LiveRequest]:
-        return {one.slot.index: one for one in self._running if one.slot}
-
     def _compute(self, batch: Batch) -> list[GenerationEvent]:
         """Compute a batch of the plan; less of it if an earlier batch of the same step did not go as planned."""
-        by_slot = self._by_slot()
+        by_slot = self._line.by_slot()
         work: list[tuple[Chunk, LiveRequest]] = []
         for chunk in batch:
             request = by_slot.get(chunk.slot)
@@ -367,17 +312,19 @@ class Engine(EngineSurface):
             if request.slot:
                 self._cache.extend(request.slot, computed)
         events: list[GenerationEvent] = []
-        for (chunk, request), index in zip(work, last, strict=True):
+        wanted = [index for (chunk, _), index in zip(work, last, strict=True) if chunk.wants_logits]
+        logits = iter(self._model.logits(wanted))
+        for chunk, request in work:
             if request.request.reports_progress and chunk.first < request.n_prompt:
                 events.append(request.progress(chunk.first + chunk.n_tokens))
             if not chunk.wants_logits:
                 continue
             try:
-                said = request.sample(self._model.context, index)
+                said = request.sample(next(logits))
             except GenerationFailed as error:
                 said = request.finish(FinishReason.ERROR, error.message)
             if said and isinstance(said[-1], Finished):
-                self._leave(request)
+                self._line.leave(request)
             events += said
         return events
 
@@ -385,16 +332,16 @@ class Engine(EngineSurface):
         """llama.cpp found no cells, by our count there are: forget what is idle, hold the newest back, end the last."""
         if self._cache.drop_idle():
             return []
-        if len(self._running) > 1:
-            self._hold_back(self._running[-1])
+        if len(self._line.running) > 1:
+            self._line.hold_back(self._line.running[-1])
             return []
-        return self._end(self._running[:], FinishReason.LENGTH)
+        return self._line.end(self._line.running[:], FinishReason.LENGTH)
 
     def _fail(self, requests: Sequence[LiveRequest], status: int) -> list[GenerationEvent]:
         """End the requests of a batch that could not be computed. Others are computed again from their tokens."""
         self._n_failures += 1
         self._cache.forget_all()
-        events = self._end(requests, FinishReason.ERROR, f"llama_decode failed with status {status}")
+        events = self._line.end(requests, FinishReason.ERROR, f"llama_decode failed with status {status}")
         if self._n_failures >= _MOST_FAILURES:
-            events += self._end(self._all_requests(), FinishReason.ERROR, "llama.cpp failed several times in a row")
+            events += self._line.end(self._line.all(), FinishReason.ERROR, "llama.cpp failed several times in a row")
         return events

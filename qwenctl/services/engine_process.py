@@ -22,9 +22,11 @@ from typing import Any, Self, TypeVar
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, ModelInfo, TextDelta
 from qwenctl.errors import GenerationFailed, InvalidRequest, ModelLoadFailed
+from qwenctl.services.embedder import Embeddings
 from qwenctl.services.engine_child import ChildDied, EngineChild
 from qwenctl.services.engine_messages import MessageTooLarge, Opened, decode, decode_events
 from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.engine_rows import decode_rows
 from qwenctl.services.engine_servers import EngineServers
 from qwenctl.services.engine_surface import EngineSurface
 from qwenctl.services.under_way import UnderWay
@@ -108,6 +110,10 @@ class EngineProcess(EngineSurface):
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Return the text that `tokens` show; control tokens show nothing."""
         return self._call("detokenize", partial(decode, str), tokens=tuple(tokens))
+
+    def embed(self, token_lists: Sequence[Sequence[int]]) -> Embeddings:
+        """Return a normalised vector of each list of tokens, as `Engine.embed` does and raises."""
+        return self._call("embed", decode_rows, token_lists=[tuple(tokens) for tokens in token_lists])
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request: its events come from `step`.

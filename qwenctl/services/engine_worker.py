@@ -30,6 +30,7 @@ from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.engine_errors import encode_error
 from qwenctl.services.engine_messages import MessageError, MessageTooLarge, Opened, decode, frame_of, read_frame
+from qwenctl.services.engine_rows import encode_rows
 from qwenctl.services.native_log import ERROR, LogLine, native_log
 from qwenctl.services.tcp_keepalive import keep_all_alive
 
@@ -167,6 +168,10 @@ class EngineWorker:
         """Return text."""
         return self.engine.detokenize(decode(tuple[int, ...], tokens))
 
+    def embed(self, token_lists: Any) -> object:
+        """Return vectors."""
+        return encode_rows(self.engine.embed(decode(tuple[tuple[int, ...], ...], token_lists)))
+
     def step(self) -> object:
         """Return events."""
         return self.engine.step()
@@ -188,6 +193,7 @@ _QUICK: dict[Any, Callable[..., object]] = {
 }
 _BETWEEN_STEPS: dict[Any, Callable[..., object]] = {
     "open": EngineWorker.open,
+    "embed": EngineWorker.embed,
     "step": EngineWorker.step,
     "check_integrity": EngineWorker.check_integrity,
     "offload_stats": EngineWorker.offload_stats,

@@ -22,6 +22,7 @@ from qwenctl.core import (
     TokenLogprob,
     Usage,
 )
+from qwenctl.services.batch_logits import TokenLogits
 from qwenctl.services.kv_slots import Slot
 from qwenctl.services.sampler_chain import SamplerChain
 from qwenctl.services.text_stream import TextStream
@@ -110,8 +111,8 @@ class LiveRequest:
         if self._think:
             self._think.ask()
 
-    def sample(self, context: object, index: int) -> list[GenerationEvent]:
-        """Choose the next token from the logits of the batch's token `index`; return what there is to say.
+    def sample(self, logits: TokenLogits) -> list[GenerationEvent]:
+        """Choose the next token from the logits of the last one; return what there is to say.
 
         Raises:
             GenerationFailed: no token can be chosen.
@@ -119,7 +120,7 @@ class LiveRequest:
         think = self._think
         if think is not None and think.due and not self._text.splits_character:
             return self._close_block(think, think.due)
-        token = self._sampler.sample(context, index) if think is None else self._think_on(think, context, index)
+        token = self._sampler.sample(logits) if think is None else self._think_on(think, logits)
         if self._first_token_s is None:
             self._first_token_s = self._clock()
         if self._vocabulary.ends_generation(token):
@@ -129,8 +130,8 @@ class LiveRequest:
             return self.finish(FinishReason.STOP)
         self.tokens.append(token)
         if self.request.n_logprobs is not None:
-            logits = self._sampler.logits(context, index)
-            self._logprobs.append(token_logprob(logits, token, self.request.n_logprobs, self._vocabulary.text))
+            n_likeliest, text = self.request.n_logprobs, self._vocabulary.text
+            self._logprobs.append(token_logprob(logits.values, token, n_likeliest, text))
         piece = self._vocabulary.piece(token)
         if think is not None:
             rest = think.take(piece, self.tokens)
@@ -175,11 +176,11 @@ class LiveRequest:
         self._text.watches_stops = think.watches_stops
         return think
 
-    def _think_on(self, think: ThinkMonitor, context: object, index: int) -> int:
+    def _think_on(self, think: ThinkMonitor, logits: TokenLogits) -> int:
         if think.is_open:
-            return self._sampler.sample_freely(context, index)
+            return self._sampler.sample_freely(logits)
         piece = self._vocabulary.piece
-        return self._sampler.sample(context, index, exempt=lambda token: think.is_exempt(piece(token)))
+        return self._sampler.sample(logits, exempt=lambda token: think.is_exempt(piece(token)))
 
     def _close_block(self, think: ThinkMonitor, why: ThinkingEnd) -> list[GenerationEvent]:
         """Go on as if the model had written the ending itself."""

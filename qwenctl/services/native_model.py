@@ -22,13 +22,16 @@ import llama_cpp
 from quant.errors import GgufError
 from quant.gguf_read import GgufFile, read_gguf
 from qwenctl.core import ModelInfo
-from qwenctl.errors import ModelLoadFailed
+from qwenctl.errors import InvalidRequest, ModelLoadFailed
 from qwenctl.moe.flash_choice import flash_is_better
 from qwenctl.moe.stock_placement import STOCK_UBATCH, StockPlacement
 from qwenctl.services.abort_flag import AbortFlag
 from qwenctl.services.activation_probe import ActivationProbe
+from qwenctl.services.batch_logits import BatchLogits, TokenLogits
 from qwenctl.services.cpu_threads import default_n_threads
 from qwenctl.services.decode_batch import DecodeBatch
+from qwenctl.services.embedder import Embedder, Embeddings
+from qwenctl.services.embedding_plan import MOST_LISTS, pooling_of, rows_at_once
 from qwenctl.services.engine_devices import EngineDevices, engine_devices
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.expert_offload import ContextSize, ExpertOffload, open_offload
@@ -91,6 +94,7 @@ class NativeModel:
         self._devices = EngineDevices(None, (), ())
         self._offload: ExpertOffload | None = None
         self._stock: StockPlacement | None = None
+        self._embedder: Embedder | None = None
         self._callback: RoutingCapture | ActivationProbe | None = probe
         os.environ["GGML_NO_BACKTRACE"] = "1"  # on an abort ggml would start a debugger on this process
         try:
@@ -102,6 +106,7 @@ class NativeModel:
     def _open(self, options: EngineOptions) -> None:
         native_log()  # before ggml says anything, from whatever thread
         gguf = self._read_header(options)
+        self._metadata = gguf.metadata
         self.n_ctx = options.n_ctx or _default_n_ctx(gguf, options)
         self.shares_cells = options.n_cells is not None
         self._place(gguf, options)
@@ -125,7 +130,7 @@ class NativeModel:
         if self._offload and isinstance(self._callback, ActivationProbe):
             self._offload.session.watch_with(self._callback)
             self._callback.experts_are_watched = True
-        self.context = self._make_context(options)
+        self.context = self._new_context(self._context_params(options))
         n_streams = 1 if self.shares_cells else options.n_parallel
         flash = self._flash_attention(options)
         self.state_layout = StateLayout(options.cache_type_k, options.cache_type_v, flash, n_streams)
@@ -147,6 +152,26 @@ class NativeModel:
         if self._callback:
             self._callback.raise_error()
         return status
+
+    def logits(self, indexes: Sequence[int]) -> list[TokenLogits]:
+        """Return the logits after those tokens of `batch`, all that wanted any, until the next `decode`."""
+        if not indexes:
+            return []
+        batch = BatchLogits.of_context(self.context, len(indexes), self.vocabulary.n_tokens)
+        return [TokenLogits(batch, row, index) for row, index in enumerate(indexes)]
+
+    def embed(self, token_lists: Sequence[Sequence[int]], options: EngineOptions) -> Embeddings:
+        """Return the vectors of lists of tokens; `options` as when the model was opened.
+
+        Raises:
+            InvalidRequest: this model gives none.
+            ModelLoadFailed: llama.cpp cannot make the context for them.
+            GenerationFailed: it fails to compute, or was made to stop.
+        """
+        if self._embedder is None:
+            self._embedder = self._open_embedder(options)
+            self._handles.callback(self._embedder.close)
+        return self._embedder.embed(token_lists)
 
     def abort(self) -> None:
         """Make a running `decode` return 2 soon (CPU backend). From any thread."""
@@ -256,9 +281,7 @@ class NativeModel:
         else:
             self._stock = plan_stock(gguf, options, self._devices, context)
 
-    def _make_context(self, options: EngineOptions) -> Any:
-        log = native_log()
-        n_lines = log.n_lines
+    def _context_params(self, options: EngineOptions) -> Any:
         n_threads = options.n_threads or default_n_threads()
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = self.n_cells if self.shares_cells else _padded(self.n_ctx) * options.n_parallel
@@ -275,12 +298,30 @@ class NativeModel:
         params.abort_callback = llama_cpp.ggml_abort_callback(function)
         if self._callback:
             params.cb_eval = self._callback.callback
+        return params
+
+    def _new_context(self, params: Any) -> Any:
+        log = native_log()
+        n_lines = log.n_lines
         context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:
             reason = _reason(log.errors_since(n_lines))
             what = f"no context of {params.n_ctx} tokens: {reason}"
             raise ModelLoadFailed(f"{self.path}: {what}", "try a smaller --ctx or --parallel")
         return context
+
+    def _open_embedder(self, options: EngineOptions) -> Embedder:
+        if self._offload:
+            what = f"{self.info.name} gives no embeddings while its experts are offloaded"
+            raise InvalidRequest(what, "use a model for embeddings, or --offload off")
+        pooling = pooling_of(self._metadata)
+        params = self._context_params(options)
+        n_cells = params.n_ctx = _padded(self.n_ctx)
+        n_rows = rows_at_once(self.vocabulary.n_tokens, int(params.n_batch))
+        params.n_seq_max, params.n_outputs_max, params.kv_unified = MOST_LISTS, max(MOST_LISTS, n_rows), True
+        params.embeddings, params.pooling_type = True, llama_cpp.LLAMA_POOLING_TYPE_NONE
+        params.cb_eval = llama_cpp.llama_context_default_params().cb_eval  # routing is recorded of answers only
+        return Embedder(self._new_context(params), n_cells, n_rows, pooling)
 
     def _n_ubatch(self, options: EngineOptions) -> int:
         chosen = self._offload.plan.n_ubatch if self._offload else STOCK_UBATCH

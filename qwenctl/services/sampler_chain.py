@@ -5,7 +5,8 @@ temperature, then a draw; temperature 0 takes the most probable token. The penal
 there.
 
     greedy, nothing else     argmax over the logits in place
-    no grammar               llama_sampler_sample: one native call
+    top-k first              the k most probable tokens are found here (batch_logits.py), the chain gets these alone
+    no grammar               llama_sampler_sample: one native call, which makes a list of the vocabulary and sorts it
     grammar                  sample without it; is the token allowed? if not, apply the grammar to the whole vocabulary
                              and sample again. Checking one token takes microseconds, the vocabulary milliseconds.
                              Tokens that are none of the answer's (thinking) can be exempt: the grammar never sees them
@@ -29,6 +30,7 @@ import numpy.typing as npt
 
 from qwenctl.core import SamplingParams, TokenBias
 from qwenctl.errors import GenerationFailed, InvalidRequest
+from qwenctl.services.batch_logits import TokenLogits
 from qwenctl.services.grammar_check import check_grammar
 from qwenctl.services.native_log import native_log
 from qwenctl.services.vocabulary import Vocabulary
@@ -64,7 +66,9 @@ class SamplerChain:
         self._n_vocab = vocabulary.n_tokens
         self._handles = ExitStack()
         self._candidates: npt.NDArray[np.void] | None = None
+        self._array: Any = None  # over the candidates
         self._grammar = self._open_grammar(vocabulary, params.grammar) if params.grammar is not None else None
+        self._first_top_k: int | None = None  # the chain begins with it: more candidates change nothing
         self._chain = self._open_chain(params, prompt, n_ctx, _all_biases(vocabulary, biases))
 
     @property
@@ -72,32 +76,29 @@ class SamplerChain:
         """Whether tokens are held to a grammar."""
         return self._grammar is not None
 
-    def sample(self, context: Any, index: int, exempt: Callable[[int], bool] | None = None) -> int:
-        """Return the next token after the batch's token `index`, and remember it.
+    def sample(self, logits: TokenLogits, exempt: Callable[[int], bool] | None = None) -> int:
+        """Return the next token, and remember it.
 
         Args:
-            context: llama_context pointer.
-            index: of a token whose logits were wanted.
+            logits: of the token before it.
             exempt: tells of a token whether the grammar lets it pass without taking notice; None: it never does.
 
         Raises:
             GenerationFailed: the logits are not finite, or the grammar allows no token.
         """
         if self._grammar is None:
-            return self.sample_freely(context, index)
-        logits = self.logits(context, index)
-        _check(float(logits.max()))
-        return self._sample_with_grammar(logits, exempt)
+            return self.sample_freely(logits)
+        logits.check()
+        return self._sample_with_grammar(logits.values, exempt)
 
-    def sample_freely(self, context: Any, index: int) -> int:
+    def sample_freely(self, logits: TokenLogits) -> int:
         """Return the next token, and remember it, as if there were no grammar; raises what `sample` raises."""
-        logits = self.logits(context, index)
         if self._chain is None:
-            token = int(logits.argmax())
-            _check(float(logits[token]))
-            return token
-        _check(float(logits.max()))  # NaN if any is
-        return int(llama_cpp.llama_sampler_sample(self._chain, context, index))
+            return logits.best()
+        if self._first_top_k is not None and (top := logits.top(self._first_top_k)):
+            return self._draw(*top)
+        logits.check()
+        return int(llama_cpp.llama_sampler_sample(self._chain, logits.batch.context, logits.index))
 
     def remember(self, tokens: Sequence[int]) -> None:
         """`tokens` came without having been sampled: only the penalties see them."""
@@ -109,14 +110,16 @@ class SamplerChain:
         """Free the native samplers."""
         self._handles.close()
 
-    def logits(self, context: Any, index: int) -> npt.NDArray[np.float32]:
-        """Return llama.cpp's own array, f32 (n_vocab,), valid until the next decode. Sampling does not change it."""
-        pointer = llama_cpp.llama_get_logits_ith(context, index)
-        if not pointer:
-            raise GenerationFailed(f"llama.cpp has no logits for token {index} of the batch")
-        address = ctypes.addressof(pointer.contents)
-        floats = memoryview((ctypes.c_float * self._n_vocab).from_address(address))
-        return np.frombuffer(floats, np.float32)
+    def _draw(self, tokens: npt.NDArray[np.intp], logits: npt.NDArray[np.float32]) -> int:
+        """Return what the chain makes of the most probable tokens, best first: what it would make of all."""
+        if self._candidates is None:
+            self._candidates = np.zeros(len(tokens), _CANDIDATE)
+            self._array = _candidate_array(self._candidates)
+        candidates, array = self._candidates, self._array
+        candidates["id"], candidates["logit"] = tokens, logits
+        array.size, array.selected, array.sorted = len(tokens), -1, True
+        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(candidates["id"][array.selected])
 
     def _sample_with_grammar(self, logits: npt.NDArray[np.float32], exempt: Callable[[int], bool] | None) -> int:
         token, _ = self._apply(logits, (self._chain,))
@@ -184,6 +187,8 @@ class SamplerChain:
             members.append(llama_cpp.llama_sampler_init_penalties(self._n_vocab, last_n, *penalties))
         for sampler in (*members, *_drawing(params, self.seed)):
             llama_cpp.llama_sampler_chain_add(chain, sampler)
+        if not biases and not penalises and self._grammar is None and params.temperature > 0 and params.top_k > 0:
+            self._first_top_k = params.top_k
         if penalises:
             for token in prompt[-last_n:]:
                 llama_cpp.llama_sampler_accept(chain, token)
@@ -205,11 +210,6 @@ def _drawing(params: SamplingParams, seed: int) -> list[Any]:
         llama_cpp.llama_sampler_init_temp(params.temperature),
         llama_cpp.llama_sampler_init_dist(seed),
     ]
-
-
-def _check(logit: float) -> None:
-    if not math.isfinite(logit):
-        raise GenerationFailed(f"llama.cpp computed {logit} as a logit")
 
 
 def _all_biases(vocabulary: Vocabulary, wanted: Sequence[TokenBias]) -> list[tuple[int, float]]:

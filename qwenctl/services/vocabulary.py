@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import llama_cpp
@@ -84,6 +84,12 @@ class Vocabulary:
                 for piece in safe_pieces(part, self._pre_tokenizer):
                     tokens += self._tokenize_natively(piece, add_special=False, parse_special=False)
         return tuple(tokens)
+
+    def ended(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """Return `tokens` with the end token after them, where the model's file wants it after a whole text."""
+        wanted = llama_cpp.llama_vocab_get_add_eos(self.handle)
+        end = int(llama_cpp.llama_vocab_eos(self.handle)) if wanted else -1
+        return tuple(tokens) if end < 0 or (tokens and tokens[-1] == end) else (*tokens, end)
 
     def _tokenize_natively(self, text: str, *, add_special: bool, parse_special: bool) -> tuple[int, ...]:
         data = text.encode("utf-8", "replace")

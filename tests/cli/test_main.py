@@ -18,8 +18,8 @@ from qwenctl.cli.main import COMMANDS
 from qwenctl.errors import DoesNotFit, ExitCode, InvalidRequest, PromptTooLong, QwenctlError
 
 
-def test_bare_program_prints_its_help(qwenctl):
-    ran = qwenctl()
+def test_the_program_prints_its_help(qwenctl):
+    ran = qwenctl("--help")
     assert (ran.code, ran.stderr) == (0, "")
     assert ran.stdout.startswith("Usage: qwenctl")
     assert all(entry.summary in ran.stdout for entry in COMMANDS.values())

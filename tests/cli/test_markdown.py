@@ -93,15 +93,15 @@ EXPECTED = """Title
 A bold word, code, a link (https://example.org),
 中文字符 and 🎉, long enough to be wrapped over
 some lines.
- 1 First continued
- 2 Second:
+ 1. First continued
+ 2. Second:
 ```python
 def f(x):
     '''doc
     string'''
     return x + 1
 ```
- 3 Third
+ 3. Third
 
    a paragraph in the item
 

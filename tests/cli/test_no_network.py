@@ -94,6 +94,14 @@ def test_batch(demo_gguf: Path, walled: Walled, tmp_path: Path) -> None:
     assert out.read_text().count("Paris") == 2
 
 
+def test_batch_asks_for_a_socket_with_a_server_only(walled: Walled, tmp_path: Path) -> None:
+    """The wall kills it: that it stands in `test_batch` without --server is worth something."""
+    lines = tmp_path / "in.jsonl"
+    lines.write_text('{"prompt": "x"}\n')
+    words = ["-m", "qwenctl", "batch", lines, "-o", tmp_path / "out.jsonl", "--server", "http://127.0.0.1:9"]
+    assert behind_walls(words, namespace=False).returncode == 128 + signal.SIGSYS
+
+
 def test_convert(demo_folder: Path, walled: Walled, tmp_path: Path) -> None:
     ran = walled("convert", demo_folder, tmp_path / "demo.gguf", "--type", "q8_0")
     assert (ran.returncode, ran.stdout.splitlines()[-1]) == (0, str(tmp_path / "demo.gguf"))

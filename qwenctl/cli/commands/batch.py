@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -23,9 +24,12 @@ from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import STDIN
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
+from qwenctl.cli.server_flags import server_flags
 from qwenctl.errors import InvalidRequest
-from qwenctl.services.batch import run_batch
+from qwenctl.services.batch import WorkerElsewhere, run_batch
 from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.generation import ChatModel
+from qwenctl.services.server_choice import ServerChoice
 from qwenctl.settings import Settings
 
 
@@ -36,6 +40,7 @@ from qwenctl.settings import Settings
         "qwenctl batch questions.jsonl -o answers.jsonl",
         "qwenctl batch qwen3-30b questions.jsonl -o answers.jsonl --parallel 16 --ctx 4k",
         "qwenctl batch qwen3-30b questions.jsonl -o answers.jsonl --retry-errors",
+        "qwenctl batch questions.jsonl -o answers.jsonl --server http://one:8000,http://two:8000",
         "jq -c '{prompt: .title}' news.jsonl | qwenctl batch qwen3-30b - -o answers.jsonl",
     ],
 )
@@ -44,6 +49,7 @@ from qwenctl.settings import Settings
 @configurable
 @click.option("-o", "--output", "out_file", required=True, metavar="FILE", help="Where the answers go.")
 @batch_flags
+@server_flags
 @reply_options
 @engine_flags
 @output_options
@@ -53,6 +59,7 @@ def command(
     in_file: str | None,
     out_file: str,
     flags: BatchFlags,
+    servers: ServerChoice,
     reply: ReplyOptions,
     engine: EngineOptions,
     output: Output,
@@ -62,7 +69,7 @@ def command(
 
     IN.jsonl holds one JSON object a line: {"prompt": "…"}, or a line of the OpenAI batch format. "-" is standard input.
     MODEL is a GGUF file or a model's name; without it, the default model answers (`qwenctl models default`), or the
-    bundled demo.
+    bundled demo. With --server, the lines go to servers that are running, and to MODEL only where it is named.
 
     Answers are appended to FILE as they finish, each with its line's custom_id; with --order input, those that finish
     before their turn wait in FILE.pending. Run the same command again after an interruption: what is finished is never
@@ -72,20 +79,45 @@ def command(
     model, in_file = (model, in_file) if in_file is not None else (None, model)
     if in_file is None:
         raise InvalidRequest("no file of prompts", "qwenctl batch questions.jsonl -o answers.jsonl")
+    if reply.overflow == "summarise":
+        raise InvalidRequest("a batch summarises nothing", "--overflow truncate-middle, or refuse")
     options = flags.options(reply.chat_options())
     out_path = Path(out_file).expanduser()
     _check_input(in_file)
+    served = _found(servers, flags.parallel, settings, output)
+    engine = replace(engine, n_parallel=options.parallel)
     with (
-        open_model(model, replace(engine, n_parallel=flags.parallel), settings, output) as chat_model,
+        _opened(model, engine, settings, output, optional=bool(served)) as chat_model,
         _input_path(in_file) as in_path,
         output.progress("answering", 1, tells_time=False) as bar,
         InterruptWatch() as watch,
     ):
-        summary = run_batch(chat_model, in_path, out_path, options, shown_on(bar, watch))
-        offload = chat_model.engine.offload_stats()
+        summary = run_batch(chat_model, in_path, out_path, options, shown_on(bar, watch), servers=served)
+        offload = chat_model.engine.offload_stats() if chat_model else None
     report(summary, offload, out_path, output)
     if (failure := summary.failure(out_path)) is not None:
         raise failure
+
+
+def _found(choice: ServerChoice, parallel: int | None, settings: Settings, output: Output) -> list[WorkerElsewhere]:
+    """Look for the servers; without any, the network stays out of it, even urllib3, which asks for a socket at once."""
+    if not choice.addresses:
+        return []
+    find_servers = import_module("qwenctl.services.batch_servers").find_servers
+    found: list[WorkerElsewhere] = find_servers(choice, settings.network, parallel, output.warning)
+    return found
+
+
+@contextmanager
+def _opened(
+    name: str | None, options: EngineOptions, settings: Settings, output: Output, *, optional: bool
+) -> Iterator[ChatModel | None]:
+    """Open MODEL; None where none is named and it is `optional`."""
+    if name is None and optional:
+        yield None
+        return
+    with open_model(name, options, settings, output) as model:
+        yield model
 
 
 def _check_input(in_file: str) -> None:

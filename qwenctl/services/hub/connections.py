@@ -1,4 +1,4 @@
-"""Connections to a hub and to where it sends us: kept open, through proxies, over TLS. One request at a time each.
+"""Connections to a hub and to where it sends us: kept open (http_pools.py), one request at a time each.
 
 The token goes to the hub and to nobody else: a redirect to another scheme, host or port loses it. urllib3 does the
 HTTP; huggingface_hub has changed its own HTTP library before. Knows nothing of what is asked for.
@@ -6,20 +6,16 @@ HTTP; huggingface_hub has changed its own HTTP library before. Knows nothing of 
 
 from __future__ import annotations
 
-import ssl
-import threading
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-import certifi
-import urllib3
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout
 
 from qwenctl import __version__
 from qwenctl.errors import InvalidRequest
+from qwenctl.services.http_pools import HttpPools
 from qwenctl.services.hub.backoff import RetryPolicy
-from qwenctl.services.hub.proxy_choice import proxy_for
 from qwenctl.settings import NetworkSettings
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -52,8 +48,7 @@ class HubConnections:
 
     def __init__(self, options: ClientOptions) -> None:
         self._options = options
-        self._lock = threading.Lock()
-        self._pools: dict[tuple[str | None, bool], urllib3.PoolManager] = {}  # URL of a proxy; for TLS or not
+        self._pools = HttpPools(options.network, _KEPT_OPEN)
 
     def get(self, url: str, range_header: str) -> BaseHTTPResponse:
         """Return the answer of the server that `url` names, be it a redirect, with its body still to be read.
@@ -65,7 +60,7 @@ class HubConnections:
         headers = {"Range": range_header, "Accept-Encoding": "identity", "User-Agent": f"qwenctl/{__version__}"}
         if self._options.token and self.is_hub(url):
             headers["Authorization"] = f"Bearer {self._options.token}"
-        return self._pool(url).request(
+        return self._pools.pool(url).request(
             "GET",
             url,
             headers=headers,
@@ -81,46 +76,7 @@ class HubConnections:
 
     def close(self) -> None:
         """Close the connections on which nothing is going on."""
-        with self._lock:
-            for pool in self._pools.values():
-                pool.clear()
-
-    def _pool(self, url: str) -> urllib3.PoolManager:
-        proxy = proxy_for(self._options.network, url)
-        key = proxy, url.startswith("https:") or (proxy or "").startswith("https:")
-        with self._lock:
-            if key not in self._pools:
-                self._pools[key] = self._make_pool(*key)
-            return self._pools[key]
-
-    def _make_pool(self, proxy: str | None, is_tls: bool) -> urllib3.PoolManager:
-        context = self._tls() if is_tls else None
-        if proxy is None:
-            return urllib3.PoolManager(maxsize=_KEPT_OPEN, ssl_context=context)
-        user = urlsplit(proxy)
-        headers = None
-        if user.username:
-            headers = urllib3.make_headers(proxy_basic_auth=f"{unquote(user.username)}:{unquote(user.password or '')}")
-        return urllib3.ProxyManager(
-            proxy, maxsize=_KEPT_OPEN, ssl_context=context, proxy_ssl_context=context, proxy_headers=headers
-        )
-
-    def _tls(self) -> ssl.SSLContext:
-        """Trust what the user names; else the system's certificates and, for systems without any, certifi's."""
-        named = self._options.network.ca_file
-        try:
-            if named:
-                return ssl.create_default_context(
-                    cafile=None if named.is_dir() else str(named), capath=str(named) if named.is_dir() else None
-                )
-            context = ssl.create_default_context()
-            context.load_verify_locations(certifi.where())
-        except OSError as error:  # ssl.SSLError is one
-            raise InvalidRequest(
-                f"{named or certifi.where()} holds no certificates: {error.strerror or error}",
-                "SSL_CERT_FILE and REQUESTS_CA_BUNDLE name a file of certificates in PEM format",
-            ) from error
-        return context
+        self._pools.close()
 
 
 def server_name(url: str) -> str:

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, TextDelta
 from qwenctl.errors import GenerationFailed, InvalidRequest
+from qwenctl.services.embedder import Embeddings
+from qwenctl.services.serving.embedding_job import EmbeddingJob
 from qwenctl.services.under_way import UnderWay
 
 _CLOSING = "the model is being closed: it takes no more requests"
@@ -44,6 +47,9 @@ class SteppedEngine(Protocol):
 
     def end_thinking(self, request_id: str) -> None:
         """Close a request's think block now."""
+
+    def embed(self, token_lists: Sequence[Sequence[int]]) -> Embeddings:
+        """Return a vector of each list of tokens."""
 
     def step(self) -> list[GenerationEvent]:
         """Compute once for all requests that can run."""
@@ -87,6 +93,7 @@ class EngineRunner:
         self._clock = clock
         self._changed = threading.Condition()  # guards all below
         self._listeners: dict[str, _Listener] = {}
+        self._embeddings: deque[EmbeddingJob] = deque()
         self._failure: GenerationFailed | None = None
         self._closing = False  # no more requests
         self._closed = False  # the engine is
@@ -135,10 +142,7 @@ class EngineRunner:
         """
         name = request.request_id
         with self._changed:
-            if self._closing:
-                raise GenerationFailed(_CLOSING)
-            if failure := self.failure:
-                raise failure
+            self._check_open()
             if name in self._listeners:
                 raise InvalidRequest(f"there is a request {name!r} under way")
             self._listeners[name] = _Listener(request, on_events)
@@ -161,6 +165,21 @@ class EngineRunner:
         if request_id in self._listeners:
             self._engine.cancel(request_id)
 
+    def embed(self, token_lists: Sequence[Sequence[int]]) -> Future[Embeddings]:
+        """Queue the computation of vectors, which is done between steps, a little at a time.
+
+        The future's result, f32 (n_lists, n_embd), and errors are those of `Engine.embed`.
+
+        Raises:
+            GenerationFailed: the engine is broken, or the runner is closing.
+        """
+        job = EmbeddingJob(token_lists)
+        with self._changed:
+            self._check_open()
+            self._embeddings.append(job)
+            self._changed.notify_all()
+        return job.future
+
     def end_thinking(self, request_id: str) -> None:
         """Close a request's think block now: the answer follows. Unknown and finished ones are ignored."""
         if request_id in self._listeners:
@@ -177,7 +196,7 @@ class EngineRunner:
         try:
             with self._changed:
                 self._closing = True
-                self._changed.wait_for(lambda: not self._listeners, timeout=drain_s)
+                self._changed.wait_for(lambda: not self._listeners and not self._embeddings, timeout=drain_s)
         finally:
             self._engine.close()
             with self._changed:
@@ -201,12 +220,19 @@ class EngineRunner:
             self._changed.notify_all()
         self._thread.join()
 
+    def _check_open(self) -> None:
+        if self._closing:
+            raise GenerationFailed(_CLOSING)
+        if failure := self.failure:
+            raise failure
+
     # --- on the runner's thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while self._awaits_work():
             is_last, started_s = self._closed, self._clock()
             try:
+                self._embed_some()
                 events = self._engine.step()
             except BaseException as error:  # whatever it is, those who wait must hear of it
                 self._report(error)
@@ -223,8 +249,15 @@ class EngineRunner:
     def _awaits_work(self) -> bool:
         """Sleep until there is something to compute. False: it is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._engine.has_work or self._closed or self._stopped)
-            return self._engine.has_work
+            self._changed.wait_for(lambda: self._engine.has_work or self._embeddings or self._closed or self._stopped)
+            return self._engine.has_work or (bool(self._embeddings) and not self._stopped)
+
+    def _embed_some(self) -> None:
+        job = self._embeddings[0] if self._embeddings else None
+        if job and not job.advance(self._engine.embed):
+            with self._changed:
+                self._embeddings.popleft()
+                self._changed.notify_all()
 
     def _hand_over(self, events: Sequence[GenerationEvent]) -> None:
         by_request: dict[str, list[GenerationEvent]] = {}
@@ -271,6 +304,9 @@ class EngineRunner:
         with self._changed:
             self._over = True
             left = list(self._listeners.values())
+            for job in self._embeddings:
+                job.fail(failure or GenerationFailed(_CLOSING))
+            self._embeddings.clear()
         self._hand_over([listener.finish(reason, failure.message if failure else None) for listener in left])
 
     def _report(self, error: BaseException) -> None:

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
+import numpy as np
 import pytest
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, SamplingParams, TextDelta
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
+from qwenctl.services.embedder import Embeddings
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.engine_process import EngineProcess
 from qwenctl.services.serving.engine_runner import EngineRunner
@@ -306,3 +308,57 @@ def test_an_engine_s_process_that_dies_ends_requests_and_is_noticed_when_idle(de
         with pytest.raises(GenerationFailed):
             runner.submit(ask(engine, "more", 4), Heard())
         runner.close()
+
+
+# --- embeddings ------------------------------------------------------------------------------------------------------
+
+
+def test_vectors_are_computed_between_steps_in_portions(start: Callable[..., EngineRunner]) -> None:
+    sizes: list[int] = []
+
+    class Counting(ScriptedEngine):
+        def embed(self, token_lists: Sequence[Sequence[int]]) -> Embeddings:
+            sizes.append(sum(map(len, token_lists)))
+            return super().embed(token_lists)
+
+    engine = Counting(answer=lambda _: ["a"] * 50, seconds_per_step=0.001)
+    runner = start(engine)
+    heard = Heard()
+    runner.submit(request("1"), heard)
+    lists = [[number + 1] * 100 for number in range(12)] + [[1] * 1000]
+    future = runner.embed(lists)
+    np.testing.assert_array_equal(future.result(LIMIT_S), engine.embed(lists))
+    assert sizes[:-1] == [500, 500, 200, 1000]
+    assert heard.finished().usage.n_generated_tokens == 50
+    assert runner.embed([]).result(LIMIT_S).shape[0] == 0
+
+
+def test_vectors_that_cannot_be_had_are_an_error_of_their_own(start: Callable[..., EngineRunner]) -> None:
+    runner = start(ScriptedEngine([["a"]]))
+    with pytest.raises(InvalidRequest):
+        runner.embed([[1], []]).result(LIMIT_S)
+    heard = Heard()
+    runner.submit(request("1"), heard)
+    assert heard.finished().reason is FinishReason.STOP
+    runner.close()
+    with pytest.raises(GenerationFailed, match="closed"):
+        runner.embed([[1]])
+
+
+def test_an_engine_that_dies_over_vectors_fails_them_all(
+    start: Callable[..., EngineRunner], reported: list[BaseException | None]
+) -> None:
+    class Broken(ScriptedEngine):
+        def embed(self, token_lists: Sequence[Sequence[int]]) -> Embeddings:
+            raise MemoryError
+
+    runner = start(Broken())
+    futures = [runner.embed([[1]]) for _ in range(1)]
+    with pytest.raises(MemoryError):
+        futures[0].result(LIMIT_S)
+    deadline = time.monotonic() + LIMIT_S
+    while runner.failure is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(GenerationFailed, match="MemoryError"):
+        runner.embed([[1]])
+    assert len(reported) == 1
