@@ -44,6 +44,11 @@ COMMANDS: dict[str, Entry] = {
     "models": Entry(
         "Look at models", "qwenctl.cli.commands.models", "List the models that are here, and look after them."
     ),
+    "cache": Entry(
+        "Look at models",
+        "qwenctl.cli.commands.cache",
+        "List the computed prompts that are kept on disk, and remove them.",
+    ),
     "config": Entry("Machines", "qwenctl.cli.commands.config", "Say what is configured, and where it comes from."),
     "completion": Entry(
         "Machines",
