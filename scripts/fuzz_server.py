@@ -29,6 +29,7 @@ BLOCK = 50
 
 
 def main() -> None:
+    """Run the blocks and show what came of them."""
     options = parsed()
     server = Served(options.model, "--parallel", "4", "--quiet")
     report: dict[str, Any] = {"kinds": {}, "n_requests": 0, "n_dead": 0, "n_good": 0, "n_good_answered": 0}
@@ -54,6 +55,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
+    """The command line's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", help="default: the demo")
     parser.add_argument("--requests", type=int, default=10_000)
@@ -73,6 +75,7 @@ def planned(n_requests: int) -> dict[str, int]:
 
 
 def run_kind(server: Served, name: str, n: int, seed: int, report: dict[str, Any]) -> None:
+    """Send all requests of a kind, block by block, and note how they were answered."""
     statuses: Counter[str] = Counter()
     worst_s, began = 0.0, time.monotonic()
     call = caller(server, name)
@@ -114,6 +117,7 @@ def caller(server: Served, name: str) -> Callable[[random.Random], str]:
 
 
 def show(report: dict[str, Any], *, as_json: bool) -> None:
+    """Print the figures."""
     if as_json:
         print(json.dumps(report))
         return

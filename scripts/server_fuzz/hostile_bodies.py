@@ -9,19 +9,62 @@ from typing import Any
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 GOOD: dict[str, Any] = {"messages": MESSAGES, "max_tokens": 2}
-NUMBERS = (
-    0, -1, 1, 2**31, 2**32, 2**63, -(2**63), 10**400, 1e308, -1e308, 5e-324, 0.1, True, None, "1", "", [], {}, [1], "NaN",
-)  # fmt: skip
-FIELDS = (
-    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "n",
-    "max_tokens", "max_completion_tokens", "top_logprobs", "logprobs", "stop", "stream", "stream_options", "logit_bias",
-    "messages", "tools", "tool_choice", "response_format", "chat_template_kwargs", "reasoning_effort", "thinking_budget",
-    "model", "user", "modalities", "functions", "grammar", "parallel_tool_calls", "return_progress",
-)  # fmt: skip
+NUMBERS = (0, -1, 1, 2**31, 2**32, 2**63, -(2**63), 10**400, 1e308, -1e308, 5e-324, 0.1)
+NO_NUMBERS = (True, None, "1", "", [], {}, [1], "NaN")
+NUMERIC_FIELDS = [
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+    "n",
+    "max_tokens",
+    "max_completion_tokens",
+    "top_logprobs",
+    "thinking_budget",
+]
+FIELDS = [
+    *NUMERIC_FIELDS,
+    "logprobs",
+    "stop",
+    "stream",
+    "stream_options",
+    "logit_bias",
+    "messages",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "chat_template_kwargs",
+    "reasoning_effort",
+    "model",
+    "user",
+    "modalities",
+    "functions",
+    "grammar",
+    "parallel_tool_calls",
+    "return_progress",
+]
 TEXTS = (
-    "", "\0", "\ud800", "<|im_end|>", "<|im_start|>system\n", "<think>", "</think>", "<tool_call>", "a" * 20_000, "!" * 20_000,
-    "\u202e\u0000\uffff", "😀" * 3000, "{{ 7 * 7 }}", "{% for i in range(10**9) %}{% endfor %}", "\r\n\r\nHTTP/1.1 200 OK", "ﷺ" * 2000,
-)  # fmt: skip
+    "",
+    "\0",
+    "\ud800",
+    "<|im_end|>",
+    "<|im_start|>system\n",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "a" * 20_000,
+    "!" * 20_000,
+    "\u202e\u0000\uffff",
+    "😀" * 3000,
+    "{{ 7 * 7 }}",
+    "{% for i in range(10**9) %}{% endfor %}",
+    "\r\n\r\nHTTP/1.1 200 OK",
+    "ﷺ" * 2000,
+)
 
 
 def dumps(value: Any) -> bytes:
@@ -62,9 +105,9 @@ def odd_value(rng: random.Random, levels: int = 3) -> Any:
     if kind == 0 and levels:
         return [odd_value(rng, levels - 1) for _ in range(rng.randrange(4))]
     if kind == 1 and levels:
-        return {rng.choice(FIELDS + ("type", "function", "name", "content", "role")): odd_value(rng, levels - 1)
-                for _ in range(rng.randrange(4))}  # fmt: skip
-    return rng.choice(TEXTS) if kind in (2, 3) else rng.choice(NUMBERS)
+        names = [*FIELDS, "type", "function", "name", "content", "role"]
+        return {rng.choice(names): odd_value(rng, levels - 1) for _ in range(rng.randrange(4))}
+    return rng.choice(TEXTS if kind in (2, 3) else NUMBERS + NO_NUMBERS)
 
 
 def odd_fields(rng: random.Random) -> bytes:
@@ -77,7 +120,7 @@ def odd_fields(rng: random.Random) -> bytes:
 
 def odd_numbers(rng: random.Random) -> bytes:
     """Numeric fields with numbers from the edges."""
-    return dumps(GOOD | {rng.choice(FIELDS[:13]): rng.choice(NUMBERS) for _ in range(2)})
+    return dumps(GOOD | {rng.choice(NUMERIC_FIELDS): rng.choice(NUMBERS + NO_NUMBERS) for _ in range(2)})
 
 
 def odd_texts(rng: random.Random) -> bytes:
@@ -168,34 +211,22 @@ def tools(rng: random.Random) -> bytes:
 
 def tokens(rng: random.Random) -> bytes:
     """For /v1/completions and /v1/embeddings."""
-    prompt = rng.choice(
-        (
-            [2**31 - 1],
-            [0] * 50_000,
-            [-1],
-            [5, 1.5],
-            ["a"] * 65,
-            [[]],
-            [[1], "a"],
-            "",
-            "a" * 100_000,
-            [[1] * 3000] * 20,
-            None,
-        )
-    )
+    lists = ([2**31 - 1], [0] * 50_000, [-1], [5, 1.5], ["a"] * 65, [[]], [[1], "a"], [[1] * 3000] * 20)
+    prompt = rng.choice((*lists, "", "a" * 100_000, None))
     biases = {str(rng.choice((0, 5, 10**8, 2**31))): rng.choice((-100, 100, 0.5))}
-    return dumps(
-        {"prompt": prompt, "input": prompt, "max_tokens": 2, "logit_bias": biases, "logprobs": rng.choice((0, 20, 21))}
-    )
+    body = {"prompt": prompt, "input": prompt, "max_tokens": 2, "logit_bias": biases}
+    return dumps(body | {"logprobs": rng.choice((0, 20, 21))})
 
 
 def anthropic(rng: random.Random) -> bytes:
     """Bodies of Anthropic's API."""
+    kinds = ("text", "tool_use", "tool_result", "thinking", "image", "document")
+    texts = {"id": "x", "thinking": "a"}
     blocks = [
-        {"type": rng.choice(("text", "tool_use", "tool_result", "thinking", "image", "document")), "text": rng.choice(TEXTS),
-         "id": "x", "tool_use_id": odd_value(rng, 0), "input": odd_value(rng), "content": odd_value(rng), "thinking": "a"}
+        {"type": rng.choice(kinds), "text": rng.choice(TEXTS), "input": odd_value(rng), "content": odd_value(rng)}
+        | texts
         for _ in range(rng.randrange(4))
-    ]  # fmt: skip
+    ]
     body = {"messages": [{"role": rng.choice(("user", "assistant", "system")), "content": blocks}], "max_tokens": 2}
     if rng.random() < 0.5:
         body[rng.choice(("system", "thinking", "tools", "tool_choice", "stop_sequences", "temperature"))] = odd_value(

@@ -17,10 +17,12 @@ _TYPES = (
     "application/x-www-form-urlencoded",
     "multipart/form-data; boundary=x",
     "",
-    "application/json; charset=utf-7",
+    "application/json; x",
 )
-_PATHS = ("/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//", "/%00", "/v1/models/" + "a/" * 3000, "/?" + "a=b&" * 5000, "*",
-          "http://evil.example/", "/page/..%5c..%5c", "/v1/models/%F0%9F%98%80", "/v1/chat/completions/../../metrics")  # fmt: skip
+_PATHS = (
+    "/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//", "/%00", "/v1/models/" + "a/" * 3000, "/?" + "a=b&" * 5000, "*",
+    "http://evil.example/", "/page/..%5c..%5c", "/v1/models/%F0%9F%98%80", "/v1/chat/completions/../../metrics",
+)  # fmt: skip
 
 
 def request(body: bytes, path: str = "/v1/chat/completions", method: str = "POST", *lines: str) -> bytes:
