@@ -61,18 +61,6 @@ def test_on_a_terminal_a_real_model_thinks_and_answers(demo_gguf, tmp_path):
         assert b"\x1b[1mParis" in terminal.raw
 
 
-@pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_a_plain_terminal_gets_no_escapes(demo_gguf, says_word, variable):
-    command = [sys.executable, "-m", "qwenctl", "chat", str(demo_gguf), "--no-think", *says_word]
-    with Terminal(command, env=variable) as terminal:
-        terminal.wait_for("\n>")
-        terminal.send("Hello\n")
-        terminal.wait_for("word")
-        terminal.send("\x04")
-        assert terminal.wait_exit() == 0
-        assert b"\x1b" not in terminal.raw
-
-
 def test_a_real_chat_model_is_stopped_and_talked_to_again(smollm2_gguf):
     meter = re.compile(r"tokens \(\d+%\)$")
     command = [sys.executable, "-m", "qwenctl", "chat", str(smollm2_gguf), "--temp", "0", "--ctx", "1k", *ONE_THREAD]

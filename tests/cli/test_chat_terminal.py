@@ -257,16 +257,6 @@ def _choose():
         assert line_input.read("what was typed before") == "yy"
 
 
-def test_ctrl_c_twice_ends_the_program(chat):
-    terminal = chat(words("never ending " * 500), seconds_per_step=3.0)
-    terminal.send("Go on" + ENTER)
-    terminal.wait_for("reading the prompt")
-    while terminal.is_running():  # two that come at once are one
-        terminal.send(CTRL_C)
-        time.sleep(0.1)
-    assert terminal.wait_exit() == 130
-
-
 def test_ctrl_c_at_the_prompt_says_how_to_leave(chat):
     terminal = chat()
     terminal.send("half a question")
