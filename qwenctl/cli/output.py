@@ -63,7 +63,8 @@ class Output:
         except OSError as error:
             if error.errno == EIO and self._was_terminal:  # which has hung up
                 raise OutputClosed from None
-            raise QwenctlError(f"cannot write to standard output: {error.strerror}") from error
+            hint = "make room there, or send it elsewhere"
+            raise QwenctlError(f"cannot write to standard output: {error.strerror}", hint) from error
 
     def stream(self, text: str) -> None:
         """Write a piece of text that a model made. A terminal is spared its control characters."""
