@@ -25,6 +25,7 @@ from qwenctl.services.conversation import Conversation, Exchange
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
 from qwenctl.services.overflow.condense import Condenser, CondenseStep
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
+from qwenctl.services.session import Session
 from qwenctl.services.session_record import SessionRecord
 
 
@@ -50,7 +51,7 @@ class ChatSession:
         self._condenser = Condenser(model, self._show_condensing)
         self._warned_level: MeterLevel = "fine"
         self._reply: Reply | None = None  # that is being generated
-        self._record = record
+        self.record = record
         self._attached: list[Attachment] = []  # for the next question
         self._last: tuple[PreparedPrompt, ReplyDone] | None = None
         self._n_context_tokens: int | None = None
@@ -118,15 +119,21 @@ class ChatSession:
 
     def begin(self, conversation: Conversation) -> None:
         """Go on with another conversation. The one before it stays saved as it is."""
-        if self._record is not None:
-            self._record.start_over()
+        if self.record is not None:
+            self.record.start_over()
         self.change(conversation)
 
+    def resume(self, session: Session) -> None:
+        """Go on with a saved chat instead of this one, which stays saved as it is. For chats that are saved."""
+        if self.record is not None:
+            self.record.go_on_with(session)
+        self.change(session.conversation)
+
     def _save(self) -> None:
-        if self._record is None:
+        if self.record is None:
             return
         try:
-            note = self._record.save(self.conversation)
+            note = self.record.save(self.conversation)
         except QwenctlError as error:
             if error.message not in self._noted:  # once: it will hold for the next turns, too
                 self._noted.add(error.message)
