@@ -153,10 +153,10 @@ class ChatSession:
 
     def _keep_what_came(self, conversation: Conversation) -> None:
         """Save a turn in the middle of its answer; there is nobody any more to be told of errors."""
-        if self._record is not None and self._reply is not None and self._reply.answer + (self._reply.reasoning or ""):
+        if self.record is not None and self._reply is not None and self._reply.answer + (self._reply.reasoning or ""):
             partly = conversation.add_assistant(self._reply.answer, self._reply.reasoning, partial=True)
             with suppress(QwenctlError):
-                self._record.save(partly)
+                self.record.save(partly)
 
     def _try_to_answer(self, conversation: Conversation) -> None:
         options = replace(self._options, thinking=conversation.thinking, reports_progress=self.screen.interactive)
