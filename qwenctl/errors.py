@@ -79,7 +79,7 @@ class PromptTooLong(QwenctlError):
     def __init__(self, n_prompt_tokens: int, n_ctx: int) -> None:
         super().__init__(
             f"the prompt is {n_prompt_tokens} tokens long, but the context holds {n_ctx}",
-            f"use --ctx {_next_multiple(n_prompt_tokens + 512, 1024)}, shorten the prompt, or let --truncate cut it",
+            f"use --ctx {_next_multiple(n_prompt_tokens + 512, 1024)}, or --overflow truncate-middle or summarise",
         )
         self.n_prompt_tokens = n_prompt_tokens
         self.n_ctx = n_ctx

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from qwenctl.cli.file_option import FileOption
+from qwenctl.cli.help_topics import ENVIRONMENT, EXIT_CODES, FILES
 from qwenctl.cli.lazy_group import LazyGroup
 
 
@@ -39,3 +40,14 @@ class Command(click.Command):
 
 class CommandGroup(Command, LazyGroup):
     """A command that has commands below it, and does something by itself, too."""
+
+
+class Program(CommandGroup):
+    """The program itself: with what holds for all commands."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write examples, exit codes, variables and files."""
+        super().format_epilog(ctx, formatter)
+        for title, rows in (("Exit codes", EXIT_CODES), ("Environment", ENVIRONMENT), ("Files", FILES)):
+            with formatter.section(title):
+                formatter.write_dl(list(rows), col_max=34)

@@ -24,7 +24,9 @@ MODEL = "model"  # an argument, but it can be configured
 CONFIGURED = ("run", "chat", "batch", "serve")
 
 # Options of a single call: what they say makes no sense for all of them.
-_OF_ONE_CALL = frozenset({"help", "preset", "continue", "resume", "json", "output", "restart", "retry-errors"})
+_OF_ONE_CALL = frozenset(
+    {"help", "extract-code", "preset", "continue", "resume", "json", "output", "restart", "retry-errors"}
+)
 # Switches that have had a variable of their own, with another name.
 _VARIABLES = {
     "no-session": "QWENCTL_SESSIONS",

@@ -16,7 +16,9 @@ from typing import NoReturn
 import click
 
 from qwenctl import __version__
-from qwenctl.cli.lazy_group import Entry, LazyGroup
+from qwenctl.cli import look_alikes
+from qwenctl.cli.command import Program
+from qwenctl.cli.lazy_group import Entry
 from qwenctl.errors import ExitCode
 from qwenctl.settings import Settings
 
@@ -43,11 +45,16 @@ COMMANDS: dict[str, Entry] = {
     "models": Entry(
         "Look at models", "qwenctl.cli.commands.models", "List the models that are here, and look after them."
     ),
+    "cache": Entry(
+        "Look at models",
+        "qwenctl.cli.commands.cache",
+        "List the computed prompts that are kept on disk, and remove them.",
+    ),
     "config": Entry("Machines", "qwenctl.cli.commands.config", "Say what is configured, and where it comes from."),
     "completion": Entry(
         "Machines",
         "qwenctl.cli.commands.completion",
-        "Write a script that completes commands, options, models, presets and saved chats.",
+        "Write a script that completes qwenctl's words in a shell.",
     ),
     "bench": Entry("Machines", "qwenctl.cli.commands.bench", "Measure how fast a model or a server is."),
     "plan": Entry("Machines", "qwenctl.cli.commands.plan", "Say what fits a machine, how fast, and how to run it."),
@@ -61,9 +68,15 @@ COMMANDS: dict[str, Entry] = {
 
 
 @click.group(
-    cls=LazyGroup,
+    cls=Program,
     entries=COMMANDS,
     invoke_without_command=True,
+    examples=[
+        "qwenctl                                         # what suits this machine",
+        "qwenctl pull qwen3:30b-a3b",
+        'qwenctl run "Why is the sky blue?"',
+        "qwenctl chat --continue",
+    ],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="qwenctl COMMAND --help shows a command's options and examples.",
 )
@@ -72,10 +85,12 @@ COMMANDS: dict[str, Entry] = {
 def cli(context: click.Context) -> None:
     """Convert Hugging Face checkpoints to 4-bit GGUF and run them on llama.cpp.
 
+    Without a command it says which models suit this machine, and how to start.
+
     Answers and data go to standard output; progress, reasoning and notes go to standard error.
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        import_module("qwenctl.cli.first_screen").show_first_screen(context.obj)
 
 
 def main() -> NoReturn:
@@ -102,7 +117,8 @@ def run_command_line(args: Sequence[str]) -> int:
         return error.code if isinstance(error.code, int) else ExitCode.FAILED
     except Exception as error:
         # Imported here because the table of errors is needed by failing runs only.
-        return int(import_module("qwenctl.cli.errors").report(error, debug=debug, plain=plain))
+        command = " ".join(["qwenctl", *(word for word in args[:1] if word in COMMANDS)])
+        return int(import_module("qwenctl.cli.errors").report(error, debug=debug, plain=plain, command=command))
     return result if isinstance(result, int) else ExitCode.DONE
 
 
@@ -123,15 +139,16 @@ def _occupy_standard_streams() -> None:
 
 
 def _choose_encodings() -> None:
-    """Let no text fail to be written: files and pipes get UTF-8, a terminal its own encoding, with ? for the rest.
+    """Let no text fail to be written: files and pipes get UTF-8, a terminal its own encoding, with look-alikes.
 
     File names that are no UTF-8 come out as the bytes they are.
     """
+    look_alikes.register_look_alikes()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             encoding = stream.encoding if stream.isatty() else "utf-8"
             is_utf8 = encoding.lower().replace("-", "").replace("_", "") == "utf8"
-            stream.reconfigure(encoding=encoding, errors="surrogateescape" if is_utf8 else "replace")
+            stream.reconfigure(encoding=encoding, errors="surrogateescape" if is_utf8 else look_alikes.NAME)
 
 
 def _abandon_broken_stdout() -> None:

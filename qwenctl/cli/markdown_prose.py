@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import (
     Heading,
+    ListItem,
     Markdown,
     MarkdownElement,
     TableBodyElement,
@@ -18,6 +19,7 @@ from rich.markdown import (
     TableHeaderElement,
     TableRowElement,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -32,6 +34,21 @@ class _LeftHeading(Heading):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         self.text.justify = "left"
         yield self.text
+
+
+class _NumberedItem(ListItem):
+    """An item whose number has its full stop."""
+
+    def render_number(self, console: Console, options: ConsoleOptions, number: int, last_number: int) -> RenderResult:
+        width = len(str(last_number)) + 2
+        inner = console.render_lines(
+            self.elements, options.update(width=options.max_width - width - 1), style=self.style
+        )
+        first = Segment(f" {number}.".rjust(width) + " ", console.get_style("markdown.item.number"))
+        for index, line in enumerate(inner):
+            yield Segment(" " * (width + 1)) if index else first
+            yield from line
+            yield Segment.line()
 
 
 class _WholeTable(TableElement):
@@ -61,6 +78,7 @@ class MarkdownProse(Markdown):
 
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {
         **Markdown.elements,
+        "list_item_open": _NumberedItem,
         "heading_open": _LeftHeading,
         "table_open": _WholeTable,
     }

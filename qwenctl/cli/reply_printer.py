@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qwenctl.cli.code_blocks import FirstCodeBlock
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_clock import PromptStatus
@@ -11,10 +12,14 @@ from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
 
 
 class ReplyPrinter:
-    """Prints one reply. With `--json` it prints nothing: the document is written when the reply is complete."""
+    """Prints one reply. With `--json` it prints nothing: the document is written when the reply is complete.
 
-    def __init__(self, output: Output, *, show_reasoning: bool) -> None:
-        self._output, self._show_reasoning = output, show_reasoning
+    Args:
+        code: prints no more of the answer than this takes of it.
+    """
+
+    def __init__(self, output: Output, *, show_reasoning: bool, code: FirstCodeBlock | None = None) -> None:
+        self._output, self._show_reasoning, self._code = output, show_reasoning, code
         self._last_char = "\n"  # of the answer
         self._in_reasoning = False
 
@@ -36,6 +41,8 @@ class ReplyPrinter:
                     elif isinstance(event, AnswerDelta):
                         self._answer(event.text)
                     elif isinstance(event, ReplyDone):
+                        if self._code is not None:
+                            self._write(self._code.finish())
                         watch.raise_if_requested()
                         return event
         finally:
@@ -52,6 +59,9 @@ class ReplyPrinter:
 
     def _answer(self, text: str) -> None:
         self._end_reasoning()
+        self._write(text if self._code is None else self._code.feed(text))
+
+    def _write(self, text: str) -> None:
         if not self._output.json_mode and text:
             self._output.stream(text)
             self._last_char = text[-1]

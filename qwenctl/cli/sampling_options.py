@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast, get_args
 
 import click
 
@@ -17,6 +17,7 @@ from qwenctl.cli.schema_options import chosen_schema, schema_options
 from qwenctl.core import SamplingParams
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.generation import ChatOptions
+from qwenctl.services.overflow.policy import OverflowPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,7 +38,7 @@ class ReplyOptions(NamedTuple):
 
     thinking: bool | None
     max_tokens: int | None
-    truncate: bool
+    overflow: OverflowPolicy
     stop: tuple[str, ...]
     sampling: Mapping[str, Any]  # fields of core.SamplingParams
     think_budget: int | None = None
@@ -50,7 +51,7 @@ class ReplyOptions(NamedTuple):
             self.sampling,
             self.max_tokens,
             self.stop,
-            self.truncate,
+            self.overflow,
             think_budget=self.think_budget,
             answer_schema=self.schema,
         )
@@ -65,6 +66,7 @@ def reply_options(function: F) -> F:
         thinking: bool | None,
         think_budget: int | None,
         max_tokens: int | None,
+        overflow: OverflowPolicy,
         truncate: bool,
         stop: tuple[str, ...],
         grammar: str | None,
@@ -77,8 +79,10 @@ def reply_options(function: F) -> F:
         _check(sampling)
         if grammar is not None:
             sampling["grammar"] = _read_grammar(Path(grammar))
+        if truncate and overflow == "refuse":
+            overflow = "truncate-middle"
         chosen = chosen_schema(schema, json_object=json_object, grammar=grammar is not None)
-        reply = ReplyOptions(thinking, max_tokens, truncate, stop, sampling, think_budget, chosen)
+        reply = ReplyOptions(thinking, max_tokens, overflow, stop, sampling, think_budget, chosen)
         return function(reply=reply, **kwargs)
 
     for option in reversed(_options()):
@@ -120,8 +124,13 @@ def _options() -> list[Callable[[F], F]]:
             "--max-tokens", type=TokenCount(), metavar="N", help="End the answer after N tokens, thinking included."
         ),
         click.option(
-            "--truncate", is_flag=True, help="Cut a prompt that is too long, and say so, instead of refusing it."
+            "--overflow",
+            type=click.Choice(get_args(OverflowPolicy)),
+            default="refuse",
+            show_default=True,
+            help="A prompt that is too long: refuse it, leave out its middle, or let the model summarise it first.",
         ),
+        click.option("--truncate", is_flag=True, hidden=True, help="The same as --overflow truncate-middle."),
         *sampling,
         click.option(
             "--stop", multiple=True, metavar="TEXT", help="End the answer where TEXT appears; may be repeated."

@@ -16,7 +16,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qwenctl.moe.microbatch import PrefillRates
+from qwenctl.moe.prefill_rates import PrefillRates
 
 _FORMAT = 1
 _FOLDER = "calibration"

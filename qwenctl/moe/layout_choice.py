@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite
 
 from qwenctl.moe.calibration import Calibration
-from qwenctl.moe.microbatch import PrefillRates, experts_used
+from qwenctl.moe.microbatch import experts_used
+from qwenctl.moe.prefill_rates import PrefillRates
 from qwenctl.moe.slot_layout import LayoutName
 
 PROMPT_TOKENS = 2048  # what the choice is made for, …

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from qwenctl.moe.device_budget import DeviceBudget, DevicePlan
-from qwenctl.moe.microbatch import PrefillRates
+from qwenctl.moe.prefill_rates import PrefillRates
 from qwenctl.units import format_memory
 
 _LAYOUT_NAMES = {"plain": "the file's layout", "repack": "repacked", "amx": "AMX layout"}

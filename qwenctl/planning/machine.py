@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qwenctl.moe.machine_memory import MachineMemory
-from qwenctl.moe.microbatch import PrefillRates
+from qwenctl.moe.prefill_rates import PrefillRates
 
 
 @dataclass(frozen=True, slots=True)

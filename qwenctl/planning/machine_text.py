@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from qwenctl.errors import InvalidRequest
 from qwenctl.moe.machine_memory import DeviceMemory, MachineMemory
-from qwenctl.moe.microbatch import PrefillRates
+from qwenctl.moe.prefill_rates import PrefillRates
 from qwenctl.planning.hardware import (
     CORE_DENSE_MACS_S,
     CORE_MACS_S,

@@ -19,9 +19,9 @@ from qwenctl.moe.device_budget import DeviceBudget, DeviceRequest
 from qwenctl.moe.engine_choice import first_suitable, is_for_stock
 from qwenctl.moe.flash_choice import flash_is_better
 from qwenctl.moe.layout_choice import LayoutChoice
-from qwenctl.moe.microbatch import PrefillRates
 from qwenctl.moe.model_size import ModelSize
 from qwenctl.moe.offload_plan import OffloadPlan, OffloadRequest
+from qwenctl.moe.prefill_rates import PrefillRates
 from qwenctl.moe.sizing import base_bytes, fits_devices, margin_bytes, size_offload, try_size
 from qwenctl.moe.stock_placement import STOCK_UBATCH, StockPart, StockPlacement, place_stock
 from qwenctl.planning.machine import Machine

@@ -7,6 +7,7 @@ the engine, so that a sequence that ends makes room for one that is ready.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,16 @@ from qwenctl.services.batch_job import (
     TokenCounts,
 )
 from qwenctl.services.batch_mailbox import Mailbox
-from qwenctl.services.batch_work import LineWork, ReplyReader, chat_work, completion_work, schema_faults
+from qwenctl.services.batch_work import (
+    EmbeddingWork,
+    LineWork,
+    ReplyReader,
+    chat_work,
+    completion_work,
+    embedding_work,
+    schema_faults,
+)
+from qwenctl.services.embedder import Embeddings
 from qwenctl.services.generation import ChatModel, ChatOptions
 from qwenctl.services.reply import ReplyDone
 from qwenctl.services.serving.engine_runner import EngineRunner
@@ -64,6 +74,15 @@ class _Running:
         return TokenCounts(self.work.n_prompt_tokens, n_cached, sum(self.n_tokens.values()))
 
 
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """The vectors of a line, or why there are none."""
+
+    job: BatchJob
+    work: EmbeddingWork
+    future: Future[Embeddings]
+
+
 class LocalWorker(BatchWorker):
     """Answers with `model`, whose engine nobody else uses meanwhile; it stays open.
 
@@ -83,26 +102,28 @@ class LocalWorker(BatchWorker):
         self._n_most = 2 * parallel  # as many again wait, prepared
         self._options, self._system = options, system
         self._mailbox = mailbox
-        self._prepared: dict[int, LineWork] = {}  # by number of line
+        self._prepared: dict[int, LineWork | EmbeddingWork] = {}  # by number of line
         self._running: dict[str, _Running] = {}  # by name of request
         self._runner = EngineRunner(model.engine, parallel)
+        self._n_embedding = 0  # lines
         self._is_lost = False
 
     @property
     def n_wanted(self) -> int:
         """Sequences that are free, and as many again."""
-        return 0 if self._is_lost else self._n_most - len(self._running)
+        return 0 if self._is_lost else self._n_most - len(self._running) - self._n_embedding
 
     def prepare(self, job: BatchJob) -> int:
         """Render and tokenize."""
         body, model = job.request.parsed, self._model
+        work: LineWork | EmbeddingWork
         try:
             if isinstance(body, ChatBody):
                 work = chat_work(model, job, body, self._options, self._system)
             elif isinstance(body, CompletionBody):
                 work = completion_work(model, job, body, self._options)
             else:
-                raise InvalidRequest("embeddings are not computed here yet")
+                work = embedding_work(model, body)
         except (InvalidRequest, PromptTooLong, TemplateFailed) as error:
             raise LineRefused(_code(error), error.message) from error
         self._prepared[job.line_number] = work
@@ -111,6 +132,21 @@ class LocalWorker(BatchWorker):
     def start(self, job: BatchJob) -> None:
         """Leave it with the engine."""
         work = self._prepared.pop(job.line_number)
+        if isinstance(work, EmbeddingWork):
+            self._embed(job, work)
+        else:
+            self._generate(job, work)
+
+    def _embed(self, job: BatchJob, work: EmbeddingWork) -> None:
+        self._n_embedding += 1
+        try:
+            future = self._runner.embed(work.token_lists)
+        except QwenctlError as error:
+            future = Future()
+            future.set_exception(error)
+        future.add_done_callback(lambda future: self._mailbox.put(self, _Embedded(job, work, future)))
+
+    def _generate(self, job: BatchJob, work: LineWork) -> None:
         readers = {one.request_id: reader for one, reader in zip(work.requests, work.readers, strict=True)}
         self._running |= dict.fromkeys(readers, _Running(job, work, readers))
         for request in work.requests:
@@ -130,6 +166,8 @@ class LocalWorker(BatchWorker):
         if isinstance(item, Refused):
             self._drop(item.job)
             return [item]
+        if isinstance(item, _Embedded):
+            return self._end_embedding(item)
         return [outcome for event in item for outcome in self._take(event)]
 
     def stop(self) -> None:
@@ -170,6 +208,20 @@ class LocalWorker(BatchWorker):
             return [Stumbled(job, "invalid_answer", faults[0], running.tokens, body)]
         seed = next(reply.timing.seed for reply in replies if reply)
         return [Answered(job, body, running.tokens, {"seed": seed, **running.work.ours})]
+
+    def _end_embedding(self, item: _Embedded) -> Sequence[Outcome]:
+        job, work = item.job, item.work
+        self._n_embedding -= 1
+        try:
+            vectors = item.future.result()
+        except (InvalidRequest, PromptTooLong) as error:
+            return [Refused(job, _code(error), error.message)]
+        except QwenctlError as error:
+            if (failure := self._runner.failure) is not None:
+                return [Returned(job), *self._lose(Lost(failure))]
+            return [Stumbled(job, "generation_failed", error.message)]
+        tokens = TokenCounts(work.n_most_tokens)
+        return [Answered(job, work.answer(vectors.tolist()), tokens)]
 
     def _drop(self, job: BatchJob) -> None:
         """Forget a line, and cancel what the engine still does for it."""

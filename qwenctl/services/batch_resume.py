@@ -31,7 +31,8 @@ def settings_digest(model: ModelInfo | None, served: Iterable[str], options: Bat
     chat, what = options.chat, list[Any]()
     if model is not None:
         what += [model.name, model.architecture, model.n_weights, model.file_bytes, model.chat_template]
-    what += [options.system, chat.thinking, dict(chat.sampling), chat.max_tokens, chat.stop, chat.truncate]
+    what += [options.system, chat.thinking, dict(chat.sampling), chat.max_tokens, chat.stop]
+    what.append(chat.overflow != "refuse" and chat.overflow)
     what += [list(chat.tools), dict(chat.template_variables)]
     later = {
         "served": sorted(set(served)),

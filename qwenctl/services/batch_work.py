@@ -15,6 +15,7 @@ from qwenctl.services.api.chat_requests import chat_requests, completion_request
 from qwenctl.services.api.choice_reader import ChoiceReader, PlainReader
 from qwenctl.services.api.completion_answer import TextChoice, completion_answer
 from qwenctl.services.api.completion_body import CompletionBody
+from qwenctl.services.api.embedding_body import EmbeddingBody, embedding_answer
 from qwenctl.services.batch_job import BatchJob
 from qwenctl.services.batch_record import record_name
 from qwenctl.services.batch_request import BatchRequest
@@ -88,6 +89,33 @@ def completion_work(model: ChatModel, job: BatchJob, body: CompletionBody, defau
         return completion_answer(_head("cmpl", model, job), choices, body.n)
 
     return LineWork(_attempt(requests, job), readers, len(body.prompts), answer, {})
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingWork:
+    """The texts of a line, each of which gets a vector."""
+
+    token_lists: tuple[tuple[int, ...], ...]
+    model: str
+    as_base64: bool
+
+    @property
+    def n_most_tokens(self) -> int:
+        """All that it takes: nothing is generated."""
+        return sum(map(len, self.token_lists))
+
+    def answer(self, vectors: Sequence[Sequence[float]]) -> Mapping[str, Any]:
+        """Return the answer, given a vector for each text."""
+        return embedding_answer(vectors, self.n_most_tokens, model=self.model, as_base64=self.as_base64)
+
+
+def embedding_work(model: ChatModel, body: EmbeddingBody) -> EmbeddingWork:
+    """Return the work of embeddings."""
+    tokenize = model.engine.tokenize
+    lists = tuple(
+        tokenize(text, parse_special=False, add_special=True) if isinstance(text, str) else text for text in body.inputs
+    )
+    return EmbeddingWork(lists, model.engine.info.name, body.as_base64)
 
 
 def schema_faults(request: BatchRequest, options: ChatOptions, answer: Mapping[str, Any]) -> Sequence[str]:

@@ -14,7 +14,7 @@ from qwenctl.services.demo_file import DEMO_NAME
 from qwenctl.services.prompt_template import template_names
 from qwenctl.services.session_choice import open_store
 from qwenctl.services.session_store import SessionQuery
-from qwenctl.services.split_files import SUFFIX, is_later_part, model_name
+from qwenctl.services.split_files import first_files, model_name
 from qwenctl.settings import Settings
 
 _N_SESSIONS = 30
@@ -31,8 +31,7 @@ def completion_values(kind: str, settings: Settings) -> list[tuple[str, str]]:
 
 
 def _models(settings: Settings) -> list[tuple[str, str]]:
-    paths = sorted(settings.models_dir.glob(f"*{SUFFIX}"))
-    names = dict.fromkeys(model_name(path) for path in paths if not is_later_part(path))
+    names = [model_name(path) for path in first_files(settings.models_dir)]
     return [*((name, "") for name in names), (DEMO_NAME, "the bundled one")]
 
 

@@ -9,7 +9,7 @@ A model without a chat template completes the plain text of the messages.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
 
@@ -17,15 +17,14 @@ from qwenctl.core import GenerationEvent, GenerationRequest, Message, ModelInfo,
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, ends_inside_thinking
 from qwenctl.services.embedder import Embeddings
-from qwenctl.services.prompt_cut import PromptCut, cut_messages
+from qwenctl.services.overflow.middle_cut import cut_middle
+from qwenctl.services.overflow.policy import MiddleCut, OverflowPolicy, Shortening, Summary, fits, room_for_prompt
 from qwenctl.services.reply import ReplyAssembler, ReplyEvent
 from qwenctl.services.reply_form import ReplyForm, held_to_form
 from qwenctl.services.sampling_defaults import SamplingChoice, choose_sampling, sampling_family, usual_max_tokens
 from qwenctl.services.thinking import without_earlier_reasoning
 from qwenctl.services.thinking_mode import ThinkingMode, thinking_mode
 from qwenctl.services.tools.tool_choice import ToolChoice
-
-_ROOM_FOR_ANSWER = 1024  # tokens that a cut prompt leaves, where the context is large enough
 
 
 class TextEngine(Protocol):
@@ -79,7 +78,7 @@ class ChatOptions:
     sampling: Mapping[str, Any] = field(default_factory=dict)  # fields of SamplingParams
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
-    truncate: bool = False  # cut a prompt that is too long instead of refusing it
+    overflow: OverflowPolicy = "refuse"  # what becomes of a prompt that is too long; overflow/condense.py summarises
     tools: tuple[Mapping[str, Any], ...] = ()
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     think_budget: int | None = None  # tokens of thinking after which it is ended and the answer begins
@@ -99,13 +98,17 @@ class PreparedPrompt:
     mode: ThinkingMode
     starts_inside: bool  # `text` ends inside a think block
     sampling: SamplingChoice
-    truncated: PromptCut | None
+    truncated: Shortening | None
     notes: tuple[str, ...]  # one line each, for the user: what was ignored, cut or advised against
 
     @property
     def thinking(self) -> bool:
         """Whether the model is expected to think."""
         return self.mode.thinking
+
+    def condensed(self, summary: Summary | None) -> PreparedPrompt:
+        """Return it with what was summarised before it was prepared."""
+        return replace(self, truncated=summary, notes=(*self.notes, summary.sentence)) if summary else self
 
 
 class Reply:
@@ -192,7 +195,7 @@ class ChatModel:
         Raises:
             InvalidRequest: no messages, text that is no Unicode, or options out of range.
             TemplateFailed: the chat template could not render the messages.
-            PromptTooLong: more tokens than the context holds, and `truncate` was not asked for or did not help.
+            PromptTooLong: more tokens than the context holds, and it was not to be cut, or cutting did not help.
         """
         options = options or ChatOptions()
         if not messages:
@@ -227,6 +230,10 @@ class ChatModel:
         starts_inside = self.template is not None and ends_inside_thinking(text)
         return PreparedPrompt(request, text, mode, starts_inside, sampling, cut, notes)
 
+    def n_prompt_tokens(self, messages: Sequence[Message], options: ChatOptions) -> int:
+        """Return how long the prompt for `messages` would be, if nothing were cut; raises what `prepare` raises."""
+        return _Prompt(self, messages, options, has_grammar=False).n_tokens
+
     def reply(self, prepared: PreparedPrompt) -> Reply:
         """Start generating. Nothing is computed before the first event is asked for."""
         return Reply(self.engine, prepared)
@@ -257,18 +264,22 @@ class _Prompt:
         if model.template is None:
             self.notes += ("the model has no chat template: it goes on with the text of the prompt as it is",)
 
-    def fitted(self, n_ctx: int) -> tuple[str, tuple[int, ...], PromptCut | None]:
+    @property
+    def n_tokens(self) -> int:
+        """The length of the whole prompt."""
+        return self._count(self._messages)
+
+    def fitted(self, n_ctx: int) -> tuple[str, tuple[int, ...], MiddleCut | None]:
         """Return text and tokens, cut if need be and allowed."""
         text = self._render(self._messages)
         tokens = self._tokenize(text)
-        if len(tokens) < n_ctx:  # there is room for one more
+        n_tokens, max_tokens, cuts = len(tokens), self._options.max_tokens, self._options.overflow == "truncate-middle"
+        if fits(n_tokens, n_ctx, max_tokens) or (n_tokens < n_ctx and not cuts):
             return text, tokens, None
-        if not self._options.truncate:
-            raise PromptTooLong(len(tokens), n_ctx)
-        answer = min(self._options.max_tokens or _ROOM_FOR_ANSWER, max(1, n_ctx // 4))
-        result = cut_messages(self._messages, len(tokens), n_ctx - answer, self._count)
+        limit = room_for_prompt(n_ctx, max_tokens)
+        result = cut_middle(self._messages, n_tokens, limit, self._count) if cuts else None
         if result is None:
-            raise PromptTooLong(len(tokens), n_ctx)
+            raise PromptTooLong(n_tokens, n_ctx)
         remaining, cut = result
         text = self._render(remaining)
         return text, self._tokenize(text), cut

@@ -1,11 +1,12 @@
 """Whether a text repeats itself without end, told from its last tokens. Pure: knows no model and no engine.
 
 Small and strongly quantized models fall into two kinds of loop while they think: the same tokens again and again, and
-the same sentences with a number or a word changed each time. Ordinary text has neither: of the runs of eight tokens in
-a page of prose more than nine in ten occur once, and in a long table about half.
+the same sentences with a number or a word changed each time.
 
-    period      the end of the text is one passage, written at least four times and over at least 200 tokens
-    worn out    of the last 1,024 runs of eight tokens fewer than one in six differ from all others
+    the same        the end of the text is one passage, written at least four times and over at least 200 tokens
+    nearly so       the same, at least eight times and over at least 600 tokens, but for one token in twelve
+
+Of the second kind are also the most monotonous of programs; a passage that is as long each time is what tells a loop.
 """
 
 from __future__ import annotations
@@ -18,10 +19,8 @@ import numpy.typing as npt
 WINDOW_TOKENS = 4096  # more than these are never looked at
 
 _RUN = 8  # tokens that are compared as one
-_MIN_REPEATS = 4
-_MIN_REPEATED_TOKENS = 200
-_WORN_WINDOW = 1024
-_WORN_SHARE = 1 / 6
+# (repeats, tokens repeated, share of tokens that are as they were a passage before)
+_LOOPS = ((4, 200, 1.0), (8, 600, 11 / 12))
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # of a rolling hash: odd, its bits well mixed (Knuth's golden ratio)
 
 
@@ -31,10 +30,10 @@ def repeats_endlessly(tokens: Sequence[int]) -> bool:
     Takes about a tenth of a millisecond for `WINDOW_TOKENS` tokens.
     """
     window = np.array(tokens[-WINDOW_TOKENS:], np.uint64)
-    if len(window) < _MIN_REPEATED_TOKENS:
+    if len(window) <= _RUN:
         return False
-    runs = _hashed_runs(window)
-    return _is_periodic(window, runs) or _is_worn_out(runs)
+    period = _period(_hashed_runs(window))
+    return period is not None and any(_has_period(window, period, *loop) for loop in _LOOPS)
 
 
 def _hashed_runs(window: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -46,19 +45,18 @@ def _hashed_runs(window: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return hashes
 
 
-def _is_periodic(window: npt.NDArray[np.uint64], runs: npt.NDArray[np.uint64]) -> bool:
-    """Whether the last run's distance to the one before it like it is a period of the whole end."""
-    same = np.flatnonzero(runs[:-1] == runs[-1])
-    if not len(same):
-        return False
-    period = len(runs) - 1 - int(same[-1])
-    n_repeated = max(_MIN_REPEATED_TOKENS, _MIN_REPEATS * period)
+def _period(runs: npt.NDArray[np.uint64]) -> int | None:
+    """Return the distance of one of the last runs to the one before that is like it; None: none has its like."""
+    for last in range(len(runs) - 1, max(0, len(runs) - 1 - 3 * _RUN), -_RUN):  # of which one holds no changed token
+        same = np.flatnonzero(runs[:last] == runs[last])
+        if len(same):
+            return last - int(same[-1])
+    return None
+
+
+def _has_period(window: npt.NDArray[np.uint64], period: int, n_repeats: int, n_tokens: int, share: float) -> bool:
+    n_repeated = max(n_tokens, n_repeats * period)
     if n_repeated > len(window):
         return False
     end = window[-n_repeated:]
-    return bool((end[period:] == end[:-period]).all())
-
-
-def _is_worn_out(runs: npt.NDArray[np.uint64]) -> bool:
-    last = runs[-_WORN_WINDOW:]
-    return len(last) == _WORN_WINDOW and len(np.unique(last)) < _WORN_SHARE * _WORN_WINDOW
+    return bool((end[period:] == end[:-period]).mean() >= share)

@@ -20,6 +20,7 @@ from qwenctl.services.demo_file import DEMO_NAME, DEMO_TYPE, converted_demo
 from qwenctl.services.live_process import is_alive
 from qwenctl.services.model_origin import origin_path
 from qwenctl.services.model_store import find_model, model_not_found
+from qwenctl.services.prefix_cache.options import FOLDER_NAME
 from qwenctl.services.split_files import model_files
 from qwenctl.settings import Settings
 
@@ -133,6 +134,9 @@ def _outdated(settings: Settings) -> Iterator[Removable]:
     for path in sorted(cache.glob(f"{DEMO_NAME}-{DEMO_TYPE}-*")):
         if demo is None or not path.name.startswith(demo.name):
             yield Removable(path, _freed_bytes(path), "the demo of an older version")
+    for path in sorted((cache / FOLDER_NAME).glob("*/*.new")):
+        if not is_alive(path.name.split(".")[1]):
+            yield Removable(path, _freed_bytes(path), "a prompt that a process did not write to its end")
     for path in sorted((cache / "loadable").glob("*.json")):
         if not _names_files_that_exist(path):
             yield Removable(path, _freed_bytes(path), "about a model that is gone")

@@ -20,7 +20,7 @@ from qwenctl.services.default_model import read_default
 from qwenctl.services.demo_file import DEMO_NAME, converted_demo
 from qwenctl.services.hub.model_names import parse_name
 from qwenctl.services.model_origin import Origin, find_asked, read_origin
-from qwenctl.services.split_files import SUFFIX, is_later_part, model_files, model_name
+from qwenctl.services.split_files import SUFFIX, first_files, model_files, model_name
 from qwenctl.settings import Settings
 
 
@@ -40,17 +40,11 @@ class StoredModel:
 
 def list_models(settings: Settings) -> tuple[StoredModel, ...]:
     """Return the models, by name, and the demo if it has been converted."""
-    stored = [look_at(path) for path in stored_files(settings)]
+    stored = [look_at(path) for path in first_files(settings.models_dir)]
     demo = converted_demo(settings)
     if demo is not None and all(model.name != DEMO_NAME for model in stored):
         stored.append(look_at(demo, DEMO_NAME))
     return tuple(stored)
-
-
-def stored_files(settings: Settings) -> list[Path]:
-    """Return the first file of each model in the models folder; links that lead nowhere are among them."""
-    found = settings.models_dir.glob(f"*{SUFFIX}")
-    return sorted(path for path in found if (path.is_file() or path.is_symlink()) and not is_later_part(path))
 
 
 def look_at(path: Path, name: str | None = None) -> StoredModel:
@@ -137,7 +131,7 @@ def model_not_found(name: str, settings: Settings) -> ModelNotFound:
     if given.suffix == ".safetensors" and given.is_file():
         hint = f"qwenctl convert {given.parent} {given.parent.resolve().name}"
         return ModelNotFound(f"{name} is part of a Hugging Face checkpoint, not a GGUF file", f"convert it: {hint}")
-    known = [model_name(path) for path in stored_files(settings)]
+    known = [model_name(path) for path in first_files(settings.models_dir)]
     near = get_close_matches(name.removesuffix(SUFFIX), known, 1)
     if near:
         return ModelNotFound(f"no model {name}", f"did you mean {near[0]}?")

@@ -15,7 +15,7 @@ from qwenctl.moe.expert_map import ExpertMap
 from qwenctl.moe.ggml_calls import Ggml
 from qwenctl.moe.layout_choice import PROMPT_TOKENS, LayoutChoice, choose, prefill_rates
 from qwenctl.moe.measure_experts import shape_of
-from qwenctl.moe.microbatch import PrefillRates
+from qwenctl.moe.prefill_rates import PrefillRates
 from qwenctl.moe.slot_layout import LayoutMaker
 from qwenctl.services.calibrate import calibrated
 from qwenctl.services.engine_options import EngineOptions

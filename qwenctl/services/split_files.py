@@ -39,3 +39,9 @@ def is_later_part(path: Path) -> bool:
     """Tell whether a file is of a split set, but not its first."""
     match = _SPLIT.fullmatch(path.name)
     return match is not None and match["number"] != "00001"
+
+
+def first_files(folder: Path) -> list[Path]:
+    """Return the first file of each model in `folder`, by name; links that lead nowhere are among them."""
+    found = folder.glob(f"*{SUFFIX}")
+    return sorted(path for path in found if (path.is_file() or path.is_symlink()) and not is_later_part(path))

@@ -9,14 +9,17 @@ import stat
 import sys
 import termios
 import time
+from base64 import b64encode
 from functools import partial
 
 import pytest
 
+from qwenctl.cli.chat.context_use import context_use
 from qwenctl.cli.chat.line_input import LineInput
 from qwenctl.cli.chat.screen import Meter
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.output import Output
+from qwenctl.services.conversation import Conversation, Exchange
 from tests.cli.job_shell import run_as_job
 from tests.cli.scripted_chat import scripted_chat
 from tests.cli.terminal import Terminal
@@ -254,16 +257,6 @@ def _choose():
         assert line_input.read("what was typed before") == "yy"
 
 
-def test_ctrl_c_twice_ends_the_program(chat):
-    terminal = chat(words("never ending " * 500), seconds_per_step=3.0)
-    terminal.send("Go on" + ENTER)
-    terminal.wait_for("reading the prompt")
-    while terminal.is_running():  # two that come at once are one
-        terminal.send(CTRL_C)
-        time.sleep(0.1)
-    assert terminal.wait_exit() == 130
-
-
 def test_ctrl_c_at_the_prompt_says_how_to_leave(chat):
     terminal = chat()
     terminal.send("half a question")
@@ -431,6 +424,34 @@ def test_commands_are_completed_and_history_is_kept(chat, tmp_path):
     again = chat(["Fine."], history=history)
     again.send(UP)
     again.wait_for("> remember me")
+
+
+def test_answers_and_code_are_copied_and_saved(chat, tmp_path):
+    answer = "Run this:\n\n1. First:\n   ```sh\n   make\tall\n   ```\n2. Then:\n   ```py\n   print('é')\n   ```\n"
+    terminal = chat([answer], columns=200)
+    take_turn(terminal, "/copy", "error: there is no answer yet")
+    take_turn(terminal, "how?", "2. Then")
+    take_turn(terminal, "/copy", "88 characters sent")
+    assert b64encode(answer.encode()) in terminal.raw
+    take_turn(terminal, "/copy 2", "11 characters sent")
+    assert b"\x1b]52;c;" + b64encode("print('é')\n".encode()) + b"\x07" in terminal.raw
+    take_turn(terminal, "/copy 3", "error: no code block 3: the last answer has 2 of them")
+    path = tmp_path / "make.sh"
+    take_turn(terminal, f"/save-code 1 {path}", "1 line written to")
+    assert path.read_text() == "make\tall\n"  # a tab stays one
+    take_turn(terminal, f"/save-code 2 {path}", "is there already")
+    take_turn(terminal, "/save-code 2", "error: /save-code needs the name of a file")
+
+
+def test_what_uses_the_context(chat):
+    terminal = chat(["<think>\n", "0123456789", "\n</think>\n\n", "An answer."])
+    take_turn(terminal, "/system Be brief.", "Be brief.")
+    take_turn(terminal, "a question", "An answer.")
+    take_turn(terminal, "/context", "left out: 10 tokens of reasoning")
+    assert re.search(r"system prompt +9 +0%\nquestions \(1\) +10 +0%\nanswers \(1\) +10 +0%\n", terminal.text)
+    use = context_use(Conversation(exchanges=(Exchange("abc", "de", "fgh"),)), 8, 100, len)
+    assert (use.n_free, use.n_left_out) == (92, 3)
+    assert use.parts[-1] == ("between them", 3)
 
 
 def test_an_answer_taller_than_the_screen_scrolls(chat):

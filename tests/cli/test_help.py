@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 import subprocess
 import sys
@@ -10,8 +11,11 @@ import sys
 import click
 import pytest
 
+from qwenctl import settings
 from qwenctl.cli.command import Command
+from qwenctl.cli.command_tree import root_context, walk
 from qwenctl.cli.main import COMMANDS, cli
+from qwenctl.errors import ExitCode
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / "scripts" / "generate_cli_reference.py"
@@ -66,6 +70,26 @@ def test_every_command_has_examples_that_parse(name, reference):
                 break
         else:
             pytest.fail(f"{example!r} does not call qwenctl {name}")
+
+
+def test_commands_below_commands_have_help_and_examples_too():
+    for path, command, _ in walk(cli, root_context(cli)):
+        assert isinstance(command, Command), path
+        assert command.examples, path
+        for example in command.examples:
+            assert path in example or "|" in example or "$(" in example, f"{example!r} does not call {path}"
+        for parameter in command.params:
+            assert not isinstance(parameter, click.Option) or parameter.help, (path, parameter.opts)
+
+
+def test_the_program_says_what_holds_for_all_commands(qwenctl):
+    text = qwenctl("--help").stdout
+    for title in ("Examples:", "Exit codes:", "Environment:", "Files:"):
+        assert f"\n{title}\n" in text
+    for code in ExitCode:
+        assert re.search(rf"(?m)^  {int(code)} +\w", text), code
+    ours = [name for name in settings._VARIABLES if name.startswith("QWENCTL_")]
+    assert [name for name in ours if name not in text] == []
 
 
 def test_every_command_has_json_output():

@@ -61,3 +61,37 @@ def test_a_size(usage, qwenctl, demo_gguf, monkeypatch):
     monkeypatch.setenv("QWENCTL_PREFIX_CACHE", "lots")
     ran = qwenctl("run", demo_gguf, "Hello", *FEW)
     assert (ran.code, "QWENCTL_PREFIX_CACHE is 'lots'" in ran.stderr) == (2, True)
+
+
+def test_what_is_kept_is_listed_and_removed(usage, qwenctl):
+    usage("What is wide?")
+    listed = json.loads(qwenctl("cache", "--json").stdout)
+    [prompt] = listed["prompts"]
+    assert prompt["tokens"] > worth.MIN_TOKENS
+    assert listed["bytes"] == prompt["bytes"] == files()[0].stat().st_size
+    assert listed["limit_bytes"] > 0
+    assert "sea" not in qwenctl("cache", "ls").stdout
+    assert prompt["id"] in qwenctl("cache", "ls").stdout
+    assert qwenctl("cache", "rm").code == 2
+    assert qwenctl("cache", "rm", "ffff0000").code == 2
+    assert qwenctl("cache", "rm", "--model", "no such model").code == 0
+    assert qwenctl("cache", "rm", "--all", "--dry-run").code == 0
+    assert files()
+    removed = qwenctl("cache", "rm", prompt["id"], "--json")
+    assert json.loads(removed.stdout)["freed_bytes"] == prompt["bytes"]
+    assert not files()
+    assert "no prompts are kept" in qwenctl("cache").stderr
+
+
+def test_an_empty_home_has_no_prompts(qwenctl):
+    assert qwenctl("cache").code == 0
+    assert json.loads(qwenctl("cache", "ls", "--json").stdout)["prompts"] == []
+    assert qwenctl("cache", "rm", "--all").code == 0
+
+
+def test_a_damaged_file_is_said_to_be_and_can_be_removed(usage, qwenctl):
+    usage("What is wide?")
+    files()[0].write_bytes(b"nothing of use")
+    assert "damaged" in qwenctl("cache").stdout
+    qwenctl("cache", "rm", "--all")
+    assert not files()

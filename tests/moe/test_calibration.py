@@ -22,7 +22,7 @@ from qwenctl.moe.calibration import (
     stored_at_s,
     stored_calibrations,
 )
-from qwenctl.moe.microbatch import PrefillRates
+from qwenctl.moe.prefill_rates import PrefillRates
 from qwenctl.services.calibration_key import calibration_key, cpu_name
 
 KEY = CalibrationKey("Xeon 42", 2, "0.3.36 1681496", shape_name(("Q6_K", "Q4_K", "Q4_K"), 2048, 768, 128), "/")

@@ -9,7 +9,8 @@ import pytest
 
 from qwenctl.moe.calibration import Calibration, CalibrationKey, DiskRate, ExpertRate
 from qwenctl.moe.layout_choice import ExpertKind, ExpertShape, LayoutChoice, choose, prefill_rates
-from qwenctl.moe.microbatch import PrefillRates, experts_used
+from qwenctl.moe.microbatch import experts_used
+from qwenctl.moe.prefill_rates import PrefillRates
 
 EVERY_WAY = frozenset([("plain", "id"), ("plain", "expert"), ("repack", "id"), ("repack", "expert"), ("amx", "expert")])
 KIND = ExpertKind("Q4_K", 12, 3 * 768 * 2048, EVERY_WAY)

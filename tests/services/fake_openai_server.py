@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import urllib3
+
 Fault = Literal["hang", "cut", "garbage", "drop", "nothing"]
 Plan = Callable[[int, Mapping[str, Any]], int | Fault | None]
 
@@ -27,6 +29,7 @@ class FakeServer:
         retry_after: header that goes with 429 and 503.
         n_parallel: that it says of itself.
         answer: text for a prompt.
+        upstream: URL of a server that answers in this one's place.
     """
 
     def __init__(
@@ -38,10 +41,10 @@ class FakeServer:
         retry_after: str | None = None,
         n_parallel: int = 4,
         answer: Callable[[str], str] = lambda prompt: f"{len(prompt)} characters",
-        port: int = 0,
+        upstream: str | None = None,
     ) -> None:
         self.plan, self.model, self.key, self.retry_after = plan, model, key, retry_after
-        self.n_parallel, self.answer = n_parallel, answer
+        self.n_parallel, self.answer, self.upstream = n_parallel, answer, upstream
         self.bodies: list[dict[str, Any]] = []  # as they came
         self.n_active = self.most_active = 0
         self.released = threading.Event()  # lets what hangs go
@@ -58,7 +61,7 @@ class FakeServer:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 """Clients that went away are no news."""
 
-        self._server = Server(("127.0.0.1", port), Handler)
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -127,11 +130,20 @@ class _Handler(BaseHTTPRequestHandler):
             if fate == "drop":
                 self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
+        elif self.fake.upstream:
+            self._relay(self.fake.upstream + self.path, body)
         elif fate == "garbage":
             self._send_bytes(200, b"<html>It works!</html>")
         else:
             data = json.dumps(self._answer(body)).encode()
             self._send_bytes(200, data, cut=len(data) // 2 if fate == "cut" else None)
+
+    def _relay(self, url: str, body: Mapping[str, Any]) -> None:
+        headers = {"Content-Type": "application/json"}
+        data = json.dumps({name: value for name, value in body.items() if name != "model"}).encode()
+        with urllib3.PoolManager() as pool:
+            answer = pool.request("POST", url, body=data, headers=headers, retries=False, timeout=60)
+        self._send_bytes(answer.status, answer.data)
 
     def _answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}

@@ -1,15 +1,9 @@
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -150,8 +144,8 @@ def test_defaults_hold_where_a_line_says_nothing(files: Files) -> None:
 
 def test_a_cut_prompt_says_so(files: Files) -> None:
     files.ask({"id": "a", "prompt": "x" * 5000})
-    files.run(chat=ChatOptions(truncate=True))
-    assert any("the prompt was cut from 5000 to" in note for note in files.records[0]["qwenctl"]["notes"])
+    files.run(chat=ChatOptions(overflow="truncate-middle"))
+    assert any("the prompt was cut from 5,000 to" in note for note in files.records[0]["qwenctl"]["notes"])
 
 
 def test_progress(files: Files) -> None:
@@ -363,44 +357,3 @@ def test_an_interrupted_run_keeps_what_is_finished(files: Files) -> None:
     n_answers = len(files.answers)
     assert 2 <= n_answers < 60
     assert counts(files.run()) == (60 - n_answers, 0, n_answers, 0)
-
-
-# Killed
-
-
-def kill_at(files: Files, n_records: int, delay_s: float) -> bool:
-    """Run in a child and kill it once it has written `n_records`, after `delay_s`; whether it was still running."""
-    script = Path(__file__).with_name("killable_batch.py")
-    child = subprocess.Popen([sys.executable, str(script), str(files.input), str(files.output), "0.001"])
-    try:
-        while child.poll() is None and _count(files.output) < n_records:
-            time.sleep(0.001)
-        time.sleep(delay_s)
-        child.send_signal(signal.SIGKILL)
-    finally:
-        status = child.wait()
-    assert status in (0, -signal.SIGKILL)
-    return status != 0
-
-
-def _count(path: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes().count(b"\n")
-    return 0
-
-
-@pytest.mark.parametrize("n_kills", [5, pytest.param(100, marks=pytest.mark.slow)])
-def test_every_line_is_answered_once_whenever_it_was_killed(files: Files, n_kills: int) -> None:
-    chance = random.Random(n_kills)
-    n_lines = 40 * n_kills
-    words = [" ".join(f"w{n}" for n in range(chance.randint(1, 12))) for _ in range(n_lines)]
-    files.ask(*[{"custom_id": f"id-{n}", "prompt": text} for n, text in enumerate(words)])
-    n_killed = 0
-    for kill in range(n_kills):
-        n_killed += kill_at(files, 40 * kill + chance.randint(0, 30), chance.uniform(0, 0.005))
-        if chance.random() < 0.3:  # what a power failure might leave
-            with files.output.open("ab") as file:
-                file.write(b'{"id": "batch_req_00", "cus')
-    assert n_killed >= n_kills - 1
-    files.run(ScriptedEngine(answer=lambda prompt: [f"{word} " for word in prompt.split()], n_parallel=4))
-    assert files.answers == {f"id-{n}": f"{text} " for n, text in enumerate(words)}

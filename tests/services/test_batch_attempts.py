@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from qwenctl.services.batch_progress import BatchTally
 from qwenctl.services.batch_record import RecordKey
 from qwenctl.services.batch_request import BatchRequest, parse_line
 from qwenctl.services.generation import ChatOptions
+from tests.chat_templates import QWEN3
 from tests.scripted_engine import ScriptedEngine
 from tests.services.batch_files import Files, counts, prompts
 
@@ -176,3 +178,49 @@ def test_a_schema_for_all_lines(files: Files) -> None:
     assert sorted(files.answers.values()) == ["[1]", "[]"]
     with pytest.raises(InvalidRequest, match="other options"):
         files.run()
+
+
+def test_embeddings(files: Files) -> None:
+    """Among chats, and one that is none."""
+    embed = {"method": "POST", "url": "/v1/embeddings"}
+    files.ask(
+        {"custom_id": "a", **embed, "body": {"input": ["four", [5, 6]]}},
+        {"custom_id": "b", **embed, "body": {"input": "x", "encoding_format": "base64"}},
+        *prompts(3),
+    )
+    summary = files.run()
+    assert (counts(summary), summary.n_prompt_tokens) == ((5, 0, 0, 0), 6 + 1 + 30)
+    bodies = {record["custom_id"]: record["response"]["body"] for record in files.records}
+    assert bodies["a"]["usage"] == {"prompt_tokens": 6, "total_tokens": 6}
+    first, second = (one["embedding"] for one in bodies["a"]["data"])
+    assert first[0] / first[1] == pytest.approx(4 / ord("f"))
+    assert second[0] / second[1] == pytest.approx(2 / 5)
+    assert isinstance(bodies["b"]["data"][0]["embedding"], str)
+    assert files.run(max_total_tokens=37).n_total_tokens == sum(
+        body["usage"]["total_tokens"] for body in bodies.values()
+    )
+
+
+def test_tools_are_called_in_openai_s_form(files: Files) -> None:
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+    body = {"messages": [{"role": "user", "content": "x"}], "tools": [tool]}
+    files.ask({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body})
+    call = ["<tool_call>", '{"name": "add", "arguments": {"a": 1}}', "</tool_call>"]
+    assert files.run(ScriptedEngine([["Wait. ", *call]], chat_template=QWEN3)).n_done == 1
+    [choice] = files.records[0]["response"]["body"]["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    [made] = choice["message"]["tool_calls"]
+    assert (made["function"]["name"], json.loads(made["function"]["arguments"])) == ("add", {"a": 1})
+    files.output.unlink()
+    assert "no place for tools" in str(files.run(ScriptedEngine()) and files.errors)
+
+
+def test_logprobs_and_a_budget_of_thinking(files: Files) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 1, "thinking_budget": 3}
+    files.ask({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body})
+    engine = ScriptedEngine([["<think>", *"abcdefghijk", "</think>", "yes"]], chat_template=QWEN3)
+    assert files.run(engine).n_done == 1
+    [request] = engine.history
+    assert (request.n_logprobs, request.think and request.think.budget) == (1, 3)
+    [choice] = files.records[0]["response"]["body"]["choices"]
+    assert choice["logprobs"]["content"]

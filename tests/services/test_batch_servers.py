@@ -118,7 +118,7 @@ def test_a_fault_now_and_then_costs_nothing(files: Files, pools: HttpPools, faul
         return fault if number in (1, 4, 5) else None
 
     with FakeServer(plan, n_parallel=2) as fake:
-        assert counts(run(files, [served(fake, pools)])) == (9, 0, 0, 0)
+        assert counts(run(files, [served(fake, pools)], n_retries=3)) == (9, 0, 0, 0)
         assert len(fake.bodies) == 12
     assert len(files.answers) == 9
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from qwenctl.core import FinishReason, Message
+from qwenctl.core import FinishReason, Message, PromptProgress, ThinkBlock, TokenBias
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong, TemplateFailed
 from qwenctl.services.chat_template import ChatTemplate
 from qwenctl.services.generation import ChatModel, ChatOptions
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
+from qwenctl.services.thinking_mode import EARLY_STOP, ENDING
 from tests.chat_templates import CHATML, KEEPS_REASONING, QWEN3, THINKING_2507
 from tests.scripted_engine import ScriptedEngine
 
@@ -118,6 +119,38 @@ def test_thinking_between_tool_calls_is_kept(opened: Any) -> None:
         assert "needed" in opened(template=template).prepare(turn).text
 
 
+def _chain(kind: str) -> list[Message]:
+    """A first turn that is over, and one in which the model waits for a second tool result."""
+    call = {"tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    result = Message("tool", "5") if kind == "tool" else Message("user", "<tool_response>\n5\n</tool_response>")
+    return [
+        Message("user", "a"),
+        Message("assistant", "", "secret one", call),
+        result,
+        Message("assistant", "<think>\nsecret two\n</think>\n\nb"),
+        Message("user", "c"),
+        Message("assistant", "", "needed one", call),
+        result,
+        Message("assistant", "<think>\nneeded two\n</think>\n\nand", None, call),
+        result,
+    ]
+
+
+@pytest.mark.parametrize("template", [QWEN3, THINKING_2507, KEEPS_REASONING])
+@pytest.mark.parametrize("kind", ["tool", "user"])
+def test_a_chain_of_tools_keeps_its_own_thinking_and_no_earlier(opened: Any, template: str, kind: str) -> None:
+    text = opened(template=template).prepare(_chain(kind)).text
+    assert "secret" not in text
+    assert text.count("needed one") == 1
+    assert text.count("needed two") == 1
+
+
+def test_a_question_ends_the_chain(opened: Any) -> None:
+    turns = [*_chain("tool"), Message("assistant", "done", "needed three"), Message("user", "d")]
+    for template in (QWEN3, KEEPS_REASONING):
+        assert "needed" not in opened(template=template).prepare(turns).text
+
+
 def test_where_sampling_came_from(opened: Any) -> None:
     model = opened(sampling_defaults={"temp": 0.5})
     prepared = model.prepare(HELLO, ChatOptions(sampling={"seed": 3}))
@@ -136,40 +169,31 @@ def test_a_long_prompt_is_refused_with_both_counts(opened: Any) -> None:
         model.prepare([Message("user", "x" * (200 - 50))])
 
 
-def test_cutting_drops_the_oldest_turns_first(opened: Any) -> None:
+def test_a_prompt_that_is_to_be_cut_is_cut_and_says_so(opened: Any) -> None:
+    """What is cut is overflow/test_middle_cut.py's."""
     model = opened(template=CHATML, n_ctx=400)
-    turns = [message for n in range(6) for message in (Message("user", f"q{n}" * 20), Message("assistant", f"a{n}"))]
-    prepared = model.prepare(
-        [Message("system", "Be kind."), *turns, Message("user", "last")], ChatOptions(truncate=True)
-    )
+    messages = [Message("user", "begin " + "x" * 1000 + " end")]
+    prepared = model.prepare(messages, ChatOptions(overflow="truncate-middle", max_tokens=50))
     assert prepared.truncated is not None
-    assert (prepared.truncated.n_dropped_turns, prepared.truncated.n_cut_characters) == (4, 0)
-    assert "Be kind." in prepared.text
-    assert "last" in prepared.text
-    assert "q4" in prepared.text
-    assert "q3" not in prepared.text
-    assert len(prepared.request.prompt_tokens) == prepared.truncated.n_tokens_after <= 300
-    assert "the 4 oldest turns were left out" in prepared.notes[-1]
-
-
-def test_then_the_middle_of_the_last_question(opened: Any) -> None:
-    model = opened(template=CHATML, n_ctx=400)
-    long = "begin " + "x" * 1000 + " end"
-    messages = [Message("user", "old"), Message("assistant", "older"), Message("user", long)]
-    prepared = model.prepare(messages, ChatOptions(truncate=True, max_tokens=50))
-    assert prepared.truncated is not None
-    assert prepared.truncated.n_dropped_turns == 1
-    assert 340 <= prepared.truncated.n_tokens_after <= 350
-    assert "begin xxx" in prepared.text
+    assert 300 <= prepared.truncated.n_tokens_after == len(prepared.request.prompt_tokens) <= 350
+    assert prepared.notes[-1] == prepared.truncated.sentence
     assert "xxx end<" in prepared.text
-    assert f"[… {prepared.truncated.n_cut_characters} characters cut …]" in prepared.text
-    assert prepared.text.count("x") == 1000 - prepared.truncated.n_cut_characters
+    with pytest.raises(PromptTooLong) as caught:
+        model.prepare(messages, ChatOptions(overflow="summarise"))  # overflow/condense.py does that before
+    assert "--overflow" in (caught.value.hint or "")
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_cut_too(opened: Any) -> None:
+    model = opened(template=CHATML, n_ctx=400)
+    messages = [Message("user", "x" * 345)]
+    assert model.prepare(messages).request.max_tokens == 5
+    assert model.prepare(messages, ChatOptions(overflow="truncate-middle")).request.max_tokens >= 100
 
 
 def test_a_long_system_prompt_cannot_be_cut(opened: Any) -> None:
     model = opened(template=CHATML, n_ctx=200)
     with pytest.raises(PromptTooLong):
-        model.prepare([Message("system", "x" * 300), *HELLO], ChatOptions(truncate=True))
+        model.prepare([Message("system", "x" * 300), *HELLO], ChatOptions(overflow="truncate-middle"))
 
 
 def test_without_a_template_the_text_is_completed(opened: Any) -> None:
@@ -178,7 +202,7 @@ def test_without_a_template_the_text_is_completed(opened: Any) -> None:
     assert prepared.text == "Once upon a"
     assert "no chat template" in prepared.notes[0]
     assert [event.text for event in model.reply(prepared) if isinstance(event, AnswerDelta)] == [" time"]
-    assert model.prepare([Message("user", "x" * 5000)], ChatOptions(truncate=True)).truncated is not None
+    assert model.prepare([Message("user", "x" * 5000)], ChatOptions(overflow="truncate-middle")).truncated is not None
 
 
 def test_closing_keeps_the_partial_turn_and_frees_the_engine(opened: Any) -> None:
@@ -238,3 +262,62 @@ def test_options_reach_the_engine(opened: Any) -> None:
     assert (prepared.request.request_id, prepared.request.stop, prepared.request.max_tokens) == ("mine", ("END",), 5)
     assert prepared.text.endswith("formal")
     assert model.prepare(HELLO).request.request_id != model.prepare(HELLO).request.request_id
+
+
+def test_what_the_engine_is_told_of_the_thinking(opened: Any) -> None:
+    model = opened()
+    assert model.prepare(HELLO).request.think == ThinkBlock(False, None, ENDING)
+    budget = model.prepare(HELLO, ChatOptions(think_budget=40_000))
+    assert budget.request.think == ThinkBlock(True, 40_000, ENDING)
+    assert budget.text.endswith("assistant\n<think>\n")
+    assert budget.starts_inside
+    assert model.prepare(HELLO, ChatOptions(thinking=False)).request.think is None
+    held = model.prepare(HELLO, ChatOptions(sampling={"grammar": 'root ::= "a"'}))
+    assert held.text.endswith("assistant\n<think>\n")
+    assert opened(template=None).prepare(HELLO).request.think is None
+    assert opened(template=THINKING_2507).prepare(HELLO).request.think == ThinkBlock(True, None, ENDING)
+
+
+def test_other_wishes_reach_the_engine(opened: Any) -> None:
+    wishes = ChatOptions(n_logprobs=2, logit_bias=(TokenBias(3, -100),), reports_progress=True)
+    request = opened().prepare(HELLO, wishes).request
+    assert (request.n_logprobs, request.logit_bias, request.reports_progress) == (2, (TokenBias(3, -100),), True)
+
+
+def test_a_budget_ends_the_thinking_and_the_answer_follows(opened: Any) -> None:
+    model = opened(["hm", ",", " well", "\n</think>\n\n", "Hi"])
+    done = list(model.stream(HELLO, ChatOptions(think_budget=2)))[-1]
+    assert (done.reasoning, done.answer) == (f"hm,{EARLY_STOP}", "Hi")
+    assert (done.n_reasoning_tokens, done.thinking_end) == (3, "budget")  # the sentence is one token here
+
+
+def test_answer_now(opened: Any) -> None:
+    reply = opened(["<think>", "hm", ", ", "well", "\n</think>\n\n", "Hi"]).stream(HELLO)
+    assert next(reply) == ReasoningDelta("hm")
+    reply.end_thinking()
+    done = list(reply)[-1]
+    assert (done.answer, done.thinking_end) == ("Hi", "asked")
+
+
+def test_progress_of_the_prompt_comes_first(opened: Any) -> None:
+    events = list(opened(["Hi"], template=None).stream(HELLO, ChatOptions(reports_progress=True)))
+    assert [one.n_done_tokens for one in events if isinstance(one, PromptProgress)] == [2, 5]
+    assert isinstance(events[0], PromptProgress)
+
+
+def test_logprobs_go_with_the_answer_alone(opened: Any) -> None:
+    events = list(opened(HYBRID).stream(HELLO, ChatOptions(n_logprobs=1)))
+    answers = [one for one in events if isinstance(one, AnswerDelta)]
+    assert [[entry.chosen.text for entry in one.logprobs] for one in answers] == [["Hi"], [" there"]]
+
+
+def test_logprobs_of_text_that_might_have_been_a_tag(opened: Any) -> None:
+    events = list(opened(["<", "b", ">"]).stream(HELLO, ChatOptions(n_logprobs=1)))
+    answers = [one for one in events if isinstance(one, AnswerDelta)]
+    assert [one.text for one in answers] == ["<b", ">"]
+    assert [len(one.logprobs) for one in answers] == [2, 1]
+
+
+def test_reasoning_that_is_cut_off_counts_to_the_last_token(opened: Any) -> None:
+    done = list(opened(["<think>", "a", "b", "c"]).stream(HELLO, ChatOptions(max_tokens=3)))[-1]
+    assert (done.closed, done.n_reasoning_tokens) == (False, 3)

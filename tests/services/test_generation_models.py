@@ -78,7 +78,7 @@ def test_too_long_for_the_real_context(smollm2: ChatModel) -> None:
     long = [Message("user", "word " * 2000 + "Say hello.")]
     with pytest.raises(PromptTooLong, match="but the context holds 512"):
         smollm2.prepare(long)
-    cut = smollm2.prepare(long, ChatOptions(truncate=True, max_tokens=2))
+    cut = smollm2.prepare(long, ChatOptions(overflow="truncate-middle", max_tokens=2))
     assert cut.truncated is not None
     assert 400 < cut.truncated.n_tokens_after == len(cut.request.prompt_tokens) <= 512 - 2
 

@@ -13,8 +13,8 @@ from qwenctl.errors import InvalidRequest
 from qwenctl.moe.calibration import Calibration, CalibrationKey, DiskRate, ExpertRate
 from qwenctl.moe.expert_map import ExpertMap, read_expert_map
 from qwenctl.moe.ggml_calls import Ggml
-from qwenctl.moe.microbatch import PrefillRates
 from qwenctl.moe.offload_options import OffloadOptions
+from qwenctl.moe.prefill_rates import PrefillRates
 from qwenctl.services import offload_layout as module
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.expert_offload import open_ggml

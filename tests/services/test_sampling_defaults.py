@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from qwenctl.errors import InvalidRequest
-from qwenctl.services.sampling_defaults import SamplingChoice, choose_sampling
+from qwenctl.services.sampling_defaults import SamplingChoice, choose_sampling, sampling_family, usual_max_tokens
 
 
 def choose(architecture: str = "qwen3moe", **given: Any) -> SamplingChoice:
@@ -20,6 +20,9 @@ def choose(architecture: str = "qwen3moe", **given: Any) -> SamplingChoice:
         ("qwen3", True, (0.6, 0.95, 20, 0.0)),
         ("qwen3moe", True, (0.6, 0.95, 20, 0.0)),
         ("qwen3moe", False, (0.7, 0.8, 20, 0.0)),
+        ("qwen3next", True, (0.6, 0.95, 20, 0.0)),
+        ("qwen3next", False, (0.7, 0.8, 20, 0.0)),
+        ("qwen3next coder", False, (1.0, 0.95, 40, 0.0)),
         ("llama", False, (0.8, 0.95, 40, 0.05)),
         ("llama", True, (0.8, 0.95, 40, 0.05)),
     ],
@@ -30,6 +33,37 @@ def test_table(architecture: str, thinking: bool, expected: tuple[float, ...]) -
     assert (params.temperature, params.top_p, params.top_k, params.min_p) == expected
     assert choice.origins["top_k"] == "mode"
     assert choice.origins["presence_penalty"] == "default"
+
+
+def test_families_that_want_a_penalty() -> None:
+    for family in ("qwen35", "qwen35moe"):
+        for thinking, temperature in ((True, 1.0), (False, 0.7)):
+            choice = choose(family, thinking=thinking)
+            assert (choice.params.temperature, choice.params.presence_penalty) == (temperature, 1.5)
+            assert choice.origins["presence_penalty"] == "mode"
+    assert choose("qwen3moe coder", thinking=False).params.repeat_penalty == 1.05
+
+
+@pytest.mark.parametrize(
+    ("architecture", "thinks", "xml_calls", "family"),
+    [
+        ("qwen3moe", False, True, "qwen3moe coder"),  # Qwen3-Coder
+        ("qwen3next", False, True, "qwen3next coder"),
+        ("qwen3moe", False, False, "qwen3moe"),  # Instruct-2507
+        ("qwen35moe", True, True, "qwen35moe"),
+        ("llama", False, True, "llama"),
+    ],
+)
+def test_families(architecture: str, thinks: bool, xml_calls: bool, family: str) -> None:
+    assert sampling_family(architecture, thinks=thinks, xml_calls=xml_calls) == family
+
+
+@pytest.mark.parametrize(
+    ("thinking", "budget", "n_tokens"),
+    [(False, None, 16_384), (True, None, 32_768), (True, 64, 32_768), (True, 38_912, 38_912 + 16_384)],
+)
+def test_usual_lengths(thinking: bool, budget: int | None, n_tokens: int) -> None:
+    assert usual_max_tokens(thinking=thinking, think_budget=budget) == n_tokens
 
 
 def test_file_then_options_win() -> None:

@@ -83,3 +83,28 @@ def test_nothing_comes_after_a_stop_string() -> None:
     assert stream.feed(b"aENDb") == "a"
     assert stream.stopped
     assert stream.feed(b"c") == stream.finish() == ""
+
+
+def test_stop_strings_that_are_not_watched_for_are_text() -> None:
+    stream = TextStream(("ab", "c"))
+    assert stream.feed(b"xa") == "x"  # held back: a stop string may follow
+    stream.watches_stops = False
+    assert stream.feed(b"bc") == "abc"
+    stream.watches_stops = True
+    assert stream.feed(b"dab") == "d"
+    assert stream.stopped_by == "ab"
+
+
+def test_which_stop_string_it_was() -> None:
+    stream = TextStream(("b", "ab", "zz"))
+    assert stream.stopped_by is None
+    assert stream.feed(b"1ab2") == "1"
+    assert stream.stopped_by == "ab"
+
+
+def test_whether_a_character_is_under_way() -> None:
+    stream = TextStream()
+    stream.feed("ü".encode()[:1])
+    assert stream.splits_character
+    stream.feed("ü".encode()[1:])
+    assert not stream.splits_character

@@ -107,6 +107,10 @@ class Screen(ABC):
     def show(self, text: str) -> None:
         """Show lines that were asked for."""
 
+    def copy(self, text: str) -> bool:  # noqa: ARG002  a screen without escape sequences cannot
+        """Hand `text` to the clipboard of whoever sits there; False: this screen has no way to."""
+        return False
+
     @abstractmethod
     def error(self, message: str, hint: str | None = None) -> None:
         """Show what went wrong, and the next step."""

@@ -6,20 +6,26 @@ Knows nothing of slash commands and of where text comes from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from qwenctl.cli.chat.screen import Meter, Screen
+from qwenctl.cli.chat.context_use import ContextUse, context_use
+from qwenctl.cli.chat.screen import Meter, MeterLevel, Screen
+from qwenctl.cli.condensing import context_warning
+from qwenctl.cli.errors import OutputClosed
 from qwenctl.cli.file_option import attached_line
-from qwenctl.cli.interrupt import InterruptWatch
+from qwenctl.cli.interrupt import HungUp, InterruptWatch
 from qwenctl.cli.prompt_input import ordered
 from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines, thinking_note
 from qwenctl.cli.schema_options import violation
 from qwenctl.core import FinishReason, PromptProgress
 from qwenctl.errors import QwenctlError
 from qwenctl.services.attachment import Attachment
-from qwenctl.services.conversation import Conversation
+from qwenctl.services.conversation import Conversation, Exchange
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
+from qwenctl.services.overflow.condense import Condenser, CondenseStep
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
+from qwenctl.services.session import Session
 from qwenctl.services.session_record import SessionRecord
 
 
@@ -42,8 +48,10 @@ class ChatSession:
         self.model, self.screen, self.conversation = model, screen, conversation
         self.n_failed = 0  # questions without an answer
         self._options = options
+        self._condenser = Condenser(model, self._show_condensing)
+        self._warned_level: MeterLevel = "fine"
         self._reply: Reply | None = None  # that is being generated
-        self._record = record
+        self.record = record
         self._attached: list[Attachment] = []  # for the next question
         self._last: tuple[PreparedPrompt, ReplyDone] | None = None
         self._n_context_tokens: int | None = None
@@ -61,10 +69,16 @@ class ChatSession:
         return Meter(info.name, mode, self._n_context_tokens, info.n_ctx)
 
     @property
-    def reasoning(self) -> str | None:
-        """What the model thought before its last answer."""
-        answered = [exchange for exchange in self.conversation.exchanges if exchange.answer is not None]
-        return answered[-1].reasoning if answered else None
+    def last_answered(self) -> Exchange | None:
+        """The last exchange that has an answer."""
+        return next((one for one in reversed(self.conversation.exchanges) if one.answer is not None), None)
+
+    @property
+    def context_use(self) -> ContextUse:
+        """What the next prompt is made of."""
+        engine = self.model.engine
+        count = lambda text: len(engine.tokenize(text, parse_special=False))  # noqa: E731
+        return context_use(self.conversation, self._n_context_tokens, engine.info.n_ctx, count)
 
     @property
     def stats(self) -> list[str]:
@@ -105,15 +119,21 @@ class ChatSession:
 
     def begin(self, conversation: Conversation) -> None:
         """Go on with another conversation. The one before it stays saved as it is."""
-        if self._record is not None:
-            self._record.start_over()
+        if self.record is not None:
+            self.record.start_over()
         self.change(conversation)
 
+    def resume(self, session: Session) -> None:
+        """Go on with a saved chat instead of this one, which stays saved as it is. For chats that are saved."""
+        if self.record is not None:
+            self.record.go_on_with(session)
+        self.change(session.conversation)
+
     def _save(self) -> None:
-        if self._record is None:
+        if self.record is None:
             return
         try:
-            note = self._record.save(self.conversation)
+            note = self.record.save(self.conversation)
         except QwenctlError as error:
             if error.message not in self._noted:  # once: it will hold for the next turns, too
                 self._noted.add(error.message)
@@ -123,10 +143,26 @@ class ChatSession:
             self.screen.note(note)
 
     def _answer(self, conversation: Conversation) -> None:
+        try:
+            self._try_to_answer(conversation)
+        except (HungUp, OutputClosed):
+            self._keep_what_came(conversation)
+            raise
+        finally:
+            self._reply = None
+
+    def _keep_what_came(self, conversation: Conversation) -> None:
+        """Save a turn in the middle of its answer; there is nobody any more to be told of errors."""
+        if self.record is not None and self._reply is not None and self._reply.answer + (self._reply.reasoning or ""):
+            partly = conversation.add_assistant(self._reply.answer, self._reply.reasoning, partial=True)
+            with suppress(QwenctlError):
+                self.record.save(partly)
+
+    def _try_to_answer(self, conversation: Conversation) -> None:
         options = replace(self._options, thinking=conversation.thinking, reports_progress=self.screen.interactive)
         try:
             with InterruptWatch(self._cancel) as watch:
-                prepared = self.model.prepare(conversation.messages, options)
+                prepared = self._condenser.prepare(conversation.messages, options)
                 self._note_once(prepared.notes)
                 if watch.requested:
                     self.screen.note("stopped before the answer began")
@@ -156,9 +192,11 @@ class ChatSession:
             self.screen.note(note)
         if note := finish_note(done, prepared.request.max_tokens, options.max_tokens, self.model.engine.info.n_ctx):
             self.screen.note(note)
+        self._warn_of_overflow()
 
     def _cancel(self) -> None:
         """Let the answer that is being generated end early; Ctrl-C calls it."""
+        self._condenser.cancel()
         if self._reply is not None:
             self._reply.cancel()
 
@@ -180,10 +218,20 @@ class ChatSession:
                 if self.screen.wants_answer():
                     reply.end_thinking()
         finally:
-            self._reply = None
             reply.close()
             self.screen.end_reply()
         raise AssertionError("a reply ends with ReplyDone")
+
+    def _warn_of_overflow(self) -> None:
+        """Say once that the context is nearly full, and once more that it is full."""
+        level, n_tokens = self.meter.level, self._n_context_tokens
+        if n_tokens is not None and level not in ("fine", self._warned_level):
+            self.screen.note(context_warning(n_tokens, self.meter.n_ctx, self._options.overflow))
+        self._warned_level = level
+
+    def _show_condensing(self, step: CondenseStep) -> None:
+        if step.part == 1:
+            self.screen.note(step.sentence)
 
     def _note_once(self, notes: tuple[str, ...]) -> None:
         """Show what has to be said about a prompt; the same sentence once a chat."""

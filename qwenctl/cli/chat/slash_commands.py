@@ -8,21 +8,22 @@ from qwenctl.cli.chat.answer_commands import ANSWER_COMMANDS
 from qwenctl.cli.chat.conversation_commands import CONVERSATION_COMMANDS
 from qwenctl.cli.chat.file_commands import FILE_COMMANDS
 from qwenctl.cli.chat.session import ChatSession
+from qwenctl.cli.chat.session_commands import SESSION_COMMANDS
 from qwenctl.cli.chat.slash_command import LeaveChat, SlashCommand
 from qwenctl.errors import QwenctlError
 
-KEYS = """Enter            sends; between \"\"\" and \"\"\" it starts a new line
-Alt-Enter        starts a new line, as Ctrl-J does
-Ctrl-C           stops an answer and keeps what there is
-Ctrl-A           while the model thinks: no more of it, answer now
-Ctrl-O           shows what the model thinks, or has thought
-Ctrl-D           ends the chat
-Ctrl-G           opens the editor, as Ctrl-X Ctrl-E does: $VISUAL or $EDITOR
-Ctrl-R           searches what was typed before
-Tab              completes a command, and a file's name after it
-@FILE            in a question: the file's text goes before it
-
-A blank before a slash sends it as text."""
+KEYS = (
+    ("Enter", 'sends; between """ and """ it starts a new line'),
+    ("Alt-Enter", "starts a new line, as Ctrl-J does"),
+    ("Ctrl-C", "stops an answer and keeps what there is"),
+    ("Ctrl-A", "while the model thinks: no more of it, answer now"),
+    ("Ctrl-O", "shows what the model thinks, or has thought"),
+    ("Ctrl-D", "ends the chat"),
+    ("Ctrl-G", "opens the editor, as Ctrl-X Ctrl-E does: $VISUAL or $EDITOR"),
+    ("Ctrl-R", "searches what was typed before"),
+    ("Tab", "completes a command, and a file's name after it"),
+    ("@FILE", "in a question: the file's text goes before it"),
+)
 
 
 def run_slash_command(session: ChatSession, line: str) -> None:
@@ -47,10 +48,10 @@ def run_slash_command(session: ChatSession, line: str) -> None:
 
 
 def _help(session: ChatSession, _: str) -> None:
-    usages = [f"{command.names[0]} {command.argument}".rstrip() for command in COMMANDS]
-    width = max(map(len, usages))
-    lines = [f"{usage:<{width}}  {command.summary}" for usage, command in zip(usages, COMMANDS, strict=True)]
-    session.screen.show("\n".join([*lines, "", KEYS]))
+    commands = [(f"{command.names[0]} {command.argument}".rstrip(), command.summary) for command in COMMANDS]
+    width = max(len(name) for name, _ in (*commands, *KEYS))
+    tables = ["\n".join(f"{name:<{width}}  {meaning}" for name, meaning in table) for table in (commands, KEYS)]
+    session.screen.show("\n\n".join([*tables, "A blank before a slash sends it as text."]))
 
 
 def _edit(session: ChatSession, _: str) -> None:
@@ -66,6 +67,7 @@ COMMANDS: tuple[SlashCommand, ...] = (
     *CONVERSATION_COMMANDS,
     *ANSWER_COMMANDS,
     *FILE_COMMANDS,
+    *SESSION_COMMANDS,
     SlashCommand(("/edit",), "[TEXT]", "write the next question in your editor", _edit),
     SlashCommand(("/exit", "/quit", "/bye"), "", "end the chat", _exit),
 )

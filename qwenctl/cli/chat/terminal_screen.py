@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
@@ -121,6 +122,11 @@ class TerminalScreen(Screen):
         self._needs_gap = True
         lines = render_lines(Text(without_controls(text)), terminal_size()[0], self._theme)
         self._output.write("".join(line + "\n" for line in lines))
+
+    def copy(self, text: str) -> bool:
+        """Send it to the terminal's own clipboard, which also works over ssh."""
+        self._output.write(f"\x1b]52;c;{b64encode(text.encode()).decode()}\x07")  # OSC 52, see ctlseqs of xterm
+        return True
 
     def error(self, message: str, hint: str | None = None) -> None:
         """Write to standard error."""

@@ -79,7 +79,7 @@ class ThinkingView:
 
     def _status(self) -> list[str]:
         seconds = format_seconds(self._clock() - self._started_s)
-        line = f"thinking… {self._n_tokens} tokens, {seconds}"
+        line = f"▾ thinking… {self._n_tokens} tokens, {seconds}"
         show = " · Ctrl-O folds it" if self._whole else " · Ctrl-O shows all"
         return self._dim(self._fitting(line, " · Ctrl-A answers now", show))
 

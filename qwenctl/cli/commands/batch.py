@@ -79,6 +79,8 @@ def command(
     model, in_file = (model, in_file) if in_file is not None else (None, model)
     if in_file is None:
         raise InvalidRequest("no file of prompts", "qwenctl batch questions.jsonl -o answers.jsonl")
+    if reply.overflow == "summarise":
+        raise InvalidRequest("a batch summarises nothing", "--overflow truncate-middle, or refuse")
     options = flags.options(reply.chat_options())
     out_path = Path(out_file).expanduser()
     _check_input(in_file)

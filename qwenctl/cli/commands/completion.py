@@ -29,10 +29,10 @@ _SHELLS = ("bash", "zsh", "fish")
 @click.option("--values", type=click.Choice(list(FINDERS)), help="Write what there is of this kind, one a line.")
 @output_options
 def command(*, shell: str | None, values: str | None, output: Output, settings: Settings) -> None:
-    """Write a script that completes commands, options, models, presets and saved chats.
+    """Write a script that completes qwenctl's words in a shell.
 
-    Put it where your shell looks for such scripts, as in the examples, and open a new shell. Write it anew after an
-    update of qwenctl.
+    Commands and options, and names of models, types, presets, templates and saved chats. Put it where your shell looks
+    for such scripts, as in the examples, and open a new shell. Write it anew after an update of qwenctl.
     """
     if (shell is None) is (values is None):
         raise click.UsageError("name a shell: bash, zsh or fish")

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
+from qwenctl.cli.code_blocks import FirstCodeBlock, code_blocks
 from qwenctl.cli.command import Command
+from qwenctl.cli.condensing import condensing
 from qwenctl.cli.configured_options import configurable
 from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.file_option import attached_line, file_option
@@ -21,10 +23,11 @@ from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.cli.schema_options import told_of_schema, violation
 from qwenctl.cli.template_options import FilledTemplate, template_options
 from qwenctl.core import FinishReason, Message, ModelInfo
-from qwenctl.errors import GenerationFailed
+from qwenctl.errors import GenerationFailed, QwenctlError
 from qwenctl.services.attached_files import read_attachments
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import PreparedPrompt
+from qwenctl.services.overflow.condense import Condenser
 from qwenctl.services.reply import ReplyDone
 from qwenctl.settings import Settings
 
@@ -39,6 +42,7 @@ from qwenctl.settings import Settings
         "qwenctl run model.gguf - < prompt.txt",
         "qwenctl run -f report.md -f 'src/**/*.py' \"Does the report describe this code?\"",
         "qwenctl run --template translate --var language=French < letter.txt  # a file in templates/",
+        'qwenctl run -x "A Python script that prints the date" | python3 -',
         'qwenctl run "List three rivers" --json | jq -r .answer',
         "qwenctl run --schema 'name, born int, works str[]' \"Jane Austen\" | jq .born",
     ],
@@ -51,6 +55,7 @@ from qwenctl.settings import Settings
 @reply_options
 @engine_flags
 @prompt_cache_option
+@click.option("-x", "--extract-code", is_flag=True, help="Print the first code block of the answer and nothing else.")
 @click.option("--hide-reasoning", is_flag=True, help="Do not show what the model thinks; it still thinks.")
 @click.option("--stats", is_flag=True, help="Afterwards, say what was generated how fast, on standard error.")
 @output_options
@@ -62,6 +67,7 @@ def command(
     template: FilledTemplate,
     reply: ReplyOptions,
     engine: EngineOptions,
+    extract_code: bool,
     hide_reasoning: bool,
     stats: bool,
     output: Output,
@@ -84,17 +90,20 @@ def command(
     with open_model(asked.model, engine, settings, output) as chat_model:
         if attached:
             output.note(attached_line(attached, chat_model.engine.tokenize))
-        prepared = chat_model.prepare(messages, replace(reply.chat_options(), reports_progress=output.shows_status))
+        options = replace(reply.chat_options(), reports_progress=output.shows_status)
+        prepared = Condenser(chat_model, condensing(output)).prepare(messages, options)
+        output.status("")
         for note in prepared.notes:
             output.warning(note)
-        printer = ReplyPrinter(output, show_reasoning=not (hide_reasoning or output.quiet or output.json_mode))
-        done = printer.print(chat_model.reply(prepared))
+        code = FirstCodeBlock() if extract_code else None
+        show_reasoning = not (hide_reasoning or output.quiet or output.json_mode)
+        done = ReplyPrinter(output, show_reasoning=show_reasoning, code=code).print(chat_model.reply(prepared))
         info, offload = chat_model.engine.info, chat_model.engine.offload_stats()
     if output.json_mode:
         output.data(_json_answer(info, prepared, done) | {"offload": offload})
     if done.reason is FinishReason.ERROR:
         raise GenerationFailed(done.error or "the model stopped with an error")
-    failed = violation(reply.schema, done)
+    failed = violation(reply.schema, done) or _no_code(code)
     if early := thinking_note(prepared, done):
         output.note(early)
     if ending := finish_note(done, prepared.request.max_tokens, reply.max_tokens, info.n_ctx):
@@ -106,6 +115,12 @@ def command(
         raise failed
 
 
+def _no_code(asked_for: FirstCodeBlock | None) -> QwenctlError | None:
+    if asked_for is None or asked_for.begun:
+        return None
+    return QwenctlError("the answer holds no code block", "without --extract-code it is shown whole")
+
+
 def _messages(system: str | None, prompt: str) -> list[Message]:
     return [*([Message("system", system)] if system else []), Message("user", prompt)]
 
@@ -114,6 +129,7 @@ def _json_answer(info: ModelInfo, prepared: PreparedPrompt, done: ReplyDone) -> 
     return {
         "model": info.name,
         "answer": done.answer,
+        "code": [block.text for block in code_blocks(done.answer)],
         "reasoning": done.reasoning,
         "finish_reason": done.reason.value,
         "error": done.error,
@@ -121,7 +137,7 @@ def _json_answer(info: ModelInfo, prepared: PreparedPrompt, done: ReplyDone) -> 
         "thinking_because": prepared.mode.why,
         "thinking_end": done.thinking_end,
         "reasoning_tokens": done.n_reasoning_tokens,
-        "truncated": prepared.truncated is not None,
+        "truncated": prepared.truncated.values if prepared.truncated else None,
         "n_ctx": info.n_ctx,
         "n_context_tokens": done.usage.n_prompt_tokens + done.usage.n_generated_tokens,
         **stats_values(done.usage, done.timing),

@@ -250,7 +250,7 @@ class EngineRunner:
         """Sleep until there is something to compute. False: it is over."""
         with self._changed:
             self._changed.wait_for(lambda: self._engine.has_work or self._embeddings or self._closed or self._stopped)
-            return self._engine.has_work or bool(self._embeddings)
+            return self._engine.has_work or (bool(self._embeddings) and not self._stopped)
 
     def _embed_some(self) -> None:
         job = self._embeddings[0] if self._embeddings else None

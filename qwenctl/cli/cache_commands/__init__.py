@@ -1,0 +1,1 @@
+"""The commands below `qwenctl cache`, one a file."""
