@@ -50,6 +50,7 @@ class TerminalScreen(Screen):
 
     def __enter__(self) -> Self:
         self._keys.__enter__()
+        self._input.keep_typed_lines()
         return self
 
     def __exit__(
