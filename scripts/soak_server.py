@@ -134,8 +134,9 @@ def show(report: dict[str, Any], *, as_json: bool) -> None:
         print(json.dumps(report))
         return
     rate = report["n_requests"] / report["seconds"]
+    outcomes = ", ".join(f"{n} {name}" for name, n in report["outcomes"].items())
     print(
-        f"{report['n_requests']} requests in {report['seconds']} s ({rate:.1f}/s): {report['outcomes']}, lost: {report['n_lost']}"
+        f"{report['n_requests']} requests in {report['seconds']} s ({rate:.1f}/s): {outcomes}; lost: {report['n_lost']}"
     )
     for name in ("before", "after"):
         found = report[name]
