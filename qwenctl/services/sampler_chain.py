@@ -20,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import math
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -37,6 +38,9 @@ from qwenctl.services.vocabulary import Vocabulary
 
 # llama_token_data
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+_MOST_GRAMMAR_S = (
+    5.0  # of CPU time for one token: grammars of many optional parts can take minutes, and no call ends early
+)
 _NEVER = -100.0  # a bias that low forbids its token, as in OpenAI's API
 
 
@@ -126,6 +130,7 @@ class SamplerChain:
         if exempt and exempt(token):
             llama_cpp.llama_sampler_accept(self._chain, token)
             return token
+        begin_s = time.thread_time()
         if not self._allowed(token):
             token, logit = self._apply(logits, (self._grammar, self._chain))
             if logit == -math.inf or not self._allowed(token):
@@ -135,6 +140,11 @@ class SamplerChain:
                 )
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
+        if (taken_s := time.thread_time() - begin_s) > _MOST_GRAMMAR_S:
+            raise GenerationFailed(
+                f"the grammar took {taken_s:.1f} s for one token",
+                "leave fewer optional parts next to each other, and fewer ways to read the same text",
+            )
         return token
 
     def _apply(self, logits: npt.NDArray[np.float32], samplers: Sequence[Any]) -> tuple[int, float]:

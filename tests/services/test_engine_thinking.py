@@ -25,6 +25,7 @@ from qwenctl.core import (
     TokenLogprob,
 )
 from qwenctl.errors import InvalidRequest
+from qwenctl.services import sampler_chain
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.engine_process import EngineProcess
 from qwenctl.services.sampler_chain import SamplerChain
@@ -308,6 +309,15 @@ def test_a_grammar_that_cannot_be_parsed_safely_is_an_error_not_a_crash(demo_ggu
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert ran.returncode == 0
     assert "nested 60,000 deep" in ran.stdout
+
+
+def test_a_grammar_that_takes_too_long_ends_its_request_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler_chain, "_MOST_GRAMMAR_S", 0.0)
+    slow = asked(engine, think=None, sampling=replace(GREEDY, grammar=ANSWER))
+    events = run(engine, slow, asked(engine, QUESTIONS[1]))
+    assert end_of(events, slow.request_id).reason is FinishReason.ERROR
+    assert "s for one token" in str(end_of(events, slow.request_id).error)
+    assert end_of(events, QUESTIONS[1]).reason is FinishReason.STOP
 
 
 # --- logprobs, biases, progress --------------------------------------------------------------------------------------
