@@ -6,13 +6,15 @@ Knows nothing of slash commands and of where text comes from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from qwenctl.cli.chat.context_use import ContextUse, context_use
 from qwenctl.cli.chat.screen import Meter, MeterLevel, Screen
 from qwenctl.cli.condensing import context_warning
+from qwenctl.cli.errors import OutputClosed
 from qwenctl.cli.file_option import attached_line
-from qwenctl.cli.interrupt import InterruptWatch
+from qwenctl.cli.interrupt import HungUp, InterruptWatch
 from qwenctl.cli.prompt_input import ordered
 from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines, thinking_note
 from qwenctl.cli.schema_options import violation
@@ -141,6 +143,22 @@ class ChatSession:
             self.screen.note(note)
 
     def _answer(self, conversation: Conversation) -> None:
+        try:
+            self._try_to_answer(conversation)
+        except (HungUp, OutputClosed):
+            self._keep_what_came(conversation)
+            raise
+        finally:
+            self._reply = None
+
+    def _keep_what_came(self, conversation: Conversation) -> None:
+        """Save a turn in the middle of its answer; there is nobody any more to be told of errors."""
+        if self.record is not None and self._reply is not None and self._reply.answer + (self._reply.reasoning or ""):
+            partly = conversation.add_assistant(self._reply.answer, self._reply.reasoning, partial=True)
+            with suppress(QwenctlError):
+                self.record.save(partly)
+
+    def _try_to_answer(self, conversation: Conversation) -> None:
         options = replace(self._options, thinking=conversation.thinking, reports_progress=self.screen.interactive)
         try:
             with InterruptWatch(self._cancel) as watch:
@@ -200,7 +218,6 @@ class ChatSession:
                 if self.screen.wants_answer():
                     reply.end_thinking()
         finally:
-            self._reply = None
             reply.close()
             self.screen.end_reply()
         raise AssertionError("a reply ends with ReplyDone")
