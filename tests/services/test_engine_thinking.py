@@ -152,6 +152,15 @@ def test_the_end_of_the_turn_within_the_block_ends_the_block_only(engine: Engine
     assert (end_of(events).reason, end_of(events).thinking_end) == (FinishReason.STOP, "model")
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(seed=1)])
+def test_cut_short_the_model_says_something_nevertheless(engine: Engine, sampling: SamplingParams) -> None:
+    now = tuple(TokenBias(token, 30.0) for token in engine.tokenize("<|im_end|><|endoftext|>"))
+    for block in (INSIDE, replace(INSIDE, budget=0)):
+        events = run(engine, asked(engine, think=block, sampling=sampling, logit_bias=now))
+        answer = text_of(events).removeprefix(ENDING)
+        assert bool(answer.strip()) == (block.budget == 0)  # who ends the block by itself may say nothing
+
+
 def test_a_loop_is_ended(engine: Engine) -> None:
     token = engine.tokenize(" so")[0]
     events = run(engine, asked(engine, n=400, logit_bias=(TokenBias(token, 50.0),)))
