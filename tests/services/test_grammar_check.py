@@ -35,4 +35,44 @@ def test_harmful_grammars_are_refused(grammar: str, message: str) -> None:
 )
 def test_nesting_is_counted_outside_of_literals_classes_and_comments(grammar: str, depth: int) -> None:
     assert deepest_nesting(grammar) == depth
+
+
+CHAIN = "\n".join(f"r{i} ::= r{i + 1}" for i in range(3000)) + '\nr3000 ::= "a"\nroot ::= r0'
+CHOICES = "\n".join(f'r{i} ::= r{i + 1} "x" | r{i + 1} "y"' for i in range(40)) + '\nr40 ::= "a"\nroot ::= r0'
+
+
+@pytest.mark.parametrize(
+    ("grammar", "message"),
+    [
+        ('root ::= root "a" | "b"', "begins with itself: root"),
+        ('root ::= b root "x" | "y"\nb ::= c\nc ::= ""', "begins with itself"),  # llama.cpp finds no loop here
+        ('root ::= (("a"?)*)*', "begins with itself"),
+        (CHOICES, "more than 5,000 ways"),
+        ("root ::= " + '"a"? ' * 6000, "more than 5,000 ways"),
+        (CHAIN, "begin with one another"),
+        ('root ::= "a"{0,3000}', "3,000 times"),
+        ("root ::= " + '"aaaaaaaaaaaaaaaa"{2000} ' * 100, "repetitions are written out"),
+        ('root ::= ("a"', "is not closed"),
+        ('root ::= "a")', "closes nothing"),
+        ('"a"', "before any rule"),
+        ("root ::= *", "before a repetition"),
+        ('root ::= "unfinished', "not GBNF at"),
+    ],
+)
+def test_what_llama_cpp_could_not_digest(grammar: str, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        check_grammar(grammar)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'root ::= "a" [^b\\]]* ("c" | <think> !<[12]>)+ .? x{2,} # comment (\nx ::= "\\"(" {1}\n',
+        'root ::= (sum "=" ws term)+\nsum ::= term ([-+*/] term)*\nterm ::= [0-9]+ | "(" ws sum ")" ws\nws ::= [ ]*',
+        'root ::= "[" (root ("," root)*)? "]"',
+        'root ::=\n  "a" |\n  "b"\n\n',
+        "root ::= [a-z]{3}{2}",
+    ],
+)
+def test_usual_grammars_pass(grammar: str) -> None:
     check_grammar(grammar)

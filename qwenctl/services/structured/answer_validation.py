@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from qwenctl.services.structured.plain_schema import plain_schema
-from qwenctl.services.structured.value_check import failures
+from qwenctl.services.structured.value_check import ValueCheck
 
 
 def validate_answer(schema: Any, text: str) -> list[str]:
@@ -21,7 +21,7 @@ def validate_answer(schema: Any, text: str) -> list[str]:
         return ["the answer is nested too deeply"]
     except ValueError as error:
         return [f"the answer is not JSON: {error}"]
-    return failures(plain_schema(schema).document, value)
+    return ValueCheck(plain_schema(schema).document).failures(value)
 
 
 def _no_number(name: str) -> Any:

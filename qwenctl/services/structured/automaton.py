@@ -155,6 +155,7 @@ def of_texts(texts: Iterable[str], budget: Budget) -> Automaton:
     known = sorted(set(texts))
 
     def step(prefix: str) -> tuple[bool, Iterable[tuple[Ranges, str]]]:
+        budget.spend(len(known) // 10)
         nexts = {text[len(prefix)] for text in known if len(text) > len(prefix) and text.startswith(prefix)}
         return prefix in known, [(((ord(one), ord(one)),), prefix + one) for one in nexts]
 

@@ -164,7 +164,7 @@ def _check_size(schema: Any) -> None:
             raise InvalidRequest(f"the schema is nested more than {MAX_DEPTH * 2} levels deep, or too large")
         children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
         todo += [(child, depth + 1) for child in children]
-    try:
+    try:  # also refuses numbers of more than 4,300 digits
         n_bytes = len(json.dumps(schema, ensure_ascii=False, allow_nan=False).encode())
     except (TypeError, ValueError) as error:  # UnicodeEncodeError is a ValueError
         raise InvalidRequest(f"the schema is not JSON: {error}") from error
@@ -187,7 +187,8 @@ def _check_count(value: Any, place: str) -> None:
 
 
 def _check_number(value: Any, place: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    is_number = isinstance(value, int) or (isinstance(value, float) and isfinite(value))
+    if not is_number or isinstance(value, bool):
         raise InvalidRequest(f"{place} is {_short(value)}, not a number")
     if place.endswith("/multipleOf") and value <= 0:
         raise InvalidRequest(f"{place} is {_short(value)}; it must be above 0")

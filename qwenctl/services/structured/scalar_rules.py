@@ -71,7 +71,7 @@ def count_limits(values: ValueRules, branch: Branch, least: str, most: str) -> t
     low = max((int(facts[least]) for facts in branch if least in facts), default=0)
     high = min((int(facts[most]) for facts in branch if most in facts), default=None)
     if low > MAX_COUNT:
-        raise InvalidRequest(f"the schema's {least} is {low:,}; at most {MAX_COUNT:,} can be enforced")
+        raise InvalidRequest(f"the schema's {least} is above {MAX_COUNT:,}, the most that can be enforced")
     if high is not None and high > MAX_COUNT:
         values.leave(most)
         high = None
@@ -127,7 +127,7 @@ def _bounds(values: ValueRules, branch: Branch, *, integer: bool) -> NumberBound
         if step == step.to_integral_value() and lcm(multiple, int(step)) <= _LARGEST_MULTIPLE:
             multiple, integer = lcm(multiple, int(step)), True  # multiples of whole numbers are whole
         elif step < 1 and step.normalize().as_tuple().digits == (1,):
-            places = -int(step.normalize().as_tuple().exponent)
+            places = min(15, -int(step.normalize().as_tuple().exponent))
             n_decimals = places if n_decimals is None else min(places, n_decimals)
         else:
             values.leave("multipleOf")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwenctl.errors import InvalidRequest
+from qwenctl.services.structured.automaton import Budget
 from qwenctl.services.structured.plain_schema import TYPES, PlainSchema, Schema
 
 MAX_BRANCHES = 256
@@ -21,16 +22,19 @@ Branch = tuple[Mapping[str, Any], ...]
 _RESOLVED = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
 
 
-def goal_key(goal: Goal) -> str:
+def goal_key(goal: Goal, budget: Budget) -> str:
     """Return a text that is the same for goals that ask for the same."""
-    return "\n".join(sorted({json.dumps(schema, sort_keys=True) for schema in goal if schema not in (True, {})}))
+    key = "\n".join(sorted({json.dumps(schema, sort_keys=True) for schema in goal if schema not in (True, {})}))
+    budget.spend(len(key) // 50 + 1)
+    return key
 
 
-def branches(schema: PlainSchema, goal: Goal) -> list[Branch]:
+def branches(schema: PlainSchema, goal: Goal, budget: Budget) -> list[Branch]:
     """Return the branches of `goal`, in the order in which the schema lists them; none if nothing satisfies it.
 
     Raises:
         InvalidRequest: there are more than `MAX_BRANCHES`.
+        TooManyStates: the budget is used up.
     """
     done: dict[str, Branch] = {}
     open_ends: list[tuple[list[Schema], tuple[Mapping[str, Any], ...], frozenset[str]]] = [
@@ -39,8 +43,9 @@ def branches(schema: PlainSchema, goal: Goal) -> list[Branch]:
     while open_ends:
         waiting, facts, seen = open_ends.pop()
         if not waiting:
-            done.setdefault(goal_key(facts), facts)
+            done.setdefault(goal_key(facts, budget), facts)
         else:
+            budget.spend(len(waiting) + len(facts) + 4)
             forks = _resolve_first(schema, waiting, facts, seen)
             open_ends += reversed(forks)
         if len(done) + len(open_ends) > MAX_BRANCHES:
@@ -83,11 +88,20 @@ def types_of(branch: Branch) -> list[str]:
     return [name for name in TYPES if name in allowed and (name != "integer" or "number" not in allowed)]
 
 
-def may_overlap(schema: PlainSchema, first: Schema, second: Schema) -> bool:
+def listed_values(branch: Branch) -> list[Any]:
+    """Return the values that all `const` and `enum` of a branch hold and its types allow; there must be one list."""
+    lists = [
+        [facts["const"]] if "const" in facts else facts["enum"] for facts in branch if {"const", "enum"} & set(facts)
+    ]
+    wanted, kinds = _listed(branch) or set(), _kinds(branch)
+    return [value for value in lists[0] if _is_of(value, kinds) and json.dumps(value, sort_keys=True) in wanted]
+
+
+def may_overlap(schema: PlainSchema, first: Schema, second: Schema, budget: Budget) -> bool:
     """Whether a value may satisfy both: unless their types differ, or the values of a property that both must have."""
-    return any(
-        _meet(one, two) for one in branches(schema, [first]) for two in branches(schema, [second])
-    )  # False where one has no branch
+    ones, twos = branches(schema, [first], budget), branches(schema, [second], budget)
+    budget.spend(4 * len(ones) * len(twos))
+    return any(_meet(one, two) for one in ones for two in twos)  # False where one has no branch
 
 
 def _meet(one: Branch, two: Branch) -> bool:
@@ -103,6 +117,14 @@ def _meet(one: Branch, two: Branch) -> bool:
         mine is None or theirs is None or mine & theirs
         for mine, theirs in ((_listed(_of(one, name)), _listed(_of(two, name))) for name in shared)
     )
+
+
+def _is_of(value: Any, kinds: set[str]) -> bool:
+    if isinstance(value, bool) or value is None:
+        return ("null" if value is None else "boolean") in kinds
+    if isinstance(value, int | float):
+        return "number" in kinds or ("integer" in kinds and value == int(value))
+    return ("string" if isinstance(value, str) else "array" if isinstance(value, list) else "object") in kinds
 
 
 def _kinds(branch: Branch) -> set[str]:

@@ -11,14 +11,22 @@ from itertools import combinations
 
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.structured.array_rules import array_rules
-from qwenctl.services.structured.automaton import Budget
+from qwenctl.services.structured.automaton import Budget, TooManyStates
 from qwenctl.services.structured.automaton_rules import list_rules
 from qwenctl.services.structured.grammar_rules import Item, Ref, RuleTable, literal
 from qwenctl.services.structured.object_rules import object_rules
 from qwenctl.services.structured.plain_schema import PlainSchema, Schema
 from qwenctl.services.structured.scalar_rules import number_rule, string_rule
-from qwenctl.services.structured.schema_branches import Branch, Goal, branches, goal_key, may_overlap, types_of
-from qwenctl.services.structured.value_check import failures
+from qwenctl.services.structured.schema_branches import (
+    Branch,
+    Goal,
+    branches,
+    goal_key,
+    listed_values,
+    may_overlap,
+    types_of,
+)
+from qwenctl.services.structured.value_check import ValueCheck
 
 _MAX_GOALS = 5000
 _MOST_OPTIONS = 20  # of oneOf that are compared with each other
@@ -49,17 +57,20 @@ class SchemaRules:
         Raises:
             InvalidRequest: it is too large, or uses what can neither be enforced nor checked.
         """
-        name = self.value([self.schema.root if schema is None else schema])
-        while self._waiting:
-            waiting, goal = self._waiting.pop()
-            self._check_one_of(goal)
-            ways = [[item] for branch in branches(self.schema, goal) for item in self._ways(branch)]
-            self.rules.define(waiting, ways)
+        try:
+            name = self.value([self.schema.root if schema is None else schema])
+            while self._waiting:
+                waiting, goal = self._waiting.pop()
+                self._check_one_of(goal)
+                ways = [[item] for branch in branches(self.schema, goal, self.budget) for item in self._ways(branch)]
+                self.rules.define(waiting, ways)
+        except TooManyStates as error:
+            raise InvalidRequest("the schema takes too long to be made a grammar: simplify it") from error
         return name
 
     def value(self, goal: Goal) -> str:
         """Return the name of the rule for values that satisfy all schemas of `goal`."""
-        key = goal_key(goal)
+        key = goal_key(goal, self.budget)
         if key not in self._names:
             if len(self._names) >= _MAX_GOALS:
                 raise InvalidRequest(f"the schema describes more than {_MAX_GOALS:,} different values: simplify it")
@@ -75,7 +86,9 @@ class SchemaRules:
         """`oneOf` is written as `anyOf` is; where a value may satisfy two of its options, the check must see to it."""
         for facts in goal:
             options = facts.get("oneOf", []) if isinstance(facts, Mapping) else []
-            if any(may_overlap(self.schema, one, two) for one, two in combinations(options[:_MOST_OPTIONS], 2)):
+            if any(
+                may_overlap(self.schema, one, two, self.budget) for one, two in combinations(options[:_MOST_OPTIONS], 2)
+            ):
                 self.leave("oneOf")
 
     def _ways(self, branch: Branch) -> list[Item]:
@@ -104,9 +117,14 @@ class SchemaRules:
 
     def _listed(self, branch: Branch) -> list[Item]:
         """The values of `const` and `enum` that satisfy the rest of the branch."""
-        first = next(facts for facts in branch if "const" in facts or "enum" in facts)
-        values = [first["const"]] if "const" in first else first["enum"]
-        document = {"allOf": list(branch), "$defs": dict(self.schema.definitions)}
-        fitting = [value for value in values if not failures(document, value)]
-        texts = [json.dumps(value, ensure_ascii=False) for value in fitting]
+        rest = [
+            {key: value for key, value in facts.items() if key not in ("const", "enum", "type")} for facts in branch
+        ]
+        document = {"allOf": [facts for facts in rest if facts], "$defs": dict(self.schema.definitions)}
+        values = listed_values(branch)
+        self.budget.spend(len(values))
+        if document["allOf"]:
+            check = ValueCheck(document)
+            values = [value for value in values if not check.failures(value)]
+        texts = [json.dumps(value, ensure_ascii=False) for value in values]
         return [Ref(list_rules(self.rules, "listed", texts))] if texts else []

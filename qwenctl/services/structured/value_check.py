@@ -23,26 +23,32 @@ _MAX_CHARACTERS = 300  # of a sentence
 _Check = Callable[[Any, Any, Any, Any], Iterator[Any]]
 
 
-def failures(document: Mapping[str, Any], value: Any) -> list[str]:
-    """Return what is wrong with `value`, one sentence each with the place first; empty: it satisfies the schema.
+class ValueCheck:
+    """Checks values against one schema, a bounded number of steps in all.
 
     Args:
         document: a schema in plain form (plain_schema.py).
-
-    Raises:
-        InvalidRequest: the check takes too long, or a pattern is refused.
     """
-    from jsonschema import Draft202012Validator, validators  # noqa: PLC0415  80 ms that only schemas need pay
-    from referencing import Registry  # noqa: PLC0415
 
-    checks = _Checks(dict(Draft202012Validator.VALIDATORS))
-    extend: Callable[..., Any] = validators.extend
-    validator = extend(Draft202012Validator, checks.table)(dict(document), registry=Registry())
-    try:
-        errors = [error for error, _ in zip(validator.iter_errors(value), range(_MAX_FAILURES), strict=False)]
-    except RecursionError as error:
-        raise InvalidRequest("the schema or the answer is nested too deeply to be checked") from error
-    return [_sentence(error.json_path, error.message) for error in errors]
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        from jsonschema import Draft202012Validator, validators  # noqa: PLC0415  80 ms that only schemas need pay
+        from referencing import Registry  # noqa: PLC0415
+
+        checks = _Checks(dict(Draft202012Validator.VALIDATORS))
+        extend: Callable[..., Any] = validators.extend
+        self._validator = extend(Draft202012Validator, checks.table)(dict(document), registry=Registry())
+
+    def failures(self, value: Any) -> list[str]:
+        """Return what is wrong with `value`, one sentence each with the place first; empty: it satisfies the schema.
+
+        Raises:
+            InvalidRequest: the check takes too long, or a pattern is refused.
+        """
+        try:
+            errors = [error for error, _ in zip(self._validator.iter_errors(value), range(_MAX_FAILURES), strict=False)]
+        except RecursionError as error:
+            raise InvalidRequest("the schema or the answer is nested too deeply to be checked") from error
+        return [_sentence(error.json_path, error.message) for error in errors]
 
 
 class _Checks:
@@ -59,7 +65,7 @@ class _Checks:
         self.table["additionalProperties"] = partial(self._counted, self._additional_properties)
 
     def _counted(self, check: _Check, validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
-        self._n_steps += 1
+        self._n_steps += 1 + (len(value) // 8 if isinstance(value, list | dict) else 0)
         if self._n_steps > _MAX_STEPS:
             raise InvalidRequest("the answer cannot be checked in reasonable time: simplify the schema")
         return check(validator, value, instance, schema) or iter(())

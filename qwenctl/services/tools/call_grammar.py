@@ -82,7 +82,7 @@ def _xml(compiler: SchemaRules, name: str, schema: Mapping[str, Any]) -> list[It
 
 def _xml_value(compiler: SchemaRules, value: Any) -> Item:
     """A value as the format writes it: strings without quotes, everything else as JSON."""
-    options = branches(compiler.schema, [value])
+    options = branches(compiler.schema, [value], compiler.budget)
     if not any("string" in types_of(branch) for branch in options):
         return Ref(compiler.root(value))
     if len(options) == 1 and all(isinstance(one, str) for facts in options[0] for one in facts.get("enum", [None])):

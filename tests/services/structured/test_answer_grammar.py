@@ -227,7 +227,7 @@ def test_what_cannot_be_enforced_is_named(schema: Any, left: str) -> None:
         ({"$ref": "#/$defs/missing"}, "#/$defs/missing, which is not in it"),
         ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
         ({"type": "string", "pattern": "(a"}, "unmatched ("),
-        ({"type": "string", "minLength": 10_001}, "at most 10,000"),
+        ({"type": "string", "minLength": 10_001}, "above 10,000"),
         ({"enum": []}, "#/enum allows no value"),
         ({"const": float("nan")}, "not JSON"),
         ({"const": "\ud800"}, "not JSON"),

@@ -1,0 +1,125 @@
+"""The rules of a GBNF grammar, as far as its size and its first steps are concerned. Pure.
+
+Reads what llama.cpp 0c1e57098 reads (src/llama-grammar.cpp), groups as rules of their own. What characters a literal or
+a class holds does not matter here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from qwenctl.errors import InvalidRequest
+
+UNENDING = None
+
+_TOKEN = re.compile(
+    r"""(?P<blank>(?:[ \t\r\n]|\#[^\r\n]*)+) | (?P<literal>"(?:\\.|[^"\\])*") | (?P<class>\[(?:\\.|[^\]\\])*\])
+      | (?P<token>!?<[^>]*>) | (?P<name>[a-zA-Z0-9-]+)(?P<rule>[ \t]*::=)?
+      | (?P<count>\{\s*\d{1,9}\s*(?:,\s*(?:\d{1,9})?\s*)?\})
+      | (?P<sign>[|()*+?.])""",
+    re.DOTALL | re.VERBOSE,
+)
+_ESCAPE = re.compile(r"\\(?:x.{2}|u.{4}|U.{8}|.)", re.DOTALL)
+_SIGNS: dict[str, tuple[int, int | None]] = {"*": (0, UNENDING), "+": (1, UNENDING), "?": (0, 1)}
+
+
+@dataclass(slots=True)
+class Item:
+    """Something in a sequence, repeated `low` to `high` times."""
+
+    rule: str | None  # None: characters
+    n_elements: int  # of llama.cpp's list, once
+    low: int = 1
+    high: int | None = 1
+
+
+Sequence = list[Item]
+
+
+def read_rules(grammar: str) -> dict[str, list[Sequence]]:
+    """Return the alternatives of each rule; those of groups have names that no grammar can write.
+
+    Args:
+        grammar: whose groups are not nested deeply.
+
+    Raises:
+        InvalidRequest: it is not GBNF.
+    """
+    return _Reader(grammar).rules
+
+
+class _Reader:
+    def __init__(self, grammar: str) -> None:
+        self.rules: dict[str, list[Sequence]] = {}
+        self._open: list[list[Sequence]] = []  # rule and groups around the current place
+        self._n_groups = 0
+        at = 0
+        while at < len(grammar):
+            match = _TOKEN.match(grammar, at)
+            if not match:
+                raise InvalidRequest(f"the grammar is not GBNF at {grammar[at : at + 20]!r}")
+            self._take(match)
+            at = match.end()
+        if len(self._open) > 1:
+            raise InvalidRequest("the grammar is not GBNF: a ( is not closed")
+
+    def _take(self, match: re.Match[str]) -> None:
+        text, kind = match[0], match.lastgroup
+        if kind == "blank":
+            return
+        if match["rule"]:
+            self._begin(match["name"])
+            return
+        if not self._open:
+            raise InvalidRequest(f"the grammar is not GBNF: {text[:20]!r} stands before any rule")
+        if kind == "sign" and text != ".":
+            self._sign(text)
+        elif kind == "count":
+            low, comma, high = text.strip("{}").partition(",")
+            self._repeat(int(low), (int(high) if high.strip() else UNENDING) if comma else int(low))
+        else:
+            sizes = {"literal": len(_ESCAPE.sub("x", text)) - 2, "class": 2 * len(text)}
+            self._current.append(Item(text if kind == "name" else None, sizes.get(kind or "", 1)))
+
+    def _sign(self, sign: str) -> None:
+        if sign in _SIGNS:
+            self._repeat(*_SIGNS[sign])
+        elif sign == "|":
+            self._open[-1].append([])
+        elif sign == "(":
+            self._group()
+        else:
+            self._close()
+
+    @property
+    def _current(self) -> Sequence:
+        return self._open[-1][-1]
+
+    def _begin(self, name: str) -> None:
+        if len(self._open) > 1:
+            raise InvalidRequest(f"the grammar is not GBNF: a ( before the rule {name[:40]} is not closed")
+        self.rules[name] = [[]]
+        self._open = [self.rules[name]]
+
+    def _group(self) -> None:
+        self._n_groups += 1
+        name = f"({self._n_groups}"
+        self.rules[name] = [[]]
+        self._current.append(Item(name, 1))
+        self._open.append(self.rules[name])
+
+    def _close(self) -> None:
+        if len(self._open) < 2:
+            raise InvalidRequest("the grammar is not GBNF: a ) closes nothing")
+        self._open.pop()
+
+    def _repeat(self, low: int, high: int | None) -> None:
+        if not self._current:
+            raise InvalidRequest("the grammar is not GBNF: nothing stands before a repetition")
+        last = self._current[-1]
+        if (last.low, last.high) != (1, 1):  # a repetition of a repetition
+            name = f"({self._n_groups} repeated {len(self.rules)}"
+            self.rules[name] = [[last]]
+            self._current[-1] = last = Item(name, 1)
+        last.low, last.high = low, high
