@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ from qwenctl.services.batch_work import (
     completion_work,
     embedding_work,
     schema_faults,
+    with_system,
 )
 from qwenctl.services.embedder import Embeddings
 from qwenctl.services.generation import ChatModel, ChatOptions
@@ -112,6 +114,13 @@ class LocalWorker(BatchWorker):
     def n_wanted(self) -> int:
         """Sequences that are free, and as many again."""
         return 0 if self._is_lost else self._n_most - len(self._running) - self._n_embedding
+
+    def look_ahead(self, jobs: Sequence[BatchJob]) -> None:
+        """Render the prompts of chats."""
+        bodies = [job.request.parsed for job in jobs]
+        chats = [with_system(body, self._system) for body in bodies if isinstance(body, ChatBody)]
+        with suppress(TemplateFailed):
+            self._model.render_ahead([(chat.messages, chat.options(self._options)) for chat in chats])
 
     def prepare(self, job: BatchJob) -> int:
         """Render and tokenize."""

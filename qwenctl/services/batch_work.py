@@ -62,9 +62,7 @@ def chat_work(model: ChatModel, job: BatchJob, body: ChatBody, options: ChatOpti
     Raises:
         InvalidRequest, PromptTooLong, TemplateFailed: as `ChatModel.prepare`.
     """
-    if system and not any(message.role == "system" for message in body.messages):
-        body = replace(body, messages=(Message("system", system), *body.messages))
-    chat = chat_requests(model, body, options, _name_of(job))
+    chat = chat_requests(model, with_system(body, system), options, _name_of(job))
     readers = tuple(chat.readers())
 
     def answer() -> Mapping[str, Any]:
@@ -89,6 +87,13 @@ def completion_work(model: ChatModel, job: BatchJob, body: CompletionBody, defau
         return completion_answer(_head("cmpl", model, job), choices, body.n)
 
     return LineWork(_attempt(requests, job), readers, len(body.prompts), answer, {})
+
+
+def with_system(body: ChatBody, system: str | None) -> ChatBody:
+    """Return `body` with a system prompt, its own or this one."""
+    if not system or any(message.role == "system" for message in body.messages):
+        return body
+    return replace(body, messages=(Message("system", system), *body.messages))
 
 
 @dataclass(frozen=True, slots=True)
