@@ -46,6 +46,7 @@ class Output:
         self._was_terminal = self._stdout.isatty()
         self.styles_stdout = not plain and self._was_terminal
         self.styles_stderr = not plain and self._stderr.isatty()
+        self._has_status = False
 
     # Data: standard output.
 
@@ -149,7 +150,8 @@ class Output:
 
     def status(self, text: str) -> None:
         """Show a short line in place of the last one; "" takes it away. Nothing must be written in between."""
-        if self.shows_status:
+        if self.shows_status and (text or self._has_status):
+            self._has_status = bool(text)
             self._write_stderr(f"\r{_DIM}{text}{_RESET}\x1b[K" if text else "\r\x1b[K")
 
     def progress(

@@ -126,6 +126,9 @@ class LiveRequest:
         if self._vocabulary.ends_generation(token):
             if think is not None and think.is_open:
                 return self._close_block(think, "model")
+            if think is not None and think.owes_answer:
+                token = self._answer_at_least(token, logits)
+        if self._vocabulary.ends_generation(token):
             self.tokens.append(token)
             return self.finish(FinishReason.STOP)
         self.tokens.append(token)
@@ -181,6 +184,15 @@ class LiveRequest:
             return self._sampler.sample_freely(logits)
         piece = self._vocabulary.piece
         return self._sampler.sample(logits, exempt=lambda token: think.is_exempt(piece(token)))
+
+    def _answer_at_least(self, end: int, logits: TokenLogits) -> int:
+        """A model that is interrupted while it thinks may have nothing to say: it is to say something."""
+        if self._sampler.has_grammar:  # which allows an empty answer
+            return end
+        ends = [end]
+        while self._vocabulary.ends_generation(token := self._sampler.sample_other(logits, ends)):
+            ends.append(token)
+        return token
 
     def _close_block(self, think: ThinkMonitor, why: ThinkingEnd) -> list[GenerationEvent]:
         """Go on as if the model had written the ending itself."""

@@ -20,7 +20,8 @@ from __future__ import annotations
 import ctypes
 import math
 import secrets
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -30,13 +31,16 @@ import numpy.typing as npt
 
 from qwenctl.core import SamplingParams, TokenBias
 from qwenctl.errors import GenerationFailed, InvalidRequest
-from qwenctl.services.batch_logits import TokenLogits
+from qwenctl.services.batch_logits import TokenLogits, check_highest
 from qwenctl.services.grammar_check import check_grammar
 from qwenctl.services.native_log import native_log
 from qwenctl.services.vocabulary import Vocabulary
 
 # llama_token_data
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+_MOST_GRAMMAR_S = (
+    5.0  # of CPU time for one token: grammars of many optional parts can take minutes, and no call ends early
+)
 _NEVER = -100.0  # a bias that low forbids its token, as in OpenAI's API
 
 
@@ -66,7 +70,8 @@ class SamplerChain:
         self._n_vocab = vocabulary.n_tokens
         self._handles = ExitStack()
         self._candidates: npt.NDArray[np.void] | None = None
-        self._array: Any = None  # over the candidates
+        self._best: npt.NDArray[np.void] | None = None  # as many candidates as top-k leaves
+        self._array: Any = None  # over them
         self._grammar = self._open_grammar(vocabulary, params.grammar) if params.grammar is not None else None
         self._first_top_k: int | None = None  # the chain begins with it: more candidates change nothing
         self._chain = self._open_chain(params, prompt, n_ctx, _all_biases(vocabulary, biases))
@@ -100,6 +105,17 @@ class SamplerChain:
         logits.check()
         return int(llama_cpp.llama_sampler_sample(self._chain, logits.batch.context, logits.index))
 
+    def sample_other(self, logits: TokenLogits, forbidden: Collection[int]) -> int:
+        """Return the next token, which is none of `forbidden`, as if there were no grammar; raises as `sample`."""
+        values = logits.values.copy()
+        values[list(forbidden)] = -math.inf
+        check_highest(float(values.max()))
+        if self._chain is None:
+            return int(values.argmax())
+        token, _ = self._apply(values, (self._chain,))
+        llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
+
     def remember(self, tokens: Sequence[int]) -> None:
         """`tokens` came without having been sampled: only the penalties see them."""
         if self._chain is not None:
@@ -112,10 +128,10 @@ class SamplerChain:
 
     def _draw(self, tokens: npt.NDArray[np.intp], logits: npt.NDArray[np.float32]) -> int:
         """Return what the chain makes of the most probable tokens, best first: what it would make of all."""
-        if self._candidates is None:
-            self._candidates = np.zeros(len(tokens), _CANDIDATE)
-            self._array = _candidate_array(self._candidates)
-        candidates, array = self._candidates, self._array
+        if self._best is None:
+            self._best = np.zeros(len(tokens), _CANDIDATE)
+            self._array = _candidate_array(self._best)
+        candidates, array = self._best, self._array
         candidates["id"], candidates["logit"] = tokens, logits
         array.size, array.selected, array.sorted = len(tokens), -1, True
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
@@ -126,6 +142,7 @@ class SamplerChain:
         if exempt and exempt(token):
             llama_cpp.llama_sampler_accept(self._chain, token)
             return token
+        begin_s = time.thread_time()
         if not self._allowed(token):
             token, logit = self._apply(logits, (self._grammar, self._chain))
             if logit == -math.inf or not self._allowed(token):
@@ -135,6 +152,11 @@ class SamplerChain:
                 )
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
+        if (taken_s := time.thread_time() - begin_s) > _MOST_GRAMMAR_S:
+            raise GenerationFailed(
+                f"the grammar took {taken_s:.1f} s for one token",
+                "leave fewer optional parts next to each other, and fewer ways to read the same text",
+            )
         return token
 
     def _apply(self, logits: npt.NDArray[np.float32], samplers: Sequence[Any]) -> tuple[int, float]:
