@@ -30,6 +30,8 @@ from qwenctl.services.think_monitor import ThinkMonitor, thinking_limit
 from qwenctl.services.token_chances import token_logprob
 from qwenctl.services.vocabulary import Vocabulary
 
+_PLAIN_ENDING = "\n</think>\n\n"
+
 
 class LiveRequest:
     """A request that the engine has taken.
@@ -198,7 +200,8 @@ class LiveRequest:
         """Go on as if the model had written the ending itself."""
         think.close(why)
         self._follow(think)
-        return self._force(self._ending)
+        # A model that ends its turn within the block was not cut short: no sentence says so.
+        return self._force(self._ending if why != "model" else self._vocabulary.tokenize(_PLAIN_ENDING))
 
     def _without(self, piece: bytes, rest: bytes) -> list[GenerationEvent]:
         """The token that closed the block says more, which no grammar has seen: write its beginning in its place."""
