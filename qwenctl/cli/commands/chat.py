@@ -16,10 +16,11 @@ from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_commands import COMPLETIONS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
-from qwenctl.cli.configured_options import MODEL, configurable, was_asked_for
+from qwenctl.cli.configured_options import configurable, was_asked_for
 from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.file_option import file_option
 from qwenctl.cli.open_model import open_model
+from qwenctl.cli.option_choice import MODEL
 from qwenctl.cli.options import model_argument, quiet_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import text_or_file
@@ -53,7 +54,11 @@ from qwenctl.settings import Settings
 @engine_flags
 @prompt_cache_option
 @session_options
-@click.option("--no-history", is_flag=True, help="Keep nothing of what is typed.  [default: QWENCTL_HISTORY]")
+@click.option(
+    "--history/--no-history",
+    default=None,
+    help="Keep what is typed for the next time, or do not.  [default: QWENCTL_HISTORY, or keep it]",
+)
 @click.option(
     "--theme",
     type=click.Choice(list(THEMES)),
@@ -69,8 +74,8 @@ def command(
     engine: EngineOptions,
     continues: bool,
     resume: str | None,
-    no_session: bool,
-    no_history: bool,
+    saves: bool | None,
+    history: bool | None,
     theme: str | None,
     output: Output,
     settings: Settings,
@@ -88,7 +93,7 @@ def command(
     answers alone go to standard output.
     """
     attached = read_attachments(files, output.warning)
-    saved = choose_session(continues=continues, resume=resume, no_session=no_session, settings=settings, output=output)
+    saved = choose_session(continues=continues, resume=resume, saves=saves, settings=settings, output=output)
     is_new = saved.session is None  # else what is saved wins over what is only configured
     conversation = saved.conversation(
         text_or_file(system) if is_new or was_asked_for("system") else None,
@@ -96,7 +101,8 @@ def command(
     )
     conversation = conversation.with_system(told_of_schema(conversation.system, reply.schema))
     named = model or (settings.model if was_asked_for(MODEL) else None)
-    screen = _screen(output, settings, THEMES[theme or settings.theme], history=settings.history and not no_history)
+    history = settings.history if history is None else history
+    screen = _screen(output, settings, THEMES[theme or settings.theme], history=history)
     with open_model(saved.model(named, settings), engine, settings, output) as chat_model, screen:
         record = saved.record(chat_model.engine.info, settings, output)
         session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record)
