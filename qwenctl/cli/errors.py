@@ -1,6 +1,7 @@
 """How an error reaches the user: one line, one hint, an exit code.
 
-One table maps the classes of both error trees to exit codes; the messages are written where the errors are raised.
+One table maps the classes of both error trees to exit codes; the messages are written where the errors are raised, and
+so is the hint, unless next_steps.py has it.
 Whatever is not in the table is a bug of ours and shows its traceback.
 """
 
@@ -13,6 +14,7 @@ import traceback
 import click
 
 from quant.errors import NotEnoughDisk, QuantError
+from qwenctl.cli.next_steps import next_step
 from qwenctl.errors import DoesNotFit, ExitCode, InvalidRequest, QwenctlError
 
 
@@ -47,8 +49,8 @@ def exit_code_of(error: BaseException) -> ExitCode | None:
     return next((code for known, code in EXIT_CODES if isinstance(error, known)), None)
 
 
-def report(error: BaseException, *, debug: bool, plain: bool) -> int:
-    """Print `error` on standard error and return the exit code of the process."""
+def report(error: BaseException, *, debug: bool, plain: bool, command: str = "qwenctl") -> int:
+    """Print `error` of `command` on standard error and return the exit code of the process."""
     code = exit_code_of(error)
     if isinstance(error, OutputClosed):
         return ExitCode.FAILED
@@ -57,7 +59,7 @@ def report(error: BaseException, *, debug: bool, plain: bool) -> int:
     if code is None:
         return ExitCode.FAILED
     message, hint = _sentences(error)
-    sys.stderr.write(error_lines(message, hint, styled=not plain and sys.stderr.isatty()))
+    sys.stderr.write(error_lines(message, hint or next_step(error, command), styled=not plain and sys.stderr.isatty()))
     sys.stderr.flush()
     return code
 
@@ -90,4 +92,4 @@ def _sentences(error: BaseException) -> tuple[str, str | None]:
         return error.format_message(), f"{context.command_path} --help shows what is possible" if context else None
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}", None
-    return str(error) or "out of memory", "close other programs, or choose a smaller model or context"
+    return str(error) or "out of memory", None

@@ -115,7 +115,8 @@ def run_command_line(args: Sequence[str]) -> int:
         return error.code if isinstance(error.code, int) else ExitCode.FAILED
     except Exception as error:
         # Imported here because the table of errors is needed by failing runs only.
-        return int(import_module("qwenctl.cli.errors").report(error, debug=debug, plain=plain))
+        command = " ".join(["qwenctl", *(word for word in args[:1] if word in COMMANDS)])
+        return int(import_module("qwenctl.cli.errors").report(error, debug=debug, plain=plain, command=command))
     return result if isinstance(result, int) else ExitCode.DONE
 
 

@@ -59,7 +59,8 @@ class Output:
         except BrokenPipeError:
             raise OutputClosed from None
         except OSError as error:
-            raise QwenctlError(f"cannot write to standard output: {error.strerror}") from error
+            hint = "make room there, or send it elsewhere"
+            raise QwenctlError(f"cannot write to standard output: {error.strerror}", hint) from error
 
     def stream(self, text: str) -> None:
         """Write a piece of text that a model made. A terminal is spared its control characters."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from quant.errors import DamagedFile, GgufError, NotEnoughDisk, OutputExists, Qu
 from qwenctl.cli import errors
 from qwenctl.cli.errors import OutputClosed, exit_code_of, report
 from qwenctl.cli.main import COMMANDS
+from qwenctl.cli.next_steps import NEXT_STEPS, next_step
 from qwenctl.errors import DoesNotFit, ExitCode, InvalidRequest, PromptTooLong, QwenctlError
 
 
@@ -85,7 +87,25 @@ def test_exit_codes(error, code, capsys):
     stderr = capsys.readouterr().err
     assert stderr.startswith("error: ")
     assert "Traceback" not in stderr
-    assert len(stderr.splitlines()) <= 2
+    assert len(stderr.splitlines()) == 2
+    assert stderr.splitlines()[1].startswith("hint: ")
+
+
+def test_every_error_has_a_next_step(qwenctl):
+    def tree(root):
+        return [root, *(found for child in root.__subclasses__() for found in tree(child))]
+
+    for kind in tree(QwenctlError) + tree(QuantError):
+        step = next(step for known, step in NEXT_STEPS if issubclass(kind, known))
+        assert re.search(r"qwenctl|\{command\}|--\w+|make setup|HF_TOKEN|same command", step), kind
+    ran = qwenctl("eval", "ppl", "--ctx", "2", "x")
+    assert ran.stderr.splitlines()[-1].startswith("hint: ")
+    for error, hint in (
+        (InvalidRequest("x"), "hint: qwenctl run --help shows what is possible"),
+        (OSError(28, "No space left on device"), "hint: qwenctl models prune makes room"),
+        (PermissionError(13, "Permission denied", "out.gguf"), "hint: name a file or folder that you may use"),
+    ):
+        assert f"hint: {next_step(error, 'qwenctl run')}".startswith(hint)
 
 
 def test_every_class_of_both_trees_has_an_exit_code():
@@ -148,7 +168,10 @@ def test_full_disk_on_standard_output_is_one_line():
             [sys.executable, "-m", "qwenctl", "models", "--json"], stdout=full, stderr=subprocess.PIPE, check=False
         )
     assert done.returncode == 1
-    assert done.stderr.decode().splitlines() == ["error: cannot write to standard output: No space left on device"]
+    assert done.stderr.decode().splitlines() == [
+        "error: cannot write to standard output: No space left on device",
+        "hint: make room there, or send it elsewhere",
+    ]
 
 
 def test_any_text_can_be_written_in_any_locale(home):

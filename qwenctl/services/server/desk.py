@@ -24,6 +24,7 @@ from qwenctl.services.server.server_options import ServerOptions
 T = TypeVar("T")
 
 _RETRY_DEAD_S = 5
+PREPARE_THREADS = "qwenctl-prepare"
 
 
 class Desk:
@@ -47,7 +48,7 @@ class Desk:
         self.live: dict[str, Exchange] = {}  # by the id of the answer
         self._inbox = EventInbox()
         # Templates, tokens and grammars: milliseconds for most prompts, seconds for the longest.
-        self._threads = ThreadPoolExecutor(2, "qwenctl-prepare")
+        self._threads = ThreadPoolExecutor(2, PREPARE_THREADS)
 
     async def off_loop(self, call: Callable[[], T]) -> T:
         """Return what `call` returns, made on another thread."""
@@ -74,9 +75,9 @@ class Desk:
         return done
 
     async def close(self) -> None:
-        """Unload the model and end the threads."""
+        """Unload the model and end the threads, as far as they can be ended."""
         await self.host.close()
-        self._threads.shutdown()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def new_id(prefix: str) -> str:

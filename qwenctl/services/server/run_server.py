@@ -12,15 +12,17 @@ import os
 import signal
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import uvicorn
 
-from qwenctl.errors import QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.services.generation import ChatOptions
-from qwenctl.services.server.desk import Desk
+from qwenctl.services.server.desk import PREPARE_THREADS, Desk
 from qwenctl.services.server.http_connection import connection_class
 from qwenctl.services.server.model_host import ModelSource
 from qwenctl.services.server.server_options import ServerOptions
@@ -28,6 +30,7 @@ from qwenctl.services.server.web_app import make_app
 
 _HEADER_BYTES = 64 << 10
 _POLL_S = 0.05
+_PATIENCE_S = 1.0
 
 
 class ServerEvents:
@@ -72,11 +75,14 @@ def run_server(
     listener = _listen(options)
     try:
         life = _Life(source, options, n_parallel, events or ServerEvents(), defaults)
-        return asyncio.run(life.run(listener))
+        number = asyncio.run(life.run(listener))
     finally:
         listener.close()
         if options.unix_socket is not None:
             options.unix_socket.unlink(missing_ok=True)
+    if _is_busy():
+        _exit_now(number)
+    return number
 
 
 class _Life:
@@ -131,7 +137,7 @@ class _Life:
             # A native call of minutes cannot be ended, nor its thread be joined. There is nothing to lose yet.
             if self._options.unix_socket is not None:
                 self._options.unix_socket.unlink(missing_ok=True)
-            os._exit(130 if self._signals[0] is signal.SIGINT else 0)
+            _exit_now(self._signals[0])
         await loading
         self._events.ready()
 
@@ -167,6 +173,18 @@ def http_config(desk: Desk) -> uvicorn.Config:
         timeout_graceful_shutdown=2,  # our own end of answers came before
         h11_max_incomplete_event_size=_HEADER_BYTES,
     )
+
+
+def _is_busy() -> bool:
+    """Whether a request is still being prepared, after some patience: Python would wait for its thread for ever."""
+    busy = [thread for thread in threading.enumerate() if thread.name.startswith(PREPARE_THREADS)]
+    for thread in busy:
+        thread.join(_PATIENCE_S)
+    return any(thread.is_alive() for thread in busy)
+
+
+def _exit_now(number: signal.Signals) -> NoReturn:
+    os._exit(ExitCode.INTERRUPTED if number is signal.SIGINT else ExitCode.DONE)
 
 
 def _listen(options: ServerOptions) -> socket.socket:

@@ -15,6 +15,7 @@ from qwenctl.services.server.asgi_answers import Refused
 from qwenctl.services.server.chat_endpoint import ChatEndpoint, ControlEndpoint
 from qwenctl.services.server.completion_endpoint import CompletionEndpoint
 from qwenctl.services.server.desk import Desk
+from qwenctl.services.server.embedding_endpoint import EmbeddingEndpoint
 from qwenctl.services.server.messages_endpoint import CountEndpoint, MessagesEndpoint
 from qwenctl.services.server.page_files import page_files
 from qwenctl.services.server.status_endpoints import HealthEndpoint, MetricsEndpoint, ModelsEndpoint, ReadyEndpoint
@@ -27,6 +28,7 @@ def make_app(desk: Desk) -> ASGIApp:
         "/v1/chat/completions": ChatEndpoint(desk),
         "/v1/chat/completions/control": ControlEndpoint(desk),
         "/v1/completions": CompletionEndpoint(desk),
+        "/v1/embeddings": EmbeddingEndpoint(desk),
         "/v1/messages": MessagesEndpoint(desk),
         "/v1/messages/count_tokens": CountEndpoint(desk),
     }

@@ -207,3 +207,20 @@ def test_a_template_without_tools_refuses_them() -> None:
     with live_server(lambda: ScriptedEngine(chat_template=TEMPLATE)) as server:
         refused = server.chat(tools=[TOOL])
         assert (refused.status, refused.json["error"]["param"]) == (400, "tools")
+
+
+def test_completions_and_embeddings() -> None:
+    with live_server(lambda: ScriptedEngine([["a", "b"], ["c"], ["d", "e"], ["f"]])) as server:
+        asked = {"prompt": ["one", "two"], "max_tokens": 5}
+        whole = server.ask("POST", "/v1/completions", asked).json
+        assert sorted(choice["text"] for choice in whole["choices"]) == ["ab", "c"]
+        assert server.engines[0].prompts == ["one", "two"]
+        assert whole["usage"]["prompt_tokens"] == 6
+        chunks = server.ask("POST", "/v1/completions", asked | {"stream": True}).events
+        texts = [
+            "".join(one["choices"][0]["text"] for one in chunks if one["choices"][0]["index"] == n) for n in (0, 1)
+        ]
+        assert sorted(texts) == ["de", "f"]
+        vectors = server.ask("POST", "/v1/embeddings", {"input": ["one", [1, 2]], "model": "scripted"}).json
+        assert [entry["index"] for entry in vectors["data"]] == [0, 1]
+        assert vectors["usage"] == {"prompt_tokens": 5, "total_tokens": 5}

@@ -1,0 +1,1 @@
+"""Parts of fuzz_server.py and soak_server.py."""
