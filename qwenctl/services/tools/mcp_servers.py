@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import mcp_types
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from mcp import ClientSession, MCPError
+from mcp import ClientSession
 
 from qwenctl import __version__
 from qwenctl.errors import QwenctlError
@@ -25,7 +25,7 @@ from qwenctl.services.tools.mcp_config import McpServer
 from qwenctl.services.tools.mcp_transport import LastWords, server_pipes
 from qwenctl.services.tools.tool import Tool, ToolResult
 
-_START_LIMIT_S = 60.0  # a server may be fetched by its command before it starts
+START_LIMIT_S = 60.0  # a server may be fetched by its command before it starts
 _MAX_PAGES = 20
 _POLL_S = 0.1
 _ANY_OBJECT = {"type": "object"}
@@ -34,12 +34,12 @@ _ANY_OBJECT = {"type": "object"}
 class McpSource:
     """One running server."""
 
-    def __init__(self, server: McpServer, portal: BlockingPortal, limit_s: float) -> None:
+    def __init__(self, server: McpServer, portal: BlockingPortal, limit_s: float, start_limit_s: float) -> None:
         self._server, self._portal, self._limit_s = server, portal, limit_s
         self._last_words = LastWords()
         self._stack = ExitStack()
         try:
-            opened = portal.wrap_async_context_manager(_open(server, self._last_words))
+            opened = portal.wrap_async_context_manager(_open(server, self._last_words, start_limit_s))
             self._session, tools = self._stack.enter_context(opened)
         except Exception as error:
             raise QwenctlError(f"the MCP server {server.name} did not start: {self._why(error)}") from error
@@ -82,14 +82,14 @@ class McpServers:
         QwenctlError: one did not start; those before it are ended.
     """
 
-    def __init__(self, servers: Sequence[McpServer], limit_s: float) -> None:
+    def __init__(self, servers: Sequence[McpServer], limit_s: float, start_limit_s: float = START_LIMIT_S) -> None:
         logging.getLogger("mcp").addHandler(logging.NullHandler())  # what a server does wrong is in our own words
         self._stack = ExitStack()
         self.sources: list[McpSource] = []
         try:
             portal = self._stack.enter_context(start_blocking_portal())
             for server in servers:
-                self.sources.append(McpSource(server, portal, limit_s))
+                self.sources.append(McpSource(server, portal, limit_s, start_limit_s))
                 self._stack.callback(self.sources[-1].close)
         except BaseException:
             self._stack.close()
@@ -102,15 +102,17 @@ class McpServers:
 
 @asynccontextmanager
 async def _open(
-    server: McpServer, last_words: LastWords
+    server: McpServer, last_words: LastWords, start_limit_s: float
 ) -> AsyncGenerator[tuple[ClientSession, list[mcp_types.Tool]], None]:
     info = mcp_types.Implementation(name="qwenctl", version=__version__)
-    async with server_pipes(server, last_words) as (incoming, outgoing):
-        async with ClientSession(incoming, outgoing, client_info=info) as session:
-            with anyio.fail_after(_START_LIMIT_S):
-                await session.initialize()
-                tools = await _tools(session)
-            yield session, tools
+    async with (
+        server_pipes(server, last_words) as (incoming, outgoing),
+        ClientSession(incoming, outgoing, client_info=info) as session,
+    ):
+        with anyio.fail_after(start_limit_s):
+            await session.initialize()
+            tools = await _tools(session)
+        yield session, tools
 
 
 async def _tools(session: ClientSession) -> list[mcp_types.Tool]:

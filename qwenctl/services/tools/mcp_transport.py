@@ -1,7 +1,7 @@
 """The pipes to an MCP server: lines of JSON-RPC both ways, with limits; the server's process ends with them.
 
-Like `mcp.client.stdio`, which has no limit of what it holds: here a line that does not end closes the connection, and the
-last words on standard error are kept for the case that the server dies.
+Like `mcp.client.stdio`, which has no limit of what it holds: here a line that does not end closes the connection, and
+the last words on standard error are kept for the case that the server dies.
 """
 
 from __future__ import annotations
@@ -84,8 +84,10 @@ async def _read(process: Process, to_session: ObjectSendStream[SessionMessage | 
     async with to_session:
         async for piece in _pieces(process.stdout):
             buffer += piece
-            *lines, rest = bytes(buffer).split(b"\n") if b"\n" in piece else [bytes(buffer)]
-            buffer[:] = rest
+            lines = []
+            if b"\n" in piece:
+                *lines, rest = bytes(buffer).split(b"\n")
+                buffer[:] = rest
             for line in filter(bytes.strip, lines):
                 try:
                     await to_session.send(_message(line))

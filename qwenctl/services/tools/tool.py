@@ -41,6 +41,3 @@ class ToolSource(Protocol):
 
     def run(self, tool: Tool, arguments: Mapping[str, Any], cancelled: Callable[[], bool]) -> ToolResult:
         """Run a tool. Ends soon after `cancelled` says so; never raises for what the tool does."""
-
-    def close(self) -> None:
-        """End whatever runs."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -20,26 +19,26 @@ MAX_TOOLS = 128
 
 
 class ToolBox:
-    """Runs calls by name; closes its sources when it is left.
+    """Runs calls by name.
 
     Args:
         sources: started ones. Where two offer the same name, the later one's is `ORIGIN_name`.
+        close: ends them, when the box is left.
 
     Raises:
         InvalidRequest: there are too many tools.
     """
 
-    def __init__(self, sources: Sequence[ToolSource]) -> None:
+    def __init__(self, sources: Sequence[ToolSource], close: Callable[[], None] = lambda: None) -> None:
+        self._close = close
         self._owners: dict[str, tuple[ToolSource, Tool]] = {}
         for source in sources:
             for tool in source.tools:
                 name = _free_name(tool, self._owners)
                 self._owners[name] = source, replace(tool, name=name)
         if len(self._owners) > MAX_TOOLS:
+            close()
             raise InvalidRequest(f"there are {len(self._owners)} tools; at most {MAX_TOOLS} can be offered to a model")
-        self._stack = ExitStack()
-        for source in sources:
-            self._stack.callback(source.close)
 
     def __enter__(self) -> Self:
         return self
@@ -47,7 +46,7 @@ class ToolBox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._close()
 
     @property
     def tools(self) -> tuple[Tool, ...]:

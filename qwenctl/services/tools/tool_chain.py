@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qwenctl.core import FinishReason, Message
+from qwenctl.errors import InvalidRequest
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
 from qwenctl.services.reply import AnswerDelta, ReplyDone, ReplyEvent
 from qwenctl.services.tools.approval import NOT_APPROVED, Approval
@@ -37,6 +38,15 @@ class ToolReturned:
     result: ToolResult
 
 
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """Tools for as long as a command runs."""
+
+    box: ToolBox
+    approval: Approval
+    n_rounds: int  # how often results may go back to the model; then it must answer without tools
+
+
 ChainEvent = ReplyEvent | ToolCalled | ToolReturned
 
 
@@ -45,9 +55,9 @@ class ToolChain:
 
     Args:
         model: answers.
-        messages, options: of the question; the box's tools are added.
+        messages, options: of the question; the tools are added.
+        use: which tools.
         prepare: makes a prompt of messages, `ChatModel.prepare` or what stands before it.
-        n_rounds: how often results may go back to the model; then it must answer without tools.
 
     Raises:
         InvalidRequest, TemplateFailed, PromptTooLong: as `prepare`, for the first prompt at once, then while iterating.
@@ -58,15 +68,14 @@ class ToolChain:
         model: ChatModel,
         messages: Sequence[Message],
         options: ChatOptions,
-        *,
-        box: ToolBox,
-        approval: Approval,
+        use: ToolUse,
         prepare: Prepare,
-        n_rounds: int,
     ) -> None:
-        self._model, self._messages, self._box, self._approval = model, list(messages), box, approval
-        self._prepare, self._n_rounds = prepare, n_rounds
-        self._options = replace(options, tools=box.definitions)
+        if model.capabilities.tool_format is None:
+            hint = "take a model that was trained for it, such as Qwen3"
+            raise InvalidRequest("the model's chat template knows no calls of tools that could be read", hint)
+        self._model, self._messages, self._prepare, self._use = model, list(messages), prepare, use
+        self._options = replace(options, tools=use.box.definitions)
         self.steps: list[Message] = []  # between question and answer: calls and their results
         self.calls: list[ToolReturned] = []
         self.ran_out = False  # the rounds were used up
@@ -94,7 +103,7 @@ class ToolChain:
         self._events.close()
 
     def _run(self) -> Generator[ChainEvent, None, None]:
-        for n_left in reversed(range(self._n_rounds + 1)):
+        for n_left in reversed(range(self._use.n_rounds + 1)):
             done, text, calls = yield from self._one_reply()
             if not calls or done.reason is not FinishReason.STOP or self._cancelled:
                 yield replace(done, answer=text)
@@ -118,7 +127,7 @@ class ToolChain:
     def _one_reply(self) -> Generator[ChainEvent, None, tuple[ReplyDone, str, list[ToolCall]]]:
         """Pass on the events of one reply, and return its end, its text without calls, and the calls."""
         tool_format = self._model.capabilities.tool_format
-        parser = ToolCallParser(tool_format, self._box.definitions) if tool_format and self._options.tools else None
+        parser = ToolCallParser(tool_format, self._use.box.definitions) if tool_format and self._options.tools else None
         texts: list[str] = []
         calls: list[ToolCall] = []
 
@@ -146,12 +155,21 @@ class ToolChain:
         raise AssertionError("a reply ends with ReplyDone")
 
     def _result(self, call: ToolCall) -> ToolResult:
-        refusal = self._box.refusal(call)
+        refusal = self._use.box.refusal(call)
         if refusal is not None:
             return refusal
-        if self._cancelled or not self._approval.allows(call):
+        if self._cancelled or not self._use.approval.allows(call):
             return ToolResult(NOT_APPROVED, is_error=True)
-        return self._box.run(call, lambda: self._cancelled)
+        return self._use.box.run(call, lambda: self._cancelled)
+
+
+def begin_answer(
+    model: ChatModel, messages: Sequence[Message], options: ChatOptions, prepare: Prepare, use: ToolUse | None
+) -> Reply | ToolChain:
+    """Return what answers: a chain where there are tools, else a plain reply. Raises as `prepare` does."""
+    if use is None:
+        return model.reply(prepare(messages, options))
+    return ToolChain(model, messages, options, use, prepare)
 
 
 def call_record(returned: ToolReturned) -> dict[str, Any]:
