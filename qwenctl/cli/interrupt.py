@@ -9,6 +9,10 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 
+class HungUp(SystemExit):
+    """The terminal has gone, or the system wants the program to end. Its code is the shell's for that signal."""
+
+
 class InterruptWatch:
     """While it is open, the first Ctrl-C calls `on_first`; the next one raises KeyboardInterrupt as usual.
 
@@ -57,3 +61,22 @@ def die_on_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, former)
+
+
+@contextmanager
+def hang_up_in_order() -> Iterator[None]:
+    """Let SIGHUP and SIGTERM raise `HungUp`, so that what is at hand can be saved. Ignored ones stay ignored."""
+
+    def leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        signal.signal(number, signal.SIG_IGN)  # once
+        raise HungUp(128 + number)
+
+    wanted = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    mine = [number for number in wanted if signal.getsignal(number) is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)

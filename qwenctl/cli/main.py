@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from qwenctl import __version__
+from qwenctl.cli import look_alikes
 from qwenctl.cli.command import Program
 from qwenctl.cli.lazy_group import Entry
 from qwenctl.errors import ExitCode
@@ -55,6 +56,7 @@ COMMANDS: dict[str, Entry] = {
         "qwenctl.cli.commands.completion",
         "Write a script that completes qwenctl's words in a shell.",
     ),
+    "bench": Entry("Machines", "qwenctl.cli.commands.bench", "Measure how fast a model or a server is."),
     "plan": Entry("Machines", "qwenctl.cli.commands.plan", "Say what fits a machine, how fast, and how to run it."),
     "worker": Entry(
         "Machines", "qwenctl.cli.commands.worker", "Lend this machine's devices to models that run on another."
@@ -137,15 +139,16 @@ def _occupy_standard_streams() -> None:
 
 
 def _choose_encodings() -> None:
-    """Let no text fail to be written: files and pipes get UTF-8, a terminal its own encoding, with ? for the rest.
+    """Let no text fail to be written: files and pipes get UTF-8, a terminal its own encoding, with look-alikes.
 
     File names that are no UTF-8 come out as the bytes they are.
     """
+    look_alikes.register_look_alikes()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             encoding = stream.encoding if stream.isatty() else "utf-8"
             is_utf8 = encoding.lower().replace("-", "").replace("_", "") == "utf8"
-            stream.reconfigure(encoding=encoding, errors="surrogateescape" if is_utf8 else "replace")
+            stream.reconfigure(encoding=encoding, errors="surrogateescape" if is_utf8 else look_alikes.NAME)
 
 
 def _abandon_broken_stdout() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from errno import EIO
 from typing import Any, TextIO
 
 from qwenctl.cli.errors import OutputClosed, error_lines, one_line
@@ -41,7 +42,8 @@ class Output:
         self.quiet = quiet
         self._stdout = stdout or sys.stdout
         self._stderr = stderr or sys.stderr
-        self.styles_stdout = not plain and self._stdout.isatty()
+        self._was_terminal = self._stdout.isatty()
+        self.styles_stdout = not plain and self._was_terminal
         self.styles_stderr = not plain and self._stderr.isatty()
 
     # Data: standard output.
@@ -59,6 +61,8 @@ class Output:
         except BrokenPipeError:
             raise OutputClosed from None
         except OSError as error:
+            if error.errno == EIO and self._was_terminal:  # which has hung up
+                raise OutputClosed from None
             hint = "make room there, or send it elsewhere"
             raise QwenctlError(f"cannot write to standard output: {error.strerror}", hint) from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qwenctl.services.conversation import Conversation
 from qwenctl.services.session import Session, new_session
 from qwenctl.services.session_store import SessionStore
@@ -15,7 +17,8 @@ class SessionRecord:
     """
 
     def __init__(self, store: SessionStore, session: Session) -> None:
-        self._store, self._session = store, session
+        self.store = store
+        self._session = session
 
     @property
     def saved_id(self) -> str | None:
@@ -31,7 +34,7 @@ class SessionRecord:
         before = self._session
         if conversation == before.conversation:
             return None
-        self._session = self._store.save(before, conversation)
+        self._session = self.store.save(before, conversation)
         if before.revision and before.head.session_id != self._session.head.session_id:
             gone_on = "was changed or removed by another process"
             return f"session {before.head.session_id} {gone_on}: this chat is now session {self.saved_id}"
@@ -41,3 +44,8 @@ class SessionRecord:
         """Leave the session as it is saved; what is said from now on is a new one."""
         head = self._session.head
         self._session = new_session(head.model, head.model_name)
+
+    def go_on_with(self, session: Session) -> None:
+        """Leave the session as it is saved, and go on with another one, with the same model as before."""
+        head = self._session.head
+        self._session = replace(session, head=replace(session.head, model=head.model, model_name=head.model_name))

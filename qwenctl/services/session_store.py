@@ -42,6 +42,8 @@ SELECT id, title, model, model_name, (SELECT count(*) FROM exchange WHERE sessio
 FROM session
 """
 _LEAST_ID_CHARS = 4
+_HAS_WORD = "EXISTS (SELECT 1 FROM exchange WHERE session = session.id AND holds(content, ?))"
+_HAS_PLAIN_WORD = _HAS_WORD.replace("holds", "content LIKE ? AND holds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +256,10 @@ def _state(conversation: Conversation) -> str:
 def _conditions(query: SessionQuery) -> tuple[list[str], list[str | float]]:
     conditions, values = [], list[str | float]()
     for word in query.words:
-        conditions.append("EXISTS (SELECT 1 FROM exchange WHERE session = session.id AND holds(content, ?))")
-        values.append(word.casefold())
+        # SQLite's own LIKE passes over most exchanges, so that few have to be parsed; JSON leaves letters as they are.
+        is_plain = word.isascii() and word.isalnum()
+        conditions.append(_HAS_PLAIN_WORD if is_plain else _HAS_WORD)
+        values += [f"%{word}%", word.casefold()] if is_plain else [word.casefold()]
     if query.model is not None:
         conditions.append("instr(lower(model_name), ?)")
         values.append(query.model.lower())

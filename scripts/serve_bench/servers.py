@@ -28,6 +28,7 @@ from .python_server import python_server
 ROOT = Path(__file__).resolve().parents[2]
 OURS, LLAMA_SERVER, PYTHON_SERVER = "qwenctl serve", "llama-server", "llama_cpp.server"
 START_LIMIT_S = 120.0
+_READY = {OURS: "/ready", LLAMA_SERVER: "/health", PYTHON_SERVER: "/v1/models"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,20 @@ class Setting:
     n_parallel: int
     n_ctx: int  # of each sequence
     n_threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that answers."""
+
+    name: str
+    target: Target
+    pid: int
+
+    def cpu_s(self) -> float:
+        """Return the processor time that it has taken so far (proc(5): fields 14 and 15 of stat)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class ServerFailedError(Exception):
@@ -68,7 +83,7 @@ def command_of(name: str, setting: Setting, port: int) -> list[str]:
 
 
 @contextmanager
-def running(name: str, setting: Setting) -> Iterator[Target]:
+def running(name: str, setting: Setting) -> Iterator[Running]:
     """Start a server, wait until it answers, and end it.
 
     Raises:
@@ -80,12 +95,13 @@ def running(name: str, setting: Setting) -> Iterator[Target]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
         try:
-            _await(f"http://127.0.0.1:{port}/v1/models", process)
-            yield Target(f"http://127.0.0.1:{port}", "any" if name != OURS else None)
-        except ServerFailedError as error:
-            log.seek(0)
-            said = log.read().decode("utf-8", "replace").strip().splitlines()[-5:]
-            raise ServerFailedError("\n  ".join([f"{name}: {error}", *said])) from None
+            try:
+                _await(f"http://127.0.0.1:{port}{_READY[name]}", process)
+            except ServerFailedError as error:
+                log.seek(0)
+                said = log.read().decode("utf-8", "replace").strip().splitlines()[-5:]
+                raise ServerFailedError("\n  ".join([f"{name}: {error}", *said])) from None
+            yield Running(name, Target(f"http://127.0.0.1:{port}", None if name == OURS else "any"), process.pid)
         finally:
             _end(process)
 

@@ -5,6 +5,7 @@ Everything waits for something to appear; nothing sleeps for a fixed time.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -60,7 +61,8 @@ class Terminal:
         if self.exit_code is None:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
     def send(self, text: str) -> None:
         """Type `text`; \\r is the Enter key, \\x03 Ctrl-C, \\x04 Ctrl-D."""
@@ -79,6 +81,16 @@ class Terminal:
             if not self._read(end_s - time.monotonic()):
                 raise AssertionError(f"never came: {wanted!r}; the terminal shows\n{self.text}")
         return self.text
+
+    def hang_up(self) -> int:
+        """Take the terminal away; return the child's exit code, or minus the signal."""
+        os.close(self._fd)
+        self._fd = -1
+        end_s = time.monotonic() + DEADLINE_S
+        while self.is_running():
+            assert time.monotonic() < end_s, "does not end"
+            time.sleep(0.01)
+        return self.exit_code
 
     def wait_exit(self) -> int:
         """Read until the child ends; return its exit code, or minus the signal."""
@@ -146,9 +158,13 @@ def _run_in_fork(function: Callable[[], None]) -> NoReturn:
         code = 0
     except KeyboardInterrupt:
         code = 130
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
     except BaseException:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a terminal that has hung up
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)

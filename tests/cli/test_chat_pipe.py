@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 
 import pytest
 
+from qwenctl.cli.main import run_command_line
 from tests.cli.terminal import Terminal
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
@@ -81,3 +83,24 @@ def test_a_real_chat_model_is_stopped_and_talked_to_again(smollm2_gguf):
         terminal.wait_for(lambda text: text.count("The opposite of hot is cold.") == 2)
         terminal.send("/exit\r")
         assert terminal.wait_exit() == 0
+
+
+@pytest.mark.parametrize("hangup", [signal.SIG_DFL, signal.SIG_IGN])  # ignored: as below nohup
+def test_a_terminal_that_hangs_up_leaves_the_half_answer_saved(qwenctl, demo_gguf, tmp_path, hangup):
+    grammar = tmp_path / "endless.gbnf"
+    grammar.write_text('root ::= "word " root')
+    command = ["chat", str(demo_gguf), "--no-think", "--grammar", str(grammar), *ONE_THREAD]
+
+    def program():
+        signal.signal(signal.SIGHUP, hangup)
+        sys.exit(run_command_line(command))
+
+    with Terminal(program) as terminal:
+        terminal.wait_for("tokens of context")
+        terminal.send("Hello\r")
+        terminal.wait_for("word word word")
+        terminal.hang_up()
+    [saved] = json.loads(qwenctl("sessions", "ls", "--json").stdout)
+    [exchange] = json.loads(qwenctl("sessions", "show", saved["id"], "--json").stdout)["exchanges"]
+    assert exchange["answer"].startswith("word word word")
+    assert exchange["partial"]

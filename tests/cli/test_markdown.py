@@ -267,3 +267,19 @@ def test_blocks_do_not_depend_on_the_cuts_and_lose_no_letter(text, step):
     assert found == expected
     said = "".join(getattr(block, "source", getattr(block, "text", getattr(block, "language", ""))) for block in found)
     assert sorted(char for char in said if char in "ab") == sorted(char for char in text if char in "ab")
+
+
+_OURS = re.compile(r"\x1b\[(?:[0-9;]*m|\d+A|[KJ]|\?2026[hl])|[\r\n]")
+
+
+@given(
+    st.text(
+        alphabet="ab`~|*_#-1. \n\t\x1b[]()<>?;m2J0\x07\x08\x0b\x9b\x9d\x90\x85\u2028\u202e\u200d\ufe0f\U0001f468中",
+        max_size=80,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_whatever_a_model_writes_the_terminal_gets_our_sequences_alone(text):
+    raw = show([text[at : at + 3] for at in range(0, len(text), 3)], columns=30, rows=8).raw
+    rest = _OURS.sub("", raw)
+    assert all(char.isprintable() or char in "\u200d" for char in rest), rest

@@ -74,6 +74,26 @@ def test_clear_and_undo_and_load(qwenctl, demo_gguf, says_word, sessions, tmp_pa
     assert [(one["title"], one["n_exchanges"]) for one in sessions()] == [("One", 2), ("Two", 1), ("One", 1)]
 
 
+def test_another_chat_is_gone_on_with_from_within(qwenctl, demo_gguf, says_word, store, sessions):
+    session_id = keep(store, "An older question", str(demo_gguf))
+    script = f"One\n/sessions older\n/resume {session_id[:5]}\nMore\n/resume\n/resume nothing\n/system\n"
+    ran = qwenctl("chat", demo_gguf, "--no-think", *says_word, stdin=script)
+    assert ran.stdout == "word\nword\n"
+    assert [(one["title"], one["n_exchanges"]) for one in sessions()] == [("An older question", 2), ("One", 1)]
+    for text in (
+        "  1  An older question",
+        f"session {session_id}: An older question",
+        "tiny answered in this session before",
+        "> An older question",
+        "/resume needs an ID or words",
+        "no saved chat has the ID or the words 'nothing'",
+        "system prompt: Be brief.",
+    ):
+        assert text in ran.stderr
+    ran = qwenctl("chat", demo_gguf, "--no-session", "--no-think", *says_word, stdin="/sessions\n")
+    assert "saved chats are out of reach here" in ran.stderr
+
+
 @pytest.mark.parametrize(("words", "environment"), [(["--no-session"], {}), ([], {"QWENCTL_SESSIONS": "off"})])
 def test_one_switch_keeps_nothing(qwenctl, demo_gguf, says_word, home, monkeypatch, words, environment):
     for name, value in environment.items():

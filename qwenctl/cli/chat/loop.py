@@ -8,7 +8,7 @@ from qwenctl.cli.chat.file_commands import attach_mentioned_files
 from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_command import LeaveChat
 from qwenctl.cli.chat.slash_commands import run_slash_command
-from qwenctl.cli.interrupt import InterruptWatch
+from qwenctl.cli.interrupt import InterruptWatch, hang_up_in_order
 from qwenctl.errors import InvalidRequest
 
 
@@ -17,7 +17,13 @@ def run_chat(session: ChatSession) -> None:
 
     Raises:
         KeyboardInterrupt: Ctrl-C twice while the model answers.
+        HungUp: the terminal has gone; what there was of an answer is saved.
     """
+    with hang_up_in_order():
+        _take_turns(session)
+
+
+def _take_turns(session: ChatSession) -> None:
     while True:
         try:
             turn = session.screen.read_turn(session.meter)

@@ -6,13 +6,15 @@ Knows nothing of slash commands and of where text comes from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from qwenctl.cli.chat.context_use import ContextUse, context_use
 from qwenctl.cli.chat.screen import Meter, MeterLevel, Screen
 from qwenctl.cli.condensing import context_warning
+from qwenctl.cli.errors import OutputClosed
 from qwenctl.cli.file_option import attached_line
-from qwenctl.cli.interrupt import InterruptWatch
+from qwenctl.cli.interrupt import HungUp, InterruptWatch
 from qwenctl.cli.prompt_input import ordered
 from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines, thinking_note
 from qwenctl.cli.schema_options import violation
@@ -23,6 +25,7 @@ from qwenctl.services.conversation import Conversation, Exchange
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
 from qwenctl.services.overflow.condense import Condenser, CondenseStep
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
+from qwenctl.services.session import Session
 from qwenctl.services.session_record import SessionRecord
 
 
@@ -48,7 +51,7 @@ class ChatSession:
         self._condenser = Condenser(model, self._show_condensing)
         self._warned_level: MeterLevel = "fine"
         self._reply: Reply | None = None  # that is being generated
-        self._record = record
+        self.record = record
         self._attached: list[Attachment] = []  # for the next question
         self._last: tuple[PreparedPrompt, ReplyDone] | None = None
         self._n_context_tokens: int | None = None
@@ -116,15 +119,21 @@ class ChatSession:
 
     def begin(self, conversation: Conversation) -> None:
         """Go on with another conversation. The one before it stays saved as it is."""
-        if self._record is not None:
-            self._record.start_over()
+        if self.record is not None:
+            self.record.start_over()
         self.change(conversation)
 
+    def resume(self, session: Session) -> None:
+        """Go on with a saved chat instead of this one, which stays saved as it is. For chats that are saved."""
+        if self.record is not None:
+            self.record.go_on_with(session)
+        self.change(session.conversation)
+
     def _save(self) -> None:
-        if self._record is None:
+        if self.record is None:
             return
         try:
-            note = self._record.save(self.conversation)
+            note = self.record.save(self.conversation)
         except QwenctlError as error:
             if error.message not in self._noted:  # once: it will hold for the next turns, too
                 self._noted.add(error.message)
@@ -134,6 +143,22 @@ class ChatSession:
             self.screen.note(note)
 
     def _answer(self, conversation: Conversation) -> None:
+        try:
+            self._try_to_answer(conversation)
+        except (HungUp, OutputClosed):
+            self._keep_what_came(conversation)
+            raise
+        finally:
+            self._reply = None
+
+    def _keep_what_came(self, conversation: Conversation) -> None:
+        """Save a turn in the middle of its answer; there is nobody any more to be told of errors."""
+        if self.record is not None and self._reply is not None and self._reply.answer + (self._reply.reasoning or ""):
+            partly = conversation.add_assistant(self._reply.answer, self._reply.reasoning, partial=True)
+            with suppress(QwenctlError):
+                self.record.save(partly)
+
+    def _try_to_answer(self, conversation: Conversation) -> None:
         options = replace(self._options, thinking=conversation.thinking, reports_progress=self.screen.interactive)
         try:
             with InterruptWatch(self._cancel) as watch:
@@ -193,7 +218,6 @@ class ChatSession:
                 if self.screen.wants_answer():
                     reply.end_thinking()
         finally:
-            self._reply = None
             reply.close()
             self.screen.end_reply()
         raise AssertionError("a reply ends with ReplyDone")

@@ -8,6 +8,7 @@ from qwenctl.cli.chat.answer_commands import ANSWER_COMMANDS
 from qwenctl.cli.chat.conversation_commands import CONVERSATION_COMMANDS
 from qwenctl.cli.chat.file_commands import FILE_COMMANDS
 from qwenctl.cli.chat.session import ChatSession
+from qwenctl.cli.chat.session_commands import SESSION_COMMANDS
 from qwenctl.cli.chat.slash_command import LeaveChat, SlashCommand
 from qwenctl.errors import QwenctlError
 
@@ -66,6 +67,7 @@ COMMANDS: tuple[SlashCommand, ...] = (
     *CONVERSATION_COMMANDS,
     *ANSWER_COMMANDS,
     *FILE_COMMANDS,
+    *SESSION_COMMANDS,
     SlashCommand(("/edit",), "[TEXT]", "write the next question in your editor", _edit),
     SlashCommand(("/exit", "/quit", "/bye"), "", "end the chat", _exit),
 )

@@ -38,6 +38,6 @@ def text_of_tokens(n_tokens: int, count: Callable[[str], int], seed: int) -> str
     """
     pieces = questions(1, seed)
     while (n_now := count(" ".join(pieces))) < n_tokens:
-        per_piece = max(1.0, n_now / len(pieces))
-        pieces += questions(max(1, int((n_tokens - n_now) / per_piece)), seed + len(pieces))
+        n_missing = (n_tokens - n_now) * len(pieces) / max(1, n_now)
+        pieces += questions(max(1, int(n_missing / 2)), seed + len(pieces))
     return " ".join(pieces)

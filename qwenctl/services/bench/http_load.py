@@ -23,6 +23,7 @@ _TEXT = re.compile(rb'"(?:content|reasoning_content|reasoning|text)" ?: ?"(?!")'
 _EVENT = re.compile(rb"^data: ?(\{.*\})\r?$", re.MULTILINE)
 _LENGTH = re.compile(rb"^content-length: *(\d+)", re.MULTILINE | re.IGNORECASE)
 _CLOSES = re.compile(rb"^connection: *close", re.MULTILINE | re.IGNORECASE)
+LIMIT_S = 300.0  # for an answer
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
@@ -116,9 +117,12 @@ async def run_load(
         finally:
             connection.close()
 
-    async with asyncio.TaskGroup() as clients:
-        for _ in range(min(concurrency, len(prompts))):
-            clients.create_task(client())
+    try:
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(min(concurrency, len(prompts))):
+                clients.create_task(client())
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
     return answers
 
 
@@ -156,7 +160,11 @@ class _Connection(asyncio.Protocol):
             self._done.set_result(None)
         else:
             self._transport.write(message)
-        await self._done
+        try:
+            await asyncio.wait_for(self._done, LIMIT_S)
+        except TimeoutError:
+            self.is_lost = True
+            return Answered(started_s, time.perf_counter(), (), 0, 0, f"no answer within {LIMIT_S:g} s")
         return _answered(started_s, time.perf_counter(), bytes(self._data), self._arrivals, stream=stream)
 
     def close(self) -> None:
