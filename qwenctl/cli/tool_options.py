@@ -13,17 +13,18 @@ from typing import Any, TypeVar, cast
 import click
 
 from qwenctl.cli.errors import one_line
-from qwenctl.services.tools.approval import Approval, ApprovalMode, Reply
+from qwenctl.services.generation import Reply
+from qwenctl.services.tools.approval import Approval, ApprovalMode, Permission
 from qwenctl.services.tools.tool import ToolResult
 from qwenctl.services.tools.tool_call import ToolCall
-from qwenctl.services.tools.tool_chain import ToolUse
+from qwenctl.services.tools.tool_chain import ToolChain, ToolUse, call_record
 from qwenctl.services.tools.tool_sources import NamedTools, open_tools
 
 F = TypeVar("F", bound=Callable[..., Any])
 Ask = Callable[[str, dict[str, str]], str | None]
 
 _LONGEST_SHOWN = 200
-_ANSWERS: dict[str, Reply] = {"y": "yes", "n": "no", "a": "always"}
+_ANSWERS: dict[str, Permission] = {"y": "yes", "n": "no", "a": "always"}
 _CHOICES = {"y": "run it", "n": "do not", "a": "always run this tool"}
 _HINT = "--approve-all runs calls without asking"
 
@@ -49,8 +50,8 @@ class ToolOptions:
             yield None
             return
 
-        def asked(call: ToolCall) -> Reply | None:
-            key = ask(f"{call_line(call)}\nMay it be run?", _CHOICES)
+        def asked(call: ToolCall) -> Permission | None:
+            key = ask(one_line(f"May {call.name} be run with {call.json_arguments} ?"), _CHOICES)  # all of them
             if key is None:
                 warn(f"the call of {call.name} was refused: it needs a yes, and nobody could be asked; {_HINT}")
             return None if key is None else _ANSWERS[key]
@@ -93,6 +94,18 @@ def result_line(result: ToolResult) -> str:
     first, *rest = result.text.strip().splitlines() or ["nothing"]
     more = f" … ({len(rest) + 1:,} lines, {len(result.text):,} characters)" if rest else ""
     return f"◂ {'failed: ' if result.is_error else ''}{_shortened(first)}{more}"
+
+
+def chain_values(answering: Reply | ToolChain) -> dict[str, Any]:
+    """Return the calls of an answer as JSON values; nothing where there were no tools."""
+    return {"tool_calls": [call_record(one) for one in answering.calls]} if isinstance(answering, ToolChain) else {}
+
+
+def chain_note(answering: Reply | ToolChain) -> str | None:
+    """Return what the user should know of how the calls went on."""
+    if isinstance(answering, ToolChain) and answering.ran_out:
+        return "the results of tools went back to the model as often as --tool-rounds allows"
+    return None
 
 
 def terminal_is_there() -> bool:

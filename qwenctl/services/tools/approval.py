@@ -8,7 +8,7 @@ from typing import Literal
 from qwenctl.services.tools.tool_call import ToolCall
 
 ApprovalMode = Literal["ask", "all", "none"]
-Reply = Literal["yes", "no", "always"]
+Permission = Literal["yes", "no", "always"]
 
 NOT_APPROVED = "the user did not approve this call; it was not run"
 
@@ -21,7 +21,7 @@ class Approval:
         ask: shows a call to a person; None: nobody can be asked.
     """
 
-    def __init__(self, mode: ApprovalMode, ask: Callable[[ToolCall], Reply | None]) -> None:
+    def __init__(self, mode: ApprovalMode, ask: Callable[[ToolCall], Permission | None]) -> None:
         self._mode, self._ask = mode, ask
         self._always: set[str] = set()
         self.n_unasked = 0  # calls refused because nobody could be asked

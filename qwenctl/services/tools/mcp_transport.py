@@ -72,11 +72,11 @@ async def server_pipes(server: McpServer, last_words: LastWords) -> AsyncGenerat
         finally:
             with anyio.CancelScope(shield=True):
                 await _end(process)
+                with suppress(OSError), anyio.move_on_after(_GRACE_S):
+                    await process.aclose()
             tasks.cancel_scope.cancel()
             for stream in (to_session, incoming, outgoing, from_session):
                 stream.close()
-    with suppress(OSError):
-        await process.aclose()
 
 
 async def _read(process: Process, to_session: ObjectSendStream[SessionMessage | Exception]) -> None:

@@ -80,22 +80,34 @@ class ToolChain:
         self.calls: list[ToolReturned] = []
         self.ran_out = False  # the rounds were used up
         self._cancelled = False
-        self._reply: Reply | None = None
+        self._reply: Reply | None = None  # the last one
+        self._is_replying = False
+        self._texts: list[str] = []  # of the last reply, without calls
         self.prepared = prepare(self._messages, self._options)
         self._events = self._run()
 
     def __iter__(self) -> Iterator[ChainEvent]:
         return self._events
 
+    @property
+    def reasoning(self) -> str | None:
+        """The reasoning of the last reply so far."""
+        return self._reply.reasoning if self._reply else None
+
+    @property
+    def answer(self) -> str:
+        """The text of the last reply so far, without calls."""
+        return "".join(self._texts)
+
     def cancel(self) -> None:
         """End early: the running reply, the running tool."""
         self._cancelled = True
-        if self._reply is not None:
+        if self._reply is not None and self._is_replying:
             self._reply.cancel()
 
     def end_thinking(self) -> None:
         """Let the running reply answer now."""
-        if self._reply is not None:
+        if self._reply is not None and self._is_replying:
             self._reply.end_thinking()
 
     def close(self) -> None:
@@ -104,9 +116,9 @@ class ToolChain:
 
     def _run(self) -> Generator[ChainEvent, None, None]:
         for n_left in reversed(range(self._use.n_rounds + 1)):
-            done, text, calls = yield from self._one_reply()
+            done, calls = yield from self._one_reply()
             if not calls or done.reason is not FinishReason.STOP or self._cancelled:
-                yield replace(done, answer=text)
+                yield replace(done, answer=self.answer)
                 return
             results: list[Message] = []
             for call in calls:
@@ -115,7 +127,7 @@ class ToolChain:
                 self.calls.append(ToolReturned(call, result))
                 yield self.calls[-1]
                 results.append(result_message(call, result.text))
-            self.steps += [calling_message(text, done.reasoning, calls), *results]
+            self.steps += [calling_message(self.answer, done.reasoning, calls), *results]
             if self._cancelled:
                 yield replace(done, answer="", reasoning=None, reason=FinishReason.CANCELLED)
                 return
@@ -124,11 +136,11 @@ class ToolChain:
                 self._options = replace(self._options, tools=())
             self.prepared = self._prepare([*self._messages, *self.steps], self._options)
 
-    def _one_reply(self) -> Generator[ChainEvent, None, tuple[ReplyDone, str, list[ToolCall]]]:
-        """Pass on the events of one reply, and return its end, its text without calls, and the calls."""
+    def _one_reply(self) -> Generator[ChainEvent, None, tuple[ReplyDone, list[ToolCall]]]:
+        """Pass on the events of one reply, and return its end and the calls in it."""
         tool_format = self._model.capabilities.tool_format
         parser = ToolCallParser(tool_format, self._use.box.definitions) if tool_format and self._options.tools else None
-        texts: list[str] = []
+        texts = self._texts = []
         calls: list[ToolCall] = []
 
         def sorted_out(parts: Sequence[Part]) -> Iterator[AnswerDelta]:
@@ -139,19 +151,20 @@ class ToolChain:
                 else:
                     calls.append(part)
 
-        self._reply = self._model.reply(self.prepared)
+        reply = self._reply = self._model.reply(self.prepared)
+        self._is_replying = True
         try:
-            for event in self._reply:
+            for event in reply:
                 if isinstance(event, AnswerDelta):
                     yield from sorted_out(parser.feed(event.text) if parser else [event.text])
                 elif isinstance(event, ReplyDone):
                     yield from sorted_out(parser.finish() if parser else [])
-                    return event, "".join(texts), calls
+                    return event, calls
                 else:
                     yield event
         finally:
-            self._reply.close()
-            self._reply = None
+            self._is_replying = False
+            reply.close()
         raise AssertionError("a reply ends with ReplyDone")
 
     def _result(self, call: ToolCall) -> ToolResult:
@@ -170,6 +183,11 @@ def begin_answer(
     if use is None:
         return model.reply(prepare(messages, options))
     return ToolChain(model, messages, options, use, prepare)
+
+
+def steps_of(answering: Reply | ToolChain) -> tuple[Message, ...]:
+    """Return the messages between question and answer."""
+    return tuple(answering.steps) if isinstance(answering, ToolChain) else ()
 
 
 def call_record(returned: ToolReturned) -> dict[str, Any]:

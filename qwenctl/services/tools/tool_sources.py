@@ -38,8 +38,9 @@ def open_tools(named: NamedTools) -> ToolBox:
     with ExitStack() as stack:  # ends what has started if something does not
         sources: list[ToolSource] = []
         for spec in named.files:
-            sources.append(PythonTools(spec, named.limit_s))
-            stack.callback(sources[-1].close)
+            functions = PythonTools(spec, named.limit_s)
+            stack.callback(functions.close)
+            sources.append(functions)
         if servers:
             sources += _started(servers, named.limit_s, stack)
         return ToolBox(sources, stack.pop_all().close)
