@@ -101,9 +101,9 @@ def command(
     named = model or (settings.model if was_asked_for(MODEL) else None)
     screen = _screen(output, settings, THEMES[theme or settings.theme], history=settings.history and not no_history)
     with (
-        screen,
         tools.opened(screen.choose, screen.note) as use,
         open_model(saved.model(named, settings), engine, settings, output) as chat_model,
+        screen,
     ):
         record = saved.record(chat_model.engine.info, settings, output)
         session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record, tools=use)
