@@ -39,6 +39,16 @@ class LineWork:
     ours: Mapping[str, Any]  # for the record
 
     @property
+    def n_replies(self) -> int:
+        """How many replies it brings."""
+        return len(self.requests)
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(request.prompt_tokens) for request in self.requests)
+
+    @property
     def n_prompt_tokens(self) -> int:
         """Of all prompts; one that is answered several times counts once."""
         return sum(len(request.prompt_tokens) for request in self.requests[:: len(self.requests) // self.n_prompts])
@@ -105,9 +115,24 @@ class EmbeddingWork:
     as_base64: bool
 
     @property
-    def n_most_tokens(self) -> int:
-        """All that it takes: nothing is generated."""
+    def n_replies(self) -> int:
+        """Nothing is generated."""
+        return 0
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest text."""
+        return max(map(len, self.token_lists))
+
+    @property
+    def n_prompt_tokens(self) -> int:
+        """Of all texts."""
         return sum(map(len, self.token_lists))
+
+    @property
+    def n_most_tokens(self) -> int:
+        """All that it takes."""
+        return self.n_prompt_tokens
 
     def answer(self, vectors: Sequence[Sequence[float]]) -> Mapping[str, Any]:
         """Return the answer, given a vector for each text."""

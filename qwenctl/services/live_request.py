@@ -30,6 +30,8 @@ from qwenctl.services.think_monitor import ThinkMonitor, thinking_limit
 from qwenctl.services.token_chances import token_logprob
 from qwenctl.services.vocabulary import Vocabulary
 
+_PLAIN_ENDING = "\n</think>\n\n"
+
 
 class LiveRequest:
     """A request that the engine has taken.
@@ -90,11 +92,16 @@ class LiveRequest:
         """Tokens that may still be generated."""
         return self._most_tokens - self.n_generated
 
-    def admit(self, slot: Slot, n_from_disk: int = 0) -> None:
-        """It got a slot, whose tokens need not be computed; `n_from_disk` of them have just been read."""
+    def admit(self, slot: Slot) -> None:
+        """It got a slot, whose tokens need not be computed."""
         self.slot = slot
         if self._n_cached is None:  # not when it comes back after having been held back
-            self._n_cached, self._n_from_disk = len(slot.tokens), n_from_disk
+            self._n_cached = len(slot.tokens)
+
+    def restored(self, n_tokens: int) -> None:
+        """`n_tokens` have been read from the disk into its slot, in place of what was there; 0: nothing was."""
+        if self.slot and self._started_s is None:
+            self._n_cached, self._n_from_disk = len(self.slot.tokens), n_tokens
 
     def start(self) -> None:
         """Its first tokens are about to be computed."""
@@ -198,7 +205,8 @@ class LiveRequest:
         """Go on as if the model had written the ending itself."""
         think.close(why)
         self._follow(think)
-        return self._force(self._ending)
+        # A model that ends its turn within the block was not cut short: no sentence says so.
+        return self._force(self._ending if why != "model" else self._vocabulary.tokenize(_PLAIN_ENDING))
 
     def _without(self, piece: bytes, rest: bytes) -> list[GenerationEvent]:
         """The token that closed the block says more, which no grammar has seen: write its beginning in its place."""

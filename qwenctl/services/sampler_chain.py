@@ -93,8 +93,7 @@ class SamplerChain:
         """
         if self._grammar is None:
             return self.sample_freely(logits)
-        logits.check()
-        return self._sample_with_grammar(logits.values, exempt)
+        return self._sample_with_grammar(logits, exempt)
 
     def sample_freely(self, logits: TokenLogits) -> int:
         """Return the next token, and remember it, as if there were no grammar; raises what `sample` raises."""
@@ -137,14 +136,18 @@ class SamplerChain:
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         return int(candidates["id"][array.selected])
 
-    def _sample_with_grammar(self, logits: npt.NDArray[np.float32], exempt: Callable[[int], bool] | None) -> int:
-        token, _ = self._apply(logits, (self._chain,))
+    def _sample_with_grammar(self, logits: TokenLogits, exempt: Callable[[int], bool] | None) -> int:
+        if self._first_top_k is not None and (top := logits.top(self._first_top_k)):
+            token = self._draw(*top)
+        else:
+            logits.check()
+            token, _ = self._apply(logits.values, (self._chain,))
         if exempt and exempt(token):
             llama_cpp.llama_sampler_accept(self._chain, token)
             return token
         begin_s = time.thread_time()
         if not self._allowed(token):
-            token, logit = self._apply(logits, (self._grammar, self._chain))
+            token, logit = self._apply(logits.values, (self._grammar, self._chain))
             if logit == -math.inf or not self._allowed(token):
                 raise GenerationFailed(
                     "the grammar allows no token of this model here",
@@ -209,7 +212,7 @@ class SamplerChain:
             members.append(llama_cpp.llama_sampler_init_penalties(self._n_vocab, last_n, *penalties))
         for sampler in (*members, *_drawing(params, self.seed)):
             llama_cpp.llama_sampler_chain_add(chain, sampler)
-        if not biases and not penalises and self._grammar is None and params.temperature > 0 and params.top_k > 0:
+        if not biases and not penalises and params.temperature > 0 and params.top_k > 0:
             self._first_top_k = params.top_k
         if penalises:
             for token in prompt[-last_n:]:

@@ -148,7 +148,7 @@ def test_a_reply_too_short_for_thinking_and_answer_is_cut_where_it_is(engine: En
 def test_the_end_of_the_turn_within_the_block_ends_the_block_only(engine: Engine) -> None:
     now = tuple(TokenBias(token, 100.0) for token in engine.tokenize("<|im_end|>"))
     events = run(engine, asked(engine, logit_bias=now))
-    assert text_of(events) == ENDING
+    assert text_of(events) == "\n</think>\n\n"
     assert (end_of(events).reason, end_of(events).thinking_end) == (FinishReason.STOP, "model")
 
 
@@ -157,7 +157,7 @@ def test_cut_short_the_model_says_something_nevertheless(engine: Engine, samplin
     now = tuple(TokenBias(token, 30.0) for token in engine.tokenize("<|im_end|><|endoftext|>"))
     for block in (INSIDE, replace(INSIDE, budget=0)):
         events = run(engine, asked(engine, think=block, sampling=sampling, logit_bias=now))
-        answer = text_of(events).removeprefix(ENDING)
+        answer = text_of(events).partition("</think>")[2]
         assert bool(answer.strip()) == (block.budget == 0)  # who ends the block by itself may say nothing
 
 
@@ -269,7 +269,7 @@ def test_a_budget_and_a_grammar(engine: Engine, budget: int) -> None:
 def test_the_end_of_the_turn_within_the_block_does_not_escape_the_grammar(engine: Engine) -> None:
     now = tuple(TokenBias(token, 20.0) for token in engine.tokenize("<|im_end|>"))
     events = run(engine, asked(engine, logit_bias=now, sampling=replace(GREEDY, grammar=ANSWER)))
-    assert text_of(events).startswith(ENDING + '{"city": "')
+    assert text_of(events).startswith('\n</think>\n\n{"city": "')
 
 
 def test_where_no_block_opens_the_grammar_holds_from_the_first_token(engine: Engine) -> None:

@@ -12,20 +12,21 @@ import click
 
 from qwenctl.cli.command import Command
 from qwenctl.cli.configured_options import configurable
-from qwenctl.cli.engine_flags import engine_flags
+from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.open_model import find_model, load_engine, report_placement
 from qwenctl.cli.options import Duration, model_argument, output_options
 from qwenctl.cli.output import Output
+from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.demo_file import DEMO_NAME, converted_demo
 from qwenctl.services.engine_options import MAX_PARALLEL, EngineOptions
 from qwenctl.services.generation import ChatModel
-from qwenctl.services.model_store import list_models, locate_model
+from qwenctl.services.model_store import locate_model
 from qwenctl.services.server.model_host import ModelSource, OpenedModel
 from qwenctl.services.server.run_server import ServerEvents, run_server
 from qwenctl.services.server.server_options import DEFAULT_HOST, DEFAULT_PORT, ServerLimits, ServerOptions
 from qwenctl.services.serving.engine_runner import EngineRunner
-from qwenctl.services.split_files import model_name
+from qwenctl.services.split_files import first_files, model_name
 from qwenctl.settings import Settings
 
 _MOST_KEY_BYTES = 4096
@@ -88,7 +89,9 @@ _MOST_KEY_BYTES = 4096
 @click.option(
     "--allow-host", "allowed_hosts", multiple=True, metavar="NAME", help="Another name that this machine is called by."
 )
+@reply_options
 @engine_flags
+@prompt_cache_option
 @output_options
 def command(
     *,
@@ -106,6 +109,7 @@ def command(
     idle_unload_s: float | None,
     cors_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
+    reply: ReplyOptions,
     engine: EngineOptions,
     output: Output,
     settings: Settings,
@@ -114,6 +118,8 @@ def command(
 
     Speaks OpenAI's API at /v1 (chat/completions, completions, embeddings, models) and Anthropic's at /v1/messages.
     /health, /ready and /metrics tell how it is; / is a page to chat with it.
+
+    What the options say of answers holds where a request says nothing.
 
     Other machines do not reach it, unless --host says so, and then clients need a key. Ctrl-C lets answers under way
     finish, a second one does not.
@@ -131,9 +137,11 @@ def command(
         idle_unload_s=idle_unload_s,
         limits=ServerLimits(n_waiting=n_waiting),
     )
+    if reply.overflow == "summarise":
+        raise InvalidRequest("a server does not summarise prompts", "--overflow truncate-middle cuts them")
     opener = _Opener(model, replace(engine, n_parallel=parallel), settings, output)
     source = ModelSource(opener.name, opener.open, opener.others)
-    if run_server(source, options, parallel, _Notes(output, opener.name)) is signal.SIGINT:
+    if run_server(source, options, parallel, _Notes(output, opener.name), reply.chat_options()) is signal.SIGINT:
         raise KeyboardInterrupt
 
 
@@ -149,7 +157,9 @@ class _Opener:
         self.name = DEMO_NAME if path is None or path == converted_demo(settings) else model_name(path)
 
     def others(self) -> list[str]:
-        return [found.name for found in list_models(self._settings) if found.problem is None]
+        """Names only, no files by their paths, and nothing is read: this is asked with every request."""
+        names = [model_name(path) for path in first_files(self._settings.models_dir)]
+        return names if converted_demo(self._settings) is None else [*names, DEMO_NAME]
 
     def open(self, name: str) -> OpenedModel:
         path = find_model(self._model if name == self.name else name, self._settings, self._output)
