@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure what streaming Markdown costs: bytes written and lines drawn a token, and CPU time, for several kinds of text.
+"""Measure what streaming Markdown costs: bytes written and lines drawn a token, and CPU time, for kinds of text.
 
     python scripts/bench_markdown.py [--columns 80] [--rows 24] [--rate 100]
 
