@@ -10,7 +10,7 @@ from qwenctl.cli.chat.conversation_commands import show_last_exchange
 from qwenctl.cli.chat.line_input import LineInput
 from qwenctl.cli.chat.loop import run_chat
 from qwenctl.cli.chat.plain_screen import PlainScreen
-from qwenctl.cli.chat.saved_session import choose_session, session_options
+from qwenctl.cli.chat.saved_session import SavedSession, choose_session, session_options
 from qwenctl.cli.chat.screen import Screen
 from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_commands import COMPLETIONS
@@ -27,8 +27,10 @@ from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.cli.schema_options import told_of_schema
 from qwenctl.cli.theme import THEMES, Theme
+from qwenctl.cli.tool_options import ToolOptions, tool_options
 from qwenctl.errors import ExitCode
 from qwenctl.services.attached_files import read_attachments
+from qwenctl.services.conversation import Conversation
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.settings import Settings
 
@@ -53,6 +55,7 @@ from qwenctl.settings import Settings
 @reply_options
 @engine_flags
 @prompt_cache_option
+@tool_options
 @session_options
 @click.option(
     "--history/--no-history",
@@ -72,6 +75,7 @@ def command(
     files: tuple[str, ...],
     reply: ReplyOptions,
     engine: EngineOptions,
+    tools: ToolOptions,
     continues: bool,
     resume: str | None,
     saves: bool | None,
@@ -94,18 +98,17 @@ def command(
     """
     attached = read_attachments(files, output.warning)
     saved = choose_session(continues=continues, resume=resume, saves=saves, settings=settings, output=output)
-    is_new = saved.session is None  # else what is saved wins over what is only configured
-    conversation = saved.conversation(
-        text_or_file(system) if is_new or was_asked_for("system") else None,
-        reply.thinking if is_new or was_asked_for("think") else None,
-    )
-    conversation = conversation.with_system(told_of_schema(conversation.system, reply.schema))
+    conversation = _conversation(saved, system, reply)
     named = model or (settings.model if was_asked_for(MODEL) else None)
     history = settings.history if history is None else history
     screen = _screen(output, settings, THEMES[theme or settings.theme], history=history)
-    with open_model(saved.model(named, settings), engine, settings, output) as chat_model, screen:
+    with (
+        tools.opened(screen.choose, screen.note) as use,
+        open_model(saved.model(named, settings), engine, settings, output) as chat_model,
+        screen,
+    ):
         record = saved.record(chat_model.engine.info, settings, output)
-        session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record)
+        session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record, tools=use)
         if screen.interactive:
             output.note(f"{chat_model.engine.info.name} · /help shows the commands, Ctrl-D ends the chat")
             show_last_exchange(session)
@@ -114,6 +117,16 @@ def command(
     if screen.interactive and record is not None and record.saved_id is not None:
         output.note(f"saved; go on with qwenctl chat --resume {record.saved_id}")
     return ExitCode.FAILED if session.n_failed and not screen.interactive else ExitCode.DONE
+
+
+def _conversation(saved: SavedSession, system: str | None, reply: ReplyOptions) -> Conversation:
+    """Return what the chat begins with. What is saved wins over what is only configured."""
+    is_new = saved.session is None
+    conversation = saved.conversation(
+        text_or_file(system) if is_new or was_asked_for("system") else None,
+        reply.thinking if is_new or was_asked_for("think") else None,
+    )
+    return conversation.with_system(told_of_schema(conversation.system, reply.schema))
 
 
 def _screen(output: Output, settings: Settings, theme: Theme, *, history: bool) -> Screen:

@@ -62,7 +62,7 @@ class ModelsEndpoint:
         if name is not None:
             await send_json(send, self._entry(host.resolve(name)))
             return
-        others = await self._desk.off_loop(host.source.others) if self._desk.options.allow_switch else ()
+        others = host.source.others() if self._desk.options.allow_switch else ()
         names = [host.source.name, *(other for other in others if other != host.source.name)]
         await send_json(send, {"object": "list", "data": [self._entry(one) for one in names]})
 

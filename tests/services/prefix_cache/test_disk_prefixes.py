@@ -17,7 +17,7 @@ from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.prefix_cache import worth
 from qwenctl.services.prefix_cache.options import PrefixCacheOptions
 from qwenctl.services.prefix_cache.prefix_store import stored_files
-from tests.services.recurrent_gguf import jamba, mamba
+from tests.services.recurrent_gguf import jamba, mamba, windowed
 from tests.tiny_gguf import TinyGguf
 
 DOCUMENT = tuple(10 + n * n % 200 for n in range(600))
@@ -184,13 +184,15 @@ def test_a_state_that_llama_refuses_is_removed_and_the_prompt_computed(
     assert text == asked(model, without(replace(options, flash_attention=True)), SECOND)[0]
 
 
-@pytest.fixture(params=["mamba", "jamba"])
+@pytest.fixture(params=[mamba, jamba, windowed])
 def recurrent(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Recurrent layers alone, or one beside one with attention."""
-    return {"mamba": mamba, "jamba": jamba}[request.param]().write(tmp_path / "recurrent.gguf")
+    """Recurrent layers alone, one beside one with attention, or attention that forgets."""
+    return Path(request.param().write(tmp_path / "recurrent.gguf"))
 
 
-def test_recurrent_memory_goes_on_from_exactly_what_was_stored(recurrent: Path, options: EngineOptions) -> None:
+def test_memory_without_a_way_back_goes_on_from_exactly_what_was_stored(
+    recurrent: Path, options: EngineOptions
+) -> None:
     asked(recurrent, options, FIRST)
     stored = files(options)
     assert asked(recurrent, options, SECOND)[1].n_cached_tokens == 0  # in common with it, but not the whole of it
@@ -274,6 +276,25 @@ def test_a_question_that_comes_while_the_last_state_is_written_waits_for_its_cel
         texts = [answer(engine, prompt, str(n))[0] for n, prompt in enumerate((FIRST, SECOND, FIRST[::-1]))]
     assert texts == expected
     assert files(options)
+
+
+def test_an_interrupt_while_a_state_is_read_leaves_the_engine_usable(
+    model: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked(model, options, FIRST)
+    with Engine.open(model, options, clock=slow_clock()) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._model, "load_state", _interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                answer(engine, SECOND)
+        assert not engine.has_work
+        text, usage = answer(engine, SECOND)
+        assert usage.n_from_disk == len(DOCUMENT)
+    assert text == asked(model, without(options), SECOND)[0]
+
+
+def _interrupted(*_: object) -> int:
+    raise KeyboardInterrupt
 
 
 def test_several_sequences_at_once(model: Path, options: EngineOptions) -> None:
