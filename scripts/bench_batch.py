@@ -4,6 +4,11 @@
     .venv/bin/python scripts/bench_batch.py --cells 8192     all sequences in one shared KV cache
     .venv/bin/python scripts/bench_batch.py --flash on --no-repack --model model.gguf --json
 
+    .venv/bin/python scripts/bench_batch.py --against-engine --model demo.gguf
+
+With --against-engine, `run_batch` on a file of these prompts against the engine alone with the prompts tokenized
+beforehand, one engine for both: what templates, JSON, files and threads cost.
+
 Both engines are open from the start and take turns, so that whatever else the machine does meets both; medians over the
 rounds. Temperature 0. CPU time is given beside the time by the clock: on a busy machine it is the better witness.
 """
@@ -17,15 +22,19 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import llama_cpp
 
-from qwenctl.core import Finished, GenerationRequest, SamplingParams, TextDelta
+from qwenctl.core import Finished, GenerationRequest, Message, SamplingParams, TextDelta
+from qwenctl.services.batch import BatchOptions, run_batch
 from qwenctl.services.calibration_key import cpu_name
 from qwenctl.services.engine import Engine, EngineOptions
+from qwenctl.services.generation import ChatModel, ChatOptions
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 TASKS = (
@@ -133,6 +142,74 @@ def summary(arguments: argparse.Namespace, runs: dict[int, list[Run]]) -> dict[s
     }
 
 
+def run_file(engine: Engine, questions: list[str], options: BatchOptions) -> Run:
+    """Answer the questions as a batch, from a file to a file."""
+    with tempfile.TemporaryDirectory() as folder, closing(ChatModel(engine)) as model:
+        path = Path(folder)
+        lines = [
+            json.dumps({"custom_id": f"{number}", "prompt": text, "system": SYSTEM})
+            for number, text in enumerate(questions)
+        ]
+        (path / "in.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        model.prepare([Message("user", "The template's process starts here.")])
+        wall, cpu = time.perf_counter(), time.process_time()
+        done = run_batch(model, path / "in.jsonl", path / "out.jsonl", options)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return Run(wall, cpu, done.n_prompt_tokens, done.n_cached_tokens, done.n_generated_tokens, {})
+
+
+def run_prepared(engine: Engine, questions: list[str], options: BatchOptions) -> Run:
+    """Give the engine alone the same requests, all at once."""
+    with closing(ChatModel(engine)) as model:
+        requests = [
+            model.prepare(
+                [Message("system", SYSTEM), Message("user", text)], options.chat, request_id=f"{number}"
+            ).request
+            for number, text in enumerate(questions)
+        ]
+    result = Run(0, 0, 0, 0, 0, {})
+    wall, cpu = time.perf_counter(), time.process_time()
+    for request in requests:
+        engine.submit(request)
+    while engine.has_work:
+        for event in engine.step():
+            if isinstance(event, Finished):
+                result.n_prompt_tokens += event.usage.n_prompt_tokens
+                result.n_cached_tokens += event.usage.n_cached_tokens
+                result.n_generated_tokens += event.usage.n_generated_tokens
+    result.wall_s, result.cpu_s = time.perf_counter() - wall, time.process_time() - cpu
+    return result
+
+
+def against_engine(arguments: argparse.Namespace, path: Path, questions: list[str]) -> dict[str, object]:
+    """Measure the batch against the engine alone, in turns, and gather what is printed."""
+    chat = ChatOptions(thinking=False, sampling={"temperature": 0.0}, max_tokens=arguments.max_tokens)
+    options = BatchOptions(chat=chat, parallel=arguments.parallel)
+    sides = {"engine": run_prepared, "batch": run_file}
+    runs: dict[str, list[Run]] = {name: [] for name in sides}
+    with Engine.open(path, options_of(arguments, arguments.parallel)) as engine:
+        run_prepared(engine, questions[: arguments.parallel], options)
+        for number in range(arguments.rounds):
+            for name in sorted(sides, reverse=bool(number % 2)):
+                runs[name].append(sides[name](engine, questions, options))
+    medians = {name: statistics.median(one.wall_s for one in done) for name, done in runs.items()}
+    cpu = {name: statistics.median(one.cpu_s for one in done) for name, done in runs.items()}
+    first = {name: done[0] for name, done in runs.items()}
+    return {
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": [round(one, 1) for one in os.getloadavg()]},
+        "model": path.name,
+        "prompts": len(questions),
+        "parallel": arguments.parallel,
+        "rounds": arguments.rounds,
+        **{f"{name}_tokens_per_s": round(first[name].n_generated_tokens / medians[name], 1) for name in sides},
+        **{f"{name}_tokens": (first[name].n_prompt_tokens, first[name].n_generated_tokens) for name in sides},
+        **{f"{name}_cached": [one.n_cached_tokens for one in runs[name]] for name in sides},
+        **{f"{name}_wall_s": [round(one.wall_s, 2) for one in runs[name]] for name in sides},
+        "batch_of_engine": round(medians["engine"] / medians["batch"], 3),
+        "batch_of_engine_cpu": round(cpu["engine"] / cpu["batch"], 3),
+    }
+
+
 def options_of(arguments: argparse.Namespace, parallel: int) -> EngineOptions:
     """Return how to open the engine for so many sequences."""
     return EngineOptions(
@@ -160,10 +237,14 @@ def main() -> None:
     parser.add_argument("--ubatch", type=int, default=512)
     parser.add_argument("--flash", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--no-repack", action="store_true")
+    parser.add_argument("--against-engine", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     path = arguments.model or smollm2()
     questions = prompts(arguments.prompts)
+    if arguments.against_engine:
+        show(against_engine(arguments, path, questions), as_json=arguments.json)
+        return
     runs: dict[int, list[Run]] = {1: [], arguments.parallel: []}
     with (
         Engine.open(path, options_of(arguments, 1)) as one,
@@ -172,12 +253,16 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for parallel, engine in ((1, one), (arguments.parallel, many)):
                 runs[parallel].append(run(engine, questions, arguments.max_tokens))
-    result = summary(arguments, runs)
-    if arguments.json:
+    show(summary(arguments, runs), as_json=arguments.json)
+
+
+def show(result: dict[str, object], *, as_json: bool) -> None:
+    """Print what was measured."""
+    if as_json:
         print(json.dumps(result, indent=2))
         return
     for name, value in result.items():
-        print(f"{name:16} {value}")
+        print(f"{name:20} {value}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from qwenctl.cli.chat.line_input import LineInput
+from qwenctl.cli.chat.terminal_screen import TerminalScreen
+from qwenctl.cli.output import Output
 from scripts.picture_terminal import picture
 from tests.cli.scripted_chat import scripted_chat
 from tests.cli.terminal import Terminal
@@ -88,6 +91,19 @@ def _scene(
         return picture(terminal.screen, background)
 
 
+def _asked() -> str:
+    """Return the picture of a question that a tool call asks."""
+    with Terminal(_ask, columns=80, rows=10) as terminal:
+        terminal.wait_for("do not")
+        return picture(terminal.screen)
+
+
+def _ask() -> None:
+    screen = TerminalScreen(Output(), LineInput({}, None))
+    with screen:
+        screen.choose('The model wants to call\n  delete_file(path="notes.md")', {"y": "run it", "n": "do not"})
+
+
 def _words(text: str) -> list[str]:
     return re.findall(r"\S+\s*|\s+", text)
 
@@ -108,6 +124,17 @@ SCENES: dict[str, Callable[[], str]] = {
     "reasoning": lambda: _scene(
         ("Hello" + ENTER, "Fine."), (CTRL_O, "Step 39"), replies=[[*THOUGHTS, "Fine."]], rows=40
     ),
+    "context": lambda: _scene(
+        ("/system Be brief." + ENTER, "Be brief."),
+        ("Hello" + ENTER, "fib(n - 2)"),
+        ("/clear" + ENTER, "a new conversation"),
+        ("Show me code" + ENTER, "Fine."),
+        ("/copy" + ENTER, "sent to the clipboard"),
+        ("/context" + ENTER, "left out"),
+        replies=[ANSWER, [*THOUGHTS, "Fine. " * 80]],
+        rows=30,
+    ),
+    "question": _asked,
     "errors": lambda: _scene(
         ("/undoo" + ENTER, "did you mean"),
         ("/load nothing.json" + ENTER, "cannot read"),

@@ -28,6 +28,7 @@ class BatchFlags(NamedTuple):
     restart: bool
     retry_errors: bool
     system: str | None
+    check: bool
 
     def options(self, chat: ChatOptions) -> BatchOptions:
         """Return the same for `run_batch`; `chat` holds for lines that do not say otherwise."""
@@ -85,6 +86,7 @@ def _options() -> list[Callable[[F], F]]:
             metavar="N",
             help="Stop before the whole batch, earlier runs included, takes more than N tokens, prompts and answers.",
         ),
+        click.option("--check", is_flag=True, help="Look at all lines, tokens and time to expect; generate nothing."),
         click.option("--restart", is_flag=True, help="Throw away what FILE holds, and answer all lines anew."),
         click.option("--retry-errors", is_flag=True, help="Answer the lines again whose record in FILE is an error."),
         click.option(

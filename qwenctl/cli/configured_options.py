@@ -25,7 +25,7 @@ CONFIGURED = ("run", "chat", "batch", "serve")
 
 # Options of a single call: what they say makes no sense for all of them.
 _OF_ONE_CALL = frozenset(
-    {"help", "extract-code", "preset", "continue", "resume", "json", "output", "restart", "retry-errors"}
+    {"help", "extract-code", "preset", "continue", "resume", "json", "output", "restart", "retry-errors", "check"}
 )
 # Switches that have had a variable of their own, with another name.
 _VARIABLES = {

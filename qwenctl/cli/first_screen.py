@@ -27,8 +27,10 @@ def show_first_screen(settings: Settings) -> None:
     rows = [_row(one, is_best=one is look.best) for one in look.verdicts]
     output.table(("", "model", "type", "size", "lies in", "answers, about"), rows, right=(3, 5))
     output.line()
-    for command, about in _steps(look):
-        output.line(f"  {command:<44}  {about}".rstrip())
+    steps = list(_steps(look))
+    width = max(len(command) for command, _ in steps)
+    for command, about in steps:
+        output.line(f"  {command:<{width}}  {about}")
     output.line()
     rates = "measured here" if look.is_measured else "assumed: qwenctl doctor MODEL --measure measures this machine"
     output.note(f"speeds are estimates, the processor's rate {rates}")
@@ -77,8 +79,9 @@ def _steps(look: FirstLook) -> Iterator[tuple[str, str]]:
     else:
         yield 'qwenctl run "Why is the sky blue?"', "at once, with the bundled demo"
     enough = look.disk_free_bytes is None or look.disk_free_bytes > best.file_bytes
-    short = "" if enough else ", for which the disk has no room"
-    yield f"qwenctl pull {name}", f"get what suits this machine ({_MARK}): {format_bytes(best.file_bytes)}{short}"
+    short = "" if enough else ": the disk has no room"
+    yield f"qwenctl pull {name}", f"get the model marked {_MARK}, {format_bytes(best.file_bytes)}{short}"
     yield f"qwenctl chat {name}", "then talk with it"
-    yield f"qwenctl plan {best.model.name}", "what of it lies where, how fast, with how long a context"
+    yield f"qwenctl plan {best.model.name}", "where it would lie, and how fast"
+    yield "qwenctl serve", "a chat page and an API, on this machine alone"
     yield "qwenctl --help", "all commands"

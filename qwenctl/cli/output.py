@@ -7,6 +7,7 @@ Knows nothing of models. Escape sequences are written to terminals only, and nev
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from errno import EIO
@@ -45,6 +46,7 @@ class Output:
         self._was_terminal = self._stdout.isatty()
         self.styles_stdout = not plain and self._was_terminal
         self.styles_stderr = not plain and self._stderr.isatty()
+        self._has_status = False
 
     # Data: standard output.
 
@@ -80,8 +82,22 @@ class Output:
         is_unicode = not any("\ud800" <= char <= "\udfff" for char in text)
         self.line(text if is_unicode else json.dumps(value, indent=2))
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = ()) -> None:
-        """Write aligned columns; those whose index is in `right` are flush right, as numbers are read."""
+    def table(
+        self,
+        header: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        *,
+        right: Sequence[int] = (),
+        cuts_last: bool = False,
+    ) -> None:
+        """Write aligned columns.
+
+        Args:
+            header: names of the columns.
+            rows: a cell for each column.
+            right: indexes of columns that are flush right, as numbers are read.
+            cuts_last: on a terminal, the last column is cut where the line would be too long for it.
+        """
         cells = [[one_line(str(cell)) for cell in row] for row in (header, *rows)]
         widths = [max(cell_width(row[column]) for row in cells) for column in range(len(header))]
         for index, row in enumerate(cells):
@@ -90,6 +106,8 @@ class Output:
                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
             text = "  ".join(padded).rstrip()
+            if cuts_last and (columns := self._terminal_columns()):
+                text = cut_to_cells(text, columns)
             self.line(f"{_BOLD}{text}{_RESET}" if index == 0 and self.styles_stdout else text)
 
     def fields(self, pairs: Sequence[tuple[str, object]]) -> None:
@@ -132,7 +150,8 @@ class Output:
 
     def status(self, text: str) -> None:
         """Show a short line in place of the last one; "" takes it away. Nothing must be written in between."""
-        if self.shows_status:
+        if self.shows_status and (text or self._has_status):
+            self._has_status = bool(text)
             self._write_stderr(f"\r{_DIM}{text}{_RESET}\x1b[K" if text else "\r\x1b[K")
 
     def progress(
@@ -157,6 +176,13 @@ class Output:
             return RichProgress(self._stderr, label, total, format_amount, tells_time=tells_time)
         return LineProgress(self._write_stderr, label, total, format_amount, tells_time=tells_time)
 
+    def _terminal_columns(self) -> int | None:
+        """Return how wide the terminal is that data goes to; None: it goes elsewhere."""
+        try:
+            return os.get_terminal_size(self._stdout.fileno()).columns or None
+        except (OSError, ValueError):
+            return None
+
     def _write_stderr(self, text: str) -> None:
         try:
             self._stderr.write(text)
@@ -172,3 +198,12 @@ def cell_width(text: str) -> int:
     from rich.cells import cell_len  # noqa: PLC0415  rich costs 30 ms, which ASCII tables need not pay
 
     return cell_len(text)
+
+
+def cut_to_cells(text: str, n_cells: int) -> str:
+    """Return `text`, cut so that it fills at most `n_cells` of a line, the last one with an ellipsis."""
+    if cell_width(text) <= n_cells:
+        return text
+    while text and cell_width(text) >= n_cells:
+        text = text[:-1]
+    return text.rstrip() + "…"

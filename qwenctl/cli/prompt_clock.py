@@ -17,6 +17,7 @@ from qwenctl.units import format_seconds
 
 _SHOWN_AFTER_S = 1.5  # most prompts are read sooner
 _REDRAWN_EVERY_S = 0.5
+_SECONDS_ALONE_S = 60  # shorter times are told in seconds without their tenths
 
 
 class PromptClock:
@@ -38,14 +39,18 @@ class PromptClock:
 
     @property
     def line(self) -> str:
-        """What there is to say now; the time left goes on between two events."""
+        """What there is to say now; share and time left go on between two events, as far as can be known."""
         if self._last is None:
             return "reading the prompt…"
-        n_done, n_total = self._last.n_done_tokens, self._last.n_total_tokens
-        parts = [f"reading the prompt {n_done / n_total:.0%}"]
-        if (seconds := self._speed.seconds(n_done, n_total)) is not None and n_done < n_total:
-            parts.append(f"{format_seconds(max(0.0, seconds - (self._clock() - self._last_s)))} left")
-        return " · ".join(parts)
+        n_done, n_total, rates = self._last.n_done_tokens, self._last.n_total_tokens, self._speed.rates
+        if rates is None or n_done >= n_total:
+            return f"reading the prompt {n_done / n_total:.0%}"
+        passed_s = self._clock() - self._last_s
+        n_more = passed_s / max(1e-9, rates.token_s + rates.pair_s * n_done)
+        share = min(0.99, (n_done + n_more) / n_total)
+        left_s = round(rates.seconds(n_done, n_total) - passed_s)
+        left = f"{left_s} s" if left_s < _SECONDS_ALONE_S else format_seconds(left_s)
+        return f"reading the prompt {share:.0%}" + (f" · {left} left" if left_s > 0 else "")
 
 
 class PromptStatus:

@@ -28,9 +28,11 @@ def print_sessions(heads: Sequence[SessionHead], output: Output, *, numbered: bo
     ]
     header = ("id", "last turn", "turns", "model", "title")
     if numbered:
-        output.table(("", *header), [(number, *row) for number, row in enumerate(rows, 1)], right=(0, 3))
+        output.table(
+            ("", *header), [(number, *row) for number, row in enumerate(rows, 1)], right=(0, 3), cuts_last=True
+        )
     else:
-        output.table(header, rows, right=(2,))
+        output.table(header, rows, right=(2,), cuts_last=True)
 
 
 def session_document(head: SessionHead) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +47,7 @@ from qwenctl.services.generation import ChatModel
 
 __all__ = ["BatchOptions", "BatchProgress", "BatchSummary", "run_batch"]
 
+_LINES_AHEAD = 16  # that are read together
 _LOOK_EVERY_S = 0.1  # at the clock and for an interruption, when nothing happens
 
 
@@ -103,7 +105,7 @@ def run_batch(
         mailbox = Mailbox()
         workers: list[BatchWorker] = [one.worker(options, mailbox) for one in servers]
         if model:
-            workers.append(LocalWorker(model, options.parallel, options.chat, options.system, mailbox))
+            workers.append(LocalWorker(model, options, mailbox))
         run = _Run(workers, mailbox, output, options=options, settings=settings, tally=tally, teller=teller)
         return run.run(lines)
 
@@ -132,6 +134,7 @@ class _Run:
         self._budget = TokenBudget(options.max_total_tokens, output.n_spent_tokens)
         self._seen = FingerprintTable()  # custom_id → number of its line
         self._again: deque[BatchJob] = deque()  # to be handed out before further lines
+        self._ahead: deque[BatchJob] = deque()  # read, and not handed out yet
         self._n_out = 0  # jobs that workers have
         self._n_left = 0  # lines passed after the limit
         self._lost: dict[str, QwenctlError] = {}  # workers by name
@@ -181,7 +184,7 @@ class _Run:
             self._teller.tell()
         if self._n_out:
             return True
-        is_over = self._at_limit or (self._at_end and not self._again)
+        is_over = self._at_limit or (self._at_end and not self._again and not self._ahead)
         if not is_over and len(self._lost) == len(self._workers):
             raise self._nobody_left()
         return not is_over
@@ -189,11 +192,12 @@ class _Run:
     def _next_job(self, waiting: Iterator[BatchJob]) -> BatchJob | None:
         if self._again:
             return self._again.popleft()
-        if not self._order.has_room:
-            return None
-        job = next(waiting, None)
-        self._at_end = job is None
-        return job
+        if not self._ahead and self._order.has_room:
+            self._ahead.extend(islice(waiting, _LINES_AHEAD))
+            self._at_end = not self._ahead
+            for worker in self._workers if self._ahead else ():
+                worker.look_ahead(self._ahead)
+        return self._ahead.popleft() if self._ahead else None
 
     def _begin(self, job: BatchJob) -> bool:
         """Start `job` at the worker with the most room, rather not where it failed. False: it takes too many tokens."""
@@ -256,7 +260,7 @@ class _Run:
         """Return the number of lines without a record, when no more are begun."""
         for _ in waiting:
             raise AssertionError("a line was begun beyond the limit")
-        return len(self._again) + self._n_left
+        return len(self._again) + len(self._ahead) + self._n_left
 
     # --- settling ----------------------------------------------------------------------------------------------------
 

@@ -119,6 +119,9 @@ class BatchWorker(ABC):
     def n_wanted(self) -> int:
         """How many more lines it would begin now."""
 
+    def look_ahead(self, jobs: Sequence[BatchJob]) -> None:  # noqa: B027 - most have nothing to do
+        """Do what is done sooner for several lines together; some of them may be prepared elsewhere."""
+
     @abstractmethod
     def prepare(self, job: BatchJob) -> int:
         """Make the line ready to start; return the most tokens that an attempt can take, prompt and answer.

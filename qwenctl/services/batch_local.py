@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ from qwenctl.services.batch_job import (
     TokenCounts,
 )
 from qwenctl.services.batch_mailbox import Mailbox
+from qwenctl.services.batch_options import BatchOptions
 from qwenctl.services.batch_work import (
     EmbeddingWork,
     LineWork,
@@ -37,9 +39,10 @@ from qwenctl.services.batch_work import (
     completion_work,
     embedding_work,
     schema_faults,
+    with_system,
 )
 from qwenctl.services.embedder import Embeddings
-from qwenctl.services.generation import ChatModel, ChatOptions
+from qwenctl.services.generation import ChatModel
 from qwenctl.services.reply import ReplyDone
 from qwenctl.services.serving.engine_runner import EngineRunner
 
@@ -83,28 +86,59 @@ class _Embedded:
     future: Future[Embeddings]
 
 
+class LinePreparer:
+    """Makes work of lines, on the caller's thread.
+
+    Args:
+        model: that is to do it.
+        options: of the batch.
+    """
+
+    def __init__(self, model: ChatModel, options: BatchOptions) -> None:
+        self._model, self._chat, self._system = model, options.chat, options.system
+
+    def look_ahead(self, jobs: Sequence[BatchJob]) -> None:
+        """Render the prompts of several chats together, which is quicker."""
+        bodies = [job.request.parsed for job in jobs]
+        chats = [with_system(body, self._system) for body in bodies if isinstance(body, ChatBody)]
+        with suppress(TemplateFailed):
+            self._model.render_ahead([(chat.messages, chat.options(self._chat)) for chat in chats])
+
+    def work(self, job: BatchJob) -> LineWork | EmbeddingWork:
+        """Return what the engine is to do for a line.
+
+        Raises:
+            LineRefused: it cannot be done.
+        """
+        body, model = job.request.parsed, self._model
+        try:
+            if isinstance(body, ChatBody):
+                return chat_work(model, job, body, self._chat, self._system)
+            if isinstance(body, CompletionBody):
+                return completion_work(model, job, body, self._chat)
+            return embedding_work(model, body)
+        except (InvalidRequest, PromptTooLong, TemplateFailed) as error:
+            raise LineRefused(_code(error), error.message) from error
+
+
 class LocalWorker(BatchWorker):
     """Answers with `model`, whose engine nobody else uses meanwhile; it stays open.
 
     Args:
         model: the model.
-        parallel: sequences at the same time.
-        options: for lines that do not say otherwise.
-        system: for lines without a system prompt.
+        options: of the batch.
         mailbox: where news go.
     """
 
-    def __init__(
-        self, model: ChatModel, parallel: int, options: ChatOptions, system: str | None, mailbox: Mailbox
-    ) -> None:
+    def __init__(self, model: ChatModel, options: BatchOptions, mailbox: Mailbox) -> None:
         self.name = model.engine.info.name
-        self._model = model
-        self._n_most = 2 * parallel  # as many again wait, prepared
-        self._options, self._system = options, system
+        self._preparer = LinePreparer(model, options)
+        self._n_most = 2 * options.parallel  # as many again wait, prepared
+        self._options = options
         self._mailbox = mailbox
         self._prepared: dict[int, LineWork | EmbeddingWork] = {}  # by number of line
         self._running: dict[str, _Running] = {}  # by name of request
-        self._runner = EngineRunner(model.engine, parallel)
+        self._runner = EngineRunner(model.engine, options.parallel)
         self._n_embedding = 0  # lines
         self._is_lost = False
 
@@ -113,19 +147,13 @@ class LocalWorker(BatchWorker):
         """Sequences that are free, and as many again."""
         return 0 if self._is_lost else self._n_most - len(self._running) - self._n_embedding
 
+    def look_ahead(self, jobs: Sequence[BatchJob]) -> None:
+        """Render the prompts of chats."""
+        self._preparer.look_ahead(jobs)
+
     def prepare(self, job: BatchJob) -> int:
         """Render and tokenize."""
-        body, model = job.request.parsed, self._model
-        work: LineWork | EmbeddingWork
-        try:
-            if isinstance(body, ChatBody):
-                work = chat_work(model, job, body, self._options, self._system)
-            elif isinstance(body, CompletionBody):
-                work = completion_work(model, job, body, self._options)
-            else:
-                work = embedding_work(model, body)
-        except (InvalidRequest, PromptTooLong, TemplateFailed) as error:
-            raise LineRefused(_code(error), error.message) from error
+        work = self._preparer.work(job)
         self._prepared[job.line_number] = work
         return work.n_most_tokens
 
@@ -204,7 +232,7 @@ class LocalWorker(BatchWorker):
         if any(reply is None or reply.reason is FinishReason.CANCELLED for reply in replies):
             return ()
         body = running.work.answer()
-        if faults := schema_faults(job.request, self._options, body):
+        if faults := schema_faults(job.request, self._options.chat, body):
             return [Stumbled(job, "invalid_answer", faults[0], running.tokens, body)]
         seed = next(reply.timing.seed for reply in replies if reply)
         return [Answered(job, body, running.tokens, {"seed": seed, **running.work.ours})]

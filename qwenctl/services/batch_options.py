@@ -29,8 +29,6 @@ class BatchOptions:
     max_total_tokens: int | None = None  # of prompts and answers, those of earlier runs included; None: no limit
 
     def __post_init__(self) -> None:
-        if self.chat.overflow == "summarise":
-            raise InvalidRequest("a batch summarises no prompts", "--overflow truncate-middle cuts what is too long")
         if self.parallel < 1:
             raise InvalidRequest("a batch needs at least one sequence")
         if self.n_retries < 0 or (self.max_total_tokens is not None and self.max_total_tokens < 1):

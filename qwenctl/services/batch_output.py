@@ -59,7 +59,7 @@ class BatchOutput:
         self.path = path
         self.answered = FingerprintTable()
         self.kept: dict[int, Span] = {}  # fingerprint of a custom_id → where its record is in the journal
-        self.n_answered_errors = self.n_spent_tokens = 0
+        self.n_answered_errors = self.n_spent_tokens = self._n_generated_tokens = self._n_replies = 0
         self.settings: set[str] = set()  # of the records that are there
         self._journal: BatchJournal | None = None
         self._keeps = False  # whether the journal holds what the output does not
@@ -80,6 +80,11 @@ class BatchOutput:
         except BaseException:
             self._close_files()
             raise
+
+    @property
+    def usual_answer_tokens(self) -> float | None:
+        """The mean length of the answers that are there; None without any."""
+        return self._n_generated_tokens / self._n_replies if self._n_replies else None
 
     def append(self, record: bytes) -> None:
         """Write one line to the end.
@@ -183,6 +188,9 @@ class BatchOutput:
         self.answered.put(_name(record), digest)
         self.n_answered_errors += record.is_error
         self.n_spent_tokens += record.n_spent_tokens
+        if record.n_generated_tokens is not None:
+            self._n_generated_tokens += record.n_generated_tokens
+            self._n_replies += record.n_replies
         self.settings.add(record.key.settings)
 
     def _open_journal(self, *, retry_errors: bool, in_order: bool) -> None:
@@ -233,7 +241,8 @@ class BatchOutput:
         os.close(self._fd)
         self._fd = fd
         DurableFiles().sync_folder(self.path.parent)
-        self.answered, self.n_answered_errors, self.n_spent_tokens, self.settings = FingerprintTable(), 0, 0, set()
+        self.answered, self.settings = FingerprintTable(), set()
+        self.n_answered_errors = self.n_spent_tokens = self._n_generated_tokens = self._n_replies = 0
         self._learn()
 
 

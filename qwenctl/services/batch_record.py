@@ -33,6 +33,8 @@ class EarlierRecord:
     key: RecordKey
     is_error: bool
     n_spent_tokens: int = 0  # of prompts and answers, failed attempts included
+    n_generated_tokens: int | None = None  # of its answers; None: an error, or nothing is generated for it
+    n_replies: int = 0
 
 
 def answer_record(key: RecordKey, body: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,14 +63,17 @@ def decode_record(line: bytes) -> EarlierRecord | None:
         key = RecordKey(record["custom_id"], ours["request_sha256"], ours["settings"])
         is_error = record["error"] is not None
         n_spent = ours.get("spent_tokens")
-        if n_spent is None and not is_error:
-            n_spent = record["response"]["body"]["usage"]["total_tokens"]
+        body = {} if is_error else record["response"]["body"]
+        usage = body.get("usage") or {}
+        n_spent = usage.get("total_tokens") if n_spent is None else n_spent
+        n_generated, n_replies = usage.get("completion_tokens"), len(body.get("choices") or ())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     texts = (key.custom_id, key.request_sha256, key.settings)
     if not all(isinstance(text, str) for text in texts):
         return None
-    return EarlierRecord(key, is_error, n_spent if isinstance(n_spent, int) else 0)
+    n_generated = n_generated if isinstance(n_generated, int) else None
+    return EarlierRecord(key, is_error, n_spent if isinstance(n_spent, int) else 0, n_generated, n_replies)
 
 
 def is_torn_record(fragment: bytes) -> bool:

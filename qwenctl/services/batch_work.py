@@ -39,6 +39,16 @@ class LineWork:
     ours: Mapping[str, Any]  # for the record
 
     @property
+    def n_replies(self) -> int:
+        """How many replies it brings."""
+        return len(self.requests)
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(request.prompt_tokens) for request in self.requests)
+
+    @property
     def n_prompt_tokens(self) -> int:
         """Of all prompts; one that is answered several times counts once."""
         return sum(len(request.prompt_tokens) for request in self.requests[:: len(self.requests) // self.n_prompts])
@@ -62,9 +72,7 @@ def chat_work(model: ChatModel, job: BatchJob, body: ChatBody, options: ChatOpti
     Raises:
         InvalidRequest, PromptTooLong, TemplateFailed: as `ChatModel.prepare`.
     """
-    if system and not any(message.role == "system" for message in body.messages):
-        body = replace(body, messages=(Message("system", system), *body.messages))
-    chat = chat_requests(model, body, options, _name_of(job))
+    chat = chat_requests(model, with_system(body, system), options, _name_of(job))
     readers = tuple(chat.readers())
 
     def answer() -> Mapping[str, Any]:
@@ -91,6 +99,13 @@ def completion_work(model: ChatModel, job: BatchJob, body: CompletionBody, defau
     return LineWork(_attempt(requests, job), readers, len(body.prompts), answer, {})
 
 
+def with_system(body: ChatBody, system: str | None) -> ChatBody:
+    """Return `body` with a system prompt, its own or this one."""
+    if not system or any(message.role == "system" for message in body.messages):
+        return body
+    return replace(body, messages=(Message("system", system), *body.messages))
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddingWork:
     """The texts of a line, each of which gets a vector."""
@@ -100,9 +115,24 @@ class EmbeddingWork:
     as_base64: bool
 
     @property
-    def n_most_tokens(self) -> int:
-        """All that it takes: nothing is generated."""
+    def n_replies(self) -> int:
+        """Nothing is generated."""
+        return 0
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest text."""
+        return max(map(len, self.token_lists))
+
+    @property
+    def n_prompt_tokens(self) -> int:
+        """Of all texts."""
         return sum(map(len, self.token_lists))
+
+    @property
+    def n_most_tokens(self) -> int:
+        """All that it takes."""
+        return self.n_prompt_tokens
 
     def answer(self, vectors: Sequence[Sequence[float]]) -> Mapping[str, Any]:
         """Return the answer, given a vector for each text."""

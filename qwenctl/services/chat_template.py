@@ -6,8 +6,10 @@ tools) is found by rendering small probes, never by the model's name. Knows noth
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -45,6 +47,16 @@ class TemplateCapabilities:
     tool_format: ToolFormat | None = None  # how it writes calls; None: it does not, or in a way that we do not read
 
 
+@dataclass(frozen=True, slots=True)
+class RenderCall:
+    """What `ChatTemplate.render` is called with for a reply."""
+
+    messages: Sequence[Message]
+    enable_thinking: bool | None
+    tools: Sequence[Mapping[str, Any]]
+    variables: Mapping[str, Any]
+
+
 class ChatTemplate:
     """A chat template with its child process, which starts with the first rendering and ends with `close`.
 
@@ -67,6 +79,7 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._process = TemplateProcess(source, self._limits)
         self._capabilities: TemplateCapabilities | None = None
+        self._ahead: dict[str, Mapping[str, str]] = {}  # context as JSON → result
 
     def render(
         self,
@@ -85,9 +98,23 @@ class ChatTemplate:
         Raises:
             TemplateFailed: the template raised, is broken, or took more than its limits.
         """
-        switch = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
-        context = {**(variables or {}), **switch, **self._context(messages, tools, add_generation_prompt)}
-        return self._text(self._process.render([context])[0])
+        context = _with_switch(self._context(messages, tools, add_generation_prompt), enable_thinking, variables)
+        ahead = self._ahead.pop(json.dumps(context), None) if self._ahead else None
+        return self._text(ahead or self._process.render([context])[0])
+
+    def render_ahead(self, calls: Sequence[RenderCall]) -> None:
+        """Render for calls of `render` that will come soon, in one trip to the child: a trip costs more than a text.
+
+        What fails here fails again, alone, when it is asked for. An earlier call's results are forgotten.
+        """
+        contexts = [
+            _with_switch(self._context(call.messages, call.tools, True), call.enable_thinking, call.variables)
+            for call in calls
+        ]
+        self._ahead = {}
+        with suppress(TemplateFailed):
+            results = self._process.render(contexts) if contexts else []
+            self._ahead = {json.dumps(one): result for one, result in zip(contexts, results, strict=True)}
 
     @property
     def capabilities(self) -> TemplateCapabilities:
@@ -160,6 +187,13 @@ class ChatTemplate:
 def ends_inside_thinking(prompt: str) -> bool:
     """Whether the model goes on inside a think block that `prompt` has opened."""
     return prompt.rstrip().endswith(OPEN_TAG)
+
+
+def _with_switch(
+    context: Mapping[str, Any], enable_thinking: bool | None, variables: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    switch = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+    return {**(variables or {}), **switch, **context}
 
 
 def _thinking(default: str, switched_on: str | None, switched_off: str | None) -> Thinking:

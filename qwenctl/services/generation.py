@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from qwenctl.core import GenerationEvent, GenerationRequest, Message, ModelInfo, TokenBias
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
-from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities, ends_inside_thinking
+from qwenctl.services.chat_template import ChatTemplate, RenderCall, TemplateCapabilities, ends_inside_thinking
 from qwenctl.services.embedder import Embeddings
 from qwenctl.services.overflow.middle_cut import cut_middle
 from qwenctl.services.overflow.policy import MiddleCut, OverflowPolicy, Shortening, Summary, fits, room_for_prompt
@@ -230,6 +230,16 @@ class ChatModel:
         starts_inside = self.template is not None and ends_inside_thinking(text)
         return PreparedPrompt(request, text, mode, starts_inside, sampling, cut, notes)
 
+    def render_ahead(self, wanted: Sequence[tuple[Sequence[Message], ChatOptions]]) -> None:
+        """Render the prompts of several calls of `prepare` that will come soon, which is quicker than one by one.
+
+        Raises:
+            TemplateFailed: as `capabilities`.
+        """
+        if self.template:
+            prompts = [_Prompt(self, messages, options, has_grammar=False) for messages, options in wanted if messages]
+            self.template.render_ahead([prompt.render_call for prompt in prompts])
+
     def n_prompt_tokens(self, messages: Sequence[Message], options: ChatOptions) -> int:
         """Return how long the prompt for `messages` would be, if nothing were cut; raises what `prepare` raises."""
         return _Prompt(self, messages, options, has_grammar=False).n_tokens
@@ -263,6 +273,12 @@ class _Prompt:
         self._messages: Sequence[Message] = without_earlier_reasoning(messages, template_strips=strips)
         if model.template is None:
             self.notes += ("the model has no chat template: it goes on with the text of the prompt as it is",)
+
+    @property
+    def render_call(self) -> RenderCall:
+        """What the template is asked for."""
+        options = self._options
+        return RenderCall(self._messages, self.mode.switch, options.tools, options.template_variables)
 
     @property
     def n_tokens(self) -> int:

@@ -30,6 +30,8 @@ from qwenctl.services.think_monitor import ThinkMonitor, thinking_limit
 from qwenctl.services.token_chances import token_logprob
 from qwenctl.services.vocabulary import Vocabulary
 
+_PLAIN_ENDING = "\n</think>\n\n"
+
 
 class LiveRequest:
     """A request that the engine has taken.
@@ -90,11 +92,16 @@ class LiveRequest:
         """Tokens that may still be generated."""
         return self._most_tokens - self.n_generated
 
-    def admit(self, slot: Slot, n_from_disk: int = 0) -> None:
-        """It got a slot, whose tokens need not be computed; `n_from_disk` of them have just been read."""
+    def admit(self, slot: Slot) -> None:
+        """It got a slot, whose tokens need not be computed."""
         self.slot = slot
         if self._n_cached is None:  # not when it comes back after having been held back
-            self._n_cached, self._n_from_disk = len(slot.tokens), n_from_disk
+            self._n_cached = len(slot.tokens)
+
+    def restored(self, n_tokens: int) -> None:
+        """`n_tokens` have been read from the disk into its slot, in place of what was there; 0: nothing was."""
+        if self.slot and self._started_s is None:
+            self._n_cached, self._n_from_disk = len(self.slot.tokens), n_tokens
 
     def start(self) -> None:
         """Its first tokens are about to be computed."""
@@ -126,6 +133,9 @@ class LiveRequest:
         if self._vocabulary.ends_generation(token):
             if think is not None and think.is_open:
                 return self._close_block(think, "model")
+            if think is not None and think.owes_answer:
+                token = self._answer_at_least(token, logits)
+        if self._vocabulary.ends_generation(token):
             self.tokens.append(token)
             return self.finish(FinishReason.STOP)
         self.tokens.append(token)
@@ -182,11 +192,21 @@ class LiveRequest:
         piece = self._vocabulary.piece
         return self._sampler.sample(logits, exempt=lambda token: think.is_exempt(piece(token)))
 
+    def _answer_at_least(self, end: int, logits: TokenLogits) -> int:
+        """A model that is interrupted while it thinks may have nothing to say: it is to say something."""
+        if self._sampler.has_grammar:  # which allows an empty answer
+            return end
+        ends = [end]
+        while self._vocabulary.ends_generation(token := self._sampler.sample_other(logits, ends)):
+            ends.append(token)
+        return token
+
     def _close_block(self, think: ThinkMonitor, why: ThinkingEnd) -> list[GenerationEvent]:
         """Go on as if the model had written the ending itself."""
         think.close(why)
         self._follow(think)
-        return self._force(self._ending)
+        # A model that ends its turn within the block was not cut short: no sentence says so.
+        return self._force(self._ending if why != "model" else self._vocabulary.tokenize(_PLAIN_ENDING))
 
     def _without(self, piece: bytes, rest: bytes) -> list[GenerationEvent]:
         """The token that closed the block says more, which no grammar has seen: write its beginning in its place."""

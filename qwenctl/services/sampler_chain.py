@@ -20,7 +20,8 @@ from __future__ import annotations
 import ctypes
 import math
 import secrets
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -30,13 +31,16 @@ import numpy.typing as npt
 
 from qwenctl.core import SamplingParams, TokenBias
 from qwenctl.errors import GenerationFailed, InvalidRequest
-from qwenctl.services.batch_logits import TokenLogits
+from qwenctl.services.batch_logits import TokenLogits, check_highest
 from qwenctl.services.grammar_check import check_grammar
 from qwenctl.services.native_log import native_log
 from qwenctl.services.vocabulary import Vocabulary
 
 # llama_token_data
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+_MOST_GRAMMAR_S = (
+    5.0  # of CPU time for one token: grammars of many optional parts can take minutes, and no call ends early
+)
 _NEVER = -100.0  # a bias that low forbids its token, as in OpenAI's API
 
 
@@ -66,7 +70,8 @@ class SamplerChain:
         self._n_vocab = vocabulary.n_tokens
         self._handles = ExitStack()
         self._candidates: npt.NDArray[np.void] | None = None
-        self._array: Any = None  # over the candidates
+        self._best: npt.NDArray[np.void] | None = None  # as many candidates as top-k leaves
+        self._array: Any = None  # over them
         self._grammar = self._open_grammar(vocabulary, params.grammar) if params.grammar is not None else None
         self._first_top_k: int | None = None  # the chain begins with it: more candidates change nothing
         self._chain = self._open_chain(params, prompt, n_ctx, _all_biases(vocabulary, biases))
@@ -88,8 +93,7 @@ class SamplerChain:
         """
         if self._grammar is None:
             return self.sample_freely(logits)
-        logits.check()
-        return self._sample_with_grammar(logits.values, exempt)
+        return self._sample_with_grammar(logits, exempt)
 
     def sample_freely(self, logits: TokenLogits) -> int:
         """Return the next token, and remember it, as if there were no grammar; raises what `sample` raises."""
@@ -99,6 +103,17 @@ class SamplerChain:
             return self._draw(*top)
         logits.check()
         return int(llama_cpp.llama_sampler_sample(self._chain, logits.batch.context, logits.index))
+
+    def sample_other(self, logits: TokenLogits, forbidden: Collection[int]) -> int:
+        """Return the next token, which is none of `forbidden`, as if there were no grammar; raises as `sample`."""
+        values = logits.values.copy()
+        values[list(forbidden)] = -math.inf
+        check_highest(float(values.max()))
+        if self._chain is None:
+            return int(values.argmax())
+        token, _ = self._apply(values, (self._chain,))
+        llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
 
     def remember(self, tokens: Sequence[int]) -> None:
         """`tokens` came without having been sampled: only the penalties see them."""
@@ -112,22 +127,27 @@ class SamplerChain:
 
     def _draw(self, tokens: npt.NDArray[np.intp], logits: npt.NDArray[np.float32]) -> int:
         """Return what the chain makes of the most probable tokens, best first: what it would make of all."""
-        if self._candidates is None:
-            self._candidates = np.zeros(len(tokens), _CANDIDATE)
-            self._array = _candidate_array(self._candidates)
-        candidates, array = self._candidates, self._array
+        if self._best is None:
+            self._best = np.zeros(len(tokens), _CANDIDATE)
+            self._array = _candidate_array(self._best)
+        candidates, array = self._best, self._array
         candidates["id"], candidates["logit"] = tokens, logits
         array.size, array.selected, array.sorted = len(tokens), -1, True
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         return int(candidates["id"][array.selected])
 
-    def _sample_with_grammar(self, logits: npt.NDArray[np.float32], exempt: Callable[[int], bool] | None) -> int:
-        token, _ = self._apply(logits, (self._chain,))
+    def _sample_with_grammar(self, logits: TokenLogits, exempt: Callable[[int], bool] | None) -> int:
+        if self._first_top_k is not None and (top := logits.top(self._first_top_k)):
+            token = self._draw(*top)
+        else:
+            logits.check()
+            token, _ = self._apply(logits.values, (self._chain,))
         if exempt and exempt(token):
             llama_cpp.llama_sampler_accept(self._chain, token)
             return token
+        begin_s = time.thread_time()
         if not self._allowed(token):
-            token, logit = self._apply(logits, (self._grammar, self._chain))
+            token, logit = self._apply(logits.values, (self._grammar, self._chain))
             if logit == -math.inf or not self._allowed(token):
                 raise GenerationFailed(
                     "the grammar allows no token of this model here",
@@ -135,6 +155,11 @@ class SamplerChain:
                 )
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
+        if (taken_s := time.thread_time() - begin_s) > _MOST_GRAMMAR_S:
+            raise GenerationFailed(
+                f"the grammar took {taken_s:.1f} s for one token",
+                "leave fewer optional parts next to each other, and fewer ways to read the same text",
+            )
         return token
 
     def _apply(self, logits: npt.NDArray[np.float32], samplers: Sequence[Any]) -> tuple[int, float]:
@@ -187,7 +212,7 @@ class SamplerChain:
             members.append(llama_cpp.llama_sampler_init_penalties(self._n_vocab, last_n, *penalties))
         for sampler in (*members, *_drawing(params, self.seed)):
             llama_cpp.llama_sampler_chain_add(chain, sampler)
-        if not biases and not penalises and self._grammar is None and params.temperature > 0 and params.top_k > 0:
+        if not biases and not penalises and params.temperature > 0 and params.top_k > 0:
             self._first_top_k = params.top_k
         if penalises:
             for token in prompt[-last_n:]:

@@ -87,6 +87,11 @@ class ThinkMonitor:
         """Why the block is to be closed now; None: it is not."""
         return self._due if self._state is _State.OPEN else None
 
+    @property
+    def owes_answer(self) -> bool:
+        """Whether the model, whose thinking was cut short, has not begun with its answer yet."""
+        return self._state is _State.GAP and self.end != "model"
+
     def ask(self) -> None:
         """Somebody wants the answer now; a block that is not open yet is closed when it opens."""
         self._due = self._due or "asked"

@@ -89,3 +89,35 @@ def test_an_interrupted_run_goes_on(qwenctl, demo_gguf, tmp_path, number):
     ran = qwenctl(*command)
     assert ran.code == 0
     assert sorted(ids(answers)) == sorted(f"q{n}" for n in range(24))
+
+
+def test_a_check_generates_nothing(qwenctl, demo_gguf, tmp_path):
+    questions, answers = write_lines(tmp_path / "in.jsonl", 5), tmp_path / "out.jsonl"
+    ran = qwenctl("batch", demo_gguf, questions, "-o", answers, *FEW, "--check", "--json")
+    assert ran.code == 0, ran.stderr
+    document = json.loads(ran.stdout)
+    assert (document["n_lines"], document["n_bad"], document["n_most_generated_tokens"]) == (5, 0, 20)
+    assert document["n_prompt_tokens"] > 5
+    assert document["seconds"] >= 0
+    with questions.open("a") as file:
+        file.write('{"prompt": 1}\n')
+    ran = qwenctl("batch", demo_gguf, questions, "-o", answers, *FEW, "--check")
+    assert ran.code == 2
+    assert "prompt tokens" in ran.stdout
+    assert "'prompt' must be text" in ran.stderr
+    assert "1 of 6 lines cannot be answered" in ran.stderr
+    assert not answers.exists()
+
+
+def test_the_input_s_order_and_a_limit_of_tokens(qwenctl, demo_gguf, tmp_path):
+    questions, answers = write_lines(tmp_path / "in.jsonl", 12), tmp_path / "out.jsonl"
+    command = ["batch", demo_gguf, questions, "-o", answers, *FEW, "--order", "input"]
+    ran = qwenctl(*command, "--max-total-tokens", "100", "--json")
+    document = json.loads(ran.stdout)
+    assert ran.code == 1
+    assert 0 < document["n_done"] < 12
+    assert document["n_left"] == 12 - document["n_done"]
+    assert document["n_total_tokens"] <= 100
+    assert "a larger --max-total-tokens goes on" in ran.stderr
+    assert qwenctl(*command).code == 0
+    assert ids(answers) == [f"q{n}" for n in range(12)]

@@ -85,6 +85,14 @@ def test_a_real_chat_model_is_stopped_and_talked_to_again(smollm2_gguf):
         assert terminal.wait_exit() == 0
 
 
+def test_lines_typed_while_the_model_loads_are_turns(demo_gguf, says_word, tmp_path):
+    talk = tmp_path / "talk.json"
+    with Terminal([sys.executable, "-m", "qwenctl", "chat", str(demo_gguf), "--no-think", *says_word]) as terminal:
+        terminal.send(f"first\rsecond\r/save {talk}\r/exit\r")
+        assert terminal.wait_exit() == 0
+    assert [one["user"] for one in json.loads(talk.read_text())["exchanges"]] == ["first", "second"]
+
+
 @pytest.mark.parametrize("hangup", [signal.SIG_DFL, signal.SIG_IGN])  # ignored: as below nohup
 def test_a_terminal_that_hangs_up_leaves_the_half_answer_saved(qwenctl, demo_gguf, tmp_path, hangup):
     grammar = tmp_path / "endless.gbnf"

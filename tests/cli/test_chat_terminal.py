@@ -239,7 +239,7 @@ def test_a_choice_takes_no_key_that_was_typed_before():
     with Terminal(_choose) as terminal:
         terminal.wait_for("ready")
         terminal.send("yy")
-        terminal.wait_for("y run it · n do not")
+        terminal.wait_for("[y] run it   [n] do not")
         terminal.send("xN")
         terminal.wait_for("chosen n")
         terminal.wait_for("> yy")
@@ -451,7 +451,7 @@ def test_what_uses_the_context(chat):
     assert re.search(r"system prompt +9 +0%\nquestions \(1\) +10 +0%\nanswers \(1\) +10 +0%\n", terminal.text)
     use = context_use(Conversation(exchanges=(Exchange("abc", "de", "fgh"),)), 8, 100, len)
     assert (use.n_free, use.n_left_out) == (92, 3)
-    assert use.parts[-1] == ("between them", 3)
+    assert use.parts[-1] == ("chat template", 3)
 
 
 def test_an_answer_taller_than_the_screen_scrolls(chat):

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from qwenctl.cli.errors import OutputClosed
-from qwenctl.cli.output import Output
+from qwenctl.cli.output import Output, cut_to_cells
 from qwenctl.cli.progress import LineProgress
 from qwenctl.errors import QwenctlError
 
@@ -116,3 +116,11 @@ def test_progress_on_a_terminal_leaves_nothing_behind():
     stderr = written(output)[1]
     assert "working" in stderr
     assert stderr.endswith("\x1b[2K")  # taken away
+
+
+@pytest.mark.parametrize(
+    ("text", "n_cells", "cut"),
+    [("short", 5, "short"), ("longer", 5, "long…"), ("天空为什么", 6, "天空…"), ("ab cd", 4, "ab…"), ("x", 0, "…")],
+)
+def test_text_is_cut_to_cells(text, n_cells, cut):
+    assert cut_to_cells(text, n_cells) == cut

@@ -29,11 +29,11 @@ def test_the_line_says_how_much_is_done_and_how_long_the_rest_takes() -> None:
     assert prompt.line == "reading the prompt…"
     clock.now_s += 2
     prompt.take(progress(1024))
-    assert prompt.line == "reading the prompt 25% · 6.0 s left"
+    assert prompt.line == "reading the prompt 25% · 6 s left"
     clock.now_s += 1  # nothing new, but time passes
-    assert prompt.line == "reading the prompt 25% · 5.0 s left"
-    clock.now_s += 60
-    assert prompt.line == "reading the prompt 25% · 0.0 s left"
+    assert prompt.line == "reading the prompt 38% · 5 s left"
+    clock.now_s += 60  # it takes longer than was thought
+    assert prompt.line == "reading the prompt 99%"
     prompt.take(progress(4096))
     assert prompt.line == "reading the prompt 100%"
 
@@ -55,7 +55,7 @@ def test_the_time_that_reading_from_the_disk_took_is_not_taken_for_computing() -
     assert prompt.line == "reading the prompt 75%"
     clock.now_s += 1
     prompt.take(progress(3584, n_cached=2048))
-    assert prompt.line == "reading the prompt 88% · 1.0 s left"
+    assert prompt.line == "reading the prompt 88% · 1 s left"
 
 
 def test_the_status_comes_after_a_while_and_goes_for_good(monkeypatch: pytest.MonkeyPatch) -> None:

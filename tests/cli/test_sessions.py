@@ -213,3 +213,12 @@ def test_on_a_terminal_one_is_chosen_and_goes_on(demo_gguf, says_word, store, se
         terminal.wait_for("saved; go on with qwenctl chat --resume ")
         assert terminal.wait_exit() == 0
     assert next((one["title"], one["n_exchanges"]) for one in sessions()) == ("An older question", 2)
+
+
+def test_a_title_is_cut_to_the_terminal(store):
+    keep(store, "How would you explain the scattering of light to somebody who is twelve years old?")
+    with Terminal([sys.executable, "-m", "qwenctl", "sessions"], columns=60) as terminal:
+        assert terminal.wait_exit() == 0
+        lines = terminal.text.splitlines()
+    assert len(lines) == 2
+    assert lines[1].endswith("…")

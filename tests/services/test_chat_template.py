@@ -12,7 +12,7 @@ import pytest
 
 from qwenctl.core import Message
 from qwenctl.errors import TemplateFailed
-from qwenctl.services.chat_template import ChatTemplate, TemplateCapabilities
+from qwenctl.services.chat_template import ChatTemplate, RenderCall, TemplateCapabilities
 from qwenctl.services.template_process import TemplateLimits
 from tests.chat_templates import CHATML, KEEPS_REASONING, QWEN3, STRICT_ROLES, THINKING_2507, XML_CALLS
 
@@ -237,3 +237,22 @@ def test_the_child_cannot_open_or_write_files() -> None:
 def test_long_conversations_have_room() -> None:
     text = "word " * 2_000_000
     assert len(render(CHATML, Message("user", text))) == len(text) + len(render(CHATML, Message("user", "")))
+
+
+def test_what_is_rendered_ahead_is_the_same_and_fails_alone() -> None:
+    source = (
+        "{% if messages[0].content == 'bad' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}{{ x }}"
+    )
+    texts = ["a", "bad", "c"]
+    with ChatTemplate(source) as template:
+        calls = [RenderCall([Message("user", text)], None, (), {"x": number}) for number, text in enumerate(texts)]
+        template.render_ahead(calls)
+        process, template._process = template._process, None  # type: ignore[assignment]  # nothing more is asked of it
+        try:
+            assert template.render([Message("user", "c")], variables={"x": 2}) == "c2"
+            with pytest.raises(TemplateFailed, match="no"):
+                template.render([Message("user", "bad")], variables={"x": 1})
+        finally:
+            template._process = process
+        assert template.render([Message("user", "a")], variables={"x": 9}) == "a9"
+        assert template.render([Message("user", "c")], variables={"x": 2}) == "c2"

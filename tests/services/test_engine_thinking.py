@@ -25,6 +25,7 @@ from qwenctl.core import (
     TokenLogprob,
 )
 from qwenctl.errors import InvalidRequest
+from qwenctl.services import sampler_chain
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.engine_process import EngineProcess
 from qwenctl.services.sampler_chain import SamplerChain
@@ -147,8 +148,17 @@ def test_a_reply_too_short_for_thinking_and_answer_is_cut_where_it_is(engine: En
 def test_the_end_of_the_turn_within_the_block_ends_the_block_only(engine: Engine) -> None:
     now = tuple(TokenBias(token, 100.0) for token in engine.tokenize("<|im_end|>"))
     events = run(engine, asked(engine, logit_bias=now))
-    assert text_of(events) == ENDING
+    assert text_of(events) == "\n</think>\n\n"
     assert (end_of(events).reason, end_of(events).thinking_end) == (FinishReason.STOP, "model")
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(seed=1)])
+def test_cut_short_the_model_says_something_nevertheless(engine: Engine, sampling: SamplingParams) -> None:
+    now = tuple(TokenBias(token, 30.0) for token in engine.tokenize("<|im_end|><|endoftext|>"))
+    for block in (INSIDE, replace(INSIDE, budget=0)):
+        events = run(engine, asked(engine, think=block, sampling=sampling, logit_bias=now))
+        answer = text_of(events).partition("</think>")[2]
+        assert bool(answer.strip()) == (block.budget == 0)  # who ends the block by itself may say nothing
 
 
 def test_a_loop_is_ended(engine: Engine) -> None:
@@ -259,7 +269,7 @@ def test_a_budget_and_a_grammar(engine: Engine, budget: int) -> None:
 def test_the_end_of_the_turn_within_the_block_does_not_escape_the_grammar(engine: Engine) -> None:
     now = tuple(TokenBias(token, 20.0) for token in engine.tokenize("<|im_end|>"))
     events = run(engine, asked(engine, logit_bias=now, sampling=replace(GREEDY, grammar=ANSWER)))
-    assert text_of(events).startswith(ENDING + '{"city": "')
+    assert text_of(events).startswith('\n</think>\n\n{"city": "')
 
 
 def test_where_no_block_opens_the_grammar_holds_from_the_first_token(engine: Engine) -> None:
@@ -308,6 +318,15 @@ def test_a_grammar_that_cannot_be_parsed_safely_is_an_error_not_a_crash(demo_ggu
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert ran.returncode == 0
     assert "nested 60,000 deep" in ran.stdout
+
+
+def test_a_grammar_that_takes_too_long_ends_its_request_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler_chain, "_MOST_GRAMMAR_S", 0.0)
+    slow = asked(engine, think=None, sampling=replace(GREEDY, grammar=ANSWER))
+    events = run(engine, slow, asked(engine, QUESTIONS[1]))
+    assert end_of(events, slow.request_id).reason is FinishReason.ERROR
+    assert "s for one token" in str(end_of(events, slow.request_id).error)
+    assert end_of(events, QUESTIONS[1]).reason is FinishReason.STOP
 
 
 # --- logprobs, biases, progress --------------------------------------------------------------------------------------

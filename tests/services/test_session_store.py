@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from qwenctl.core import Message
 from qwenctl.errors import InvalidRequest, QwenctlError
+from qwenctl.services import session_store
 from qwenctl.services.conversation import Conversation
 from qwenctl.services.conversation_file import load_conversation
 from qwenctl.services.session import new_session, title_of
 from qwenctl.services.session_choice import find_session, latest_session, session_by_id
-from qwenctl.services.session_export import as_json, as_markdown, as_openai
+from qwenctl.services.session_export import as_json, as_markdown, as_openai, openai_messages
 from qwenctl.services.session_record import SessionRecord
 from qwenctl.services.session_store import SessionQuery, SessionStore
+from qwenctl.services.tools.tool_call import ToolCall, calling_message, result_message
 
 TALK = Conversation("Be brief.", thinking=True).add_user("Why is the sky\nblue?").add_assistant("Rayleigh.", "hm")
 LONGER = TALK.add_user("And 天空 in Köln?").add_assistant("half \ud83d", partial=True)
@@ -262,6 +267,43 @@ def test_many_chats_at_once(store: SessionStore, tmp_path: Path) -> None:
     assert [head.n_exchanges for head in store.heads()] == [20] * 4
 
 
+def _fill_the_disk(path: Path, code: multiprocessing.sharedctypes.Synchronized[int]) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    store, conversation, session = SessionStore(path), Conversation(), new_session("/m", "m")
+    try:
+        for number in range(1000):
+            conversation = conversation.add_user(str(number)).add_assistant("x" * 5000)
+            session = store.save(session, conversation)
+    except QwenctlError as error:
+        code.value = session.head.n_exchanges if "cannot be used" in error.message else -1
+
+
+def test_a_full_disk_keeps_what_was_saved(store: SessionStore, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    n_saved = context.Value("i", -2)
+    child = context.Process(target=_fill_the_disk, args=(tmp_path / "data" / "sessions.db", n_saved))
+    child.start()
+    child.join()
+    assert n_saved.value > 5
+    (head,) = store.heads()
+    assert head.n_exchanges == len(store.read(head.session_id).conversation.exchanges) == n_saved.value
+
+
+def test_a_store_that_somebody_else_holds_is_an_error_and_not_a_wait_for_ever(
+    store: SessionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = saved(store)
+    monkeypatch.setattr(session_store, "_BUSY_S", 0.05)
+    waiting = new_session("/m", "m")
+    with closing(sqlite3.connect(tmp_path / "data" / "sessions.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(QwenctlError, match="database is locked"):
+            store.save(waiting, TALK)
+        other.execute("ROLLBACK")
+    store.save(waiting, TALK)
+    assert {head.session_id for head in store.heads()} == {session_id, waiting.head.session_id}
+
+
 def test_exports(store: SessionStore, tmp_path: Path) -> None:
     session = store.read(saved(store))
     text = as_markdown(session, reasoning=True)
@@ -278,3 +320,23 @@ def test_exports(store: SessionStore, tmp_path: Path) -> None:
     ]
     assert json.loads(as_openai(session, reasoning=True))[2]["reasoning_content"] == "hm"
     assert as_markdown(store.read(saved(store, LONGER))).endswith("half ?\n")
+
+
+def test_calls_of_tools_are_exported_as_openai_has_them() -> None:
+    calls = [ToolCall("weather", {"city": "Köln"}), ToolCall("time", {})]
+    messages = [
+        Message("user", "And the weather?"),
+        calling_message("", "hm", calls),
+        *(result_message(call, text) for call, text in zip(calls, ("rain", "noon"), strict=True)),
+        calling_message("", None, calls[:1]),
+        result_message(calls[0], "sun"),
+        Message("assistant", "It changes."),
+    ]
+    written = openai_messages(messages, reasoning=False)
+    assert written[1]["tool_calls"][0] == {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"city": "Köln"}'},
+    }
+    assert [one.get("tool_call_id") for one in written] == [None, None, "call_1", "call_2", None, "call_3", None]
+    assert [one["role"] for one in written] == ["user", "assistant", "tool", "tool", "assistant", "tool", "assistant"]

@@ -17,8 +17,10 @@ def _stats(session: ChatSession, _: str) -> None:
 
 def _reasoning(session: ChatSession, _: str) -> None:
     last = session.last_answered
-    nothing = "there is none: the model did not think before its last answer"
-    session.screen.show((last.reasoning if last else None) or nothing)
+    if last is None or last.reasoning is None:
+        session.screen.note("there is none: the model did not think before its last answer")
+    else:
+        session.screen.show(last.reasoning, dim=True)
 
 
 def _context(session: ChatSession, _: str) -> None:

@@ -54,6 +54,6 @@ def context_use(
         (f"answers ({len(answers)})", sum(map(count, answers))),
     ]
     said = sum(n_tokens for _, n_tokens in parts)
-    if n_used_tokens is not None:
-        parts.append(("between them", max(0, n_used_tokens - said)))  # what the chat template writes
+    if n_used_tokens is not None and n_used_tokens > said:
+        parts.append(("chat template", n_used_tokens - said))  # what it writes between them
     return ContextUse(tuple(parts), sum(count(one.reasoning or "") for one in exchanges), n_ctx)

@@ -12,7 +12,7 @@ from pathlib import Path
 from prompt_toolkit import PromptSession
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.input.typeahead import store_typeahead
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.styles import Style
@@ -77,6 +77,12 @@ class LineInput:
         keys = self._session.app.input.read_keys()
         store_typeahead(self._session.app.input, [one for one in keys if one.key not in wanted])
         return [one.key for one in keys if one.key in wanted]
+
+    def keep_typed_lines(self) -> None:
+        """Keep what was typed before keys were read as keys: the terminal has made line breaks of each Enter."""
+        keys = self._session.app.input.read_keys()
+        enter = KeyPress(Keys.ControlM, "\r")
+        store_typeahead(self._session.app.input, [enter if one.key is Keys.ControlJ else one for one in keys])
 
     def read_key(self, wanted: Collection[str]) -> str | None:
         """Wait for one of the letters `wanted`, in capitals or not; None for Ctrl-C and Ctrl-D."""

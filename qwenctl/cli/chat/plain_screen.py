@@ -77,7 +77,7 @@ class PlainScreen(Screen):
         """Write to standard error; `-q` drops it."""
         self._output.note(text)
 
-    def show(self, text: str) -> None:
+    def show(self, text: str, *, dim: bool = False) -> None:  # noqa: ARG002
         """Write to standard error, also with `-q`."""
         self._output.report(text)
 

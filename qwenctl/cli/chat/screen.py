@@ -104,8 +104,8 @@ class Screen(ABC):
         """Show a remark that is not part of the conversation."""
 
     @abstractmethod
-    def show(self, text: str) -> None:
-        """Show lines that were asked for."""
+    def show(self, text: str, *, dim: bool = False) -> None:
+        """Show lines that were asked for; `dim`: set off from what the model says, where that can be done."""
 
     def copy(self, text: str) -> bool:  # noqa: ARG002  a screen without escape sequences cannot
         """Hand `text` to the clipboard of whoever sits there; False: this screen has no way to."""

@@ -6,6 +6,7 @@ Knows the terminal; nothing of models and commands.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from base64 import b64encode
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from prompt_toolkit.keys import Keys
+from rich.table import Table
 from rich.text import Text
 
 from qwenctl.cli.chat.key_mode import KeyMode
@@ -22,13 +24,14 @@ from qwenctl.cli.chat.screen import Meter, Screen
 from qwenctl.cli.chat.thinking_view import ThinkingView
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_stream import MarkdownStream
-from qwenctl.cli.output import Output
+from qwenctl.cli.output import Output, cell_width
 from qwenctl.cli.prompt_clock import PromptClock
 from qwenctl.cli.terminal_safety import without_controls
 from qwenctl.cli.terminal_text import render_lines
 from qwenctl.cli.theme import DARK, Theme
 from qwenctl.core import PromptProgress
 
+_TABLE_LINE = re.compile(r"(\S.*?  +)(\S.*)")
 SHOW_REASONING, ANSWER_NOW = Keys.ControlO, Keys.ControlA
 _PASTES_MARKED, _PASTES_UNMARKED = "\x1b[?2004h", "\x1b[?2004l"  # bracketed paste
 
@@ -50,6 +53,7 @@ class TerminalScreen(Screen):
 
     def __enter__(self) -> Self:
         self._keys.__enter__()
+        self._input.keep_typed_lines()
         return self
 
     def __exit__(
@@ -117,11 +121,11 @@ class TerminalScreen(Screen):
         self._needs_gap = True
         self._output.write("".join(line + "\n" for line in self._dim(without_controls(text))))
 
-    def show(self, text: str) -> None:
-        """Write lines, wrapped between words."""
+    def show(self, text: str, *, dim: bool = False) -> None:
+        """Write lines, wrapped between words; what wraps in the second column of a table stays in there."""
         self._needs_gap = True
-        lines = render_lines(Text(without_controls(text)), terminal_size()[0], self._theme)
-        self._output.write("".join(line + "\n" for line in lines))
+        for line in without_controls(text).split("\n"):
+            self._output.write("".join(part + "\n" for part in self._wrapped(line, "dim" if dim else "") or [""]))
 
     def copy(self, text: str) -> bool:
         """Send it to the terminal's own clipboard, which also works over ssh."""
@@ -137,7 +141,8 @@ class TerminalScreen(Screen):
         """Wait for the key of a choice; other keys do nothing."""
         self._input.pressed()  # typed before the question: for the next input line
         self.show(text)
-        self._region.show(self._dim(" · ".join(f"{key} {meaning}" for key, meaning in choices.items())))
+        keys = Text("   ").join(Text.assemble((f"[{key}]", "bold"), f" {meaning}") for key, meaning in choices.items())
+        self._region.show(render_lines(keys, terminal_size()[0], self._theme))
         key = self._input.read_key(choices)
         self._region.commit(self._dim(f"{key} {choices[key]}" if key else "no answer"))
         return key
@@ -147,6 +152,16 @@ class TerminalScreen(Screen):
             self._region.clear()
         else:
             self._thinking.fold()
+
+    def _wrapped(self, line: str, style: str) -> list[str]:
+        columns = terminal_size()[0]
+        table = _TABLE_LINE.match(line)
+        if table is None or cell_width(line) < columns or len(table[1]) > columns // 2:
+            return render_lines(Text(line, style=style), columns, self._theme)
+        grid = Table.grid()
+        grid.add_column(width=len(table[1]))
+        grid.add_row(Text(table[1], style=style), Text(table[2], style=style))
+        return render_lines(grid, columns, self._theme)
 
     def _dim(self, text: str) -> list[str]:
         return render_lines(Text(text, style="dim"), terminal_size()[0], self._theme) if text else []

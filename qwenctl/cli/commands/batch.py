@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import click
 
+from qwenctl.cli.batch_files import check_input, find_workers, input_path, opened_model
 from qwenctl.cli.batch_flags import BatchFlags, batch_flags
 from qwenctl.cli.batch_report import report, shown_on
 from qwenctl.cli.command import Command
 from qwenctl.cli.configured_options import configurable
 from qwenctl.cli.engine_flags import engine_flags
 from qwenctl.cli.interrupt import InterruptWatch
-from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
-from qwenctl.cli.prompt_input import STDIN
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.cli.server_flags import server_flags
 from qwenctl.errors import InvalidRequest
-from qwenctl.services.batch import WorkerElsewhere, run_batch
+from qwenctl.services.batch import run_batch
 from qwenctl.services.engine_options import EngineOptions
-from qwenctl.services.generation import ChatModel
 from qwenctl.services.server_choice import ServerChoice
 from qwenctl.settings import Settings
 
@@ -39,6 +32,7 @@ from qwenctl.settings import Settings
     examples=[
         "qwenctl batch questions.jsonl -o answers.jsonl",
         "qwenctl batch qwen3-30b questions.jsonl -o answers.jsonl --parallel 16 --ctx 4k",
+        "qwenctl batch qwen3-30b questions.jsonl -o answers.jsonl --check",
         "qwenctl batch qwen3-30b questions.jsonl -o answers.jsonl --retry-errors",
         "qwenctl batch questions.jsonl -o answers.jsonl --server http://one:8000,http://two:8000",
         "jq -c '{prompt: .title}' news.jsonl | qwenctl batch qwen3-30b - -o answers.jsonl",
@@ -73,8 +67,9 @@ def command(
 
     Answers are appended to FILE as they finish, each with its line's custom_id; with --order input, those that finish
     before their turn wait in FILE.pending. Run the same command again after an interruption: what is finished is never
-    done again. A line that cannot be answered gets an error record, and the exit code is 1; it is 1, too, when
-    --max-total-tokens ended the run. A line is begun only when the most that it can take still fits: give --max-tokens.
+    done again. A line that cannot be answered gets an error record, and the exit code is 1. So it is when
+    --max-total-tokens ended the run: a line is begun only when the most that it can take still fits, so give
+    --max-tokens, too. With --check, nothing is generated, and the exit code is 2 when some lines cannot be answered.
     """
     model, in_file = (model, in_file) if in_file is not None else (None, model)
     if in_file is None:
@@ -83,58 +78,20 @@ def command(
         raise InvalidRequest("a batch summarises nothing", "--overflow truncate-middle, or refuse")
     options = flags.options(reply.chat_options())
     out_path = Path(out_file).expanduser()
-    _check_input(in_file)
-    served = _found(servers, flags.parallel, settings, output)
+    check_input(in_file)
+    served = find_workers(servers, flags.parallel, settings, output)
     engine = replace(engine, n_parallel=options.parallel)
     with (
-        _opened(model, engine, settings, output, optional=bool(served)) as chat_model,
-        _input_path(in_file) as in_path,
-        output.progress("answering", 1, tells_time=False) as bar,
-        InterruptWatch() as watch,
+        opened_model(model, engine, settings, output, optional=bool(served)) as chat_model,
+        input_path(in_file) as in_path,
     ):
-        summary = run_batch(chat_model, in_path, out_path, options, shown_on(bar, watch), servers=served)
+        if flags.check:
+            show, identities = import_module("qwenctl.cli.batch_check_view"), [one.identity for one in served]
+            show.check_and_show(chat_model, (in_path, out_path), options, identities, settings=settings, output=output)
+            return
+        with output.progress("answering", 1, tells_time=False) as bar, InterruptWatch() as watch:
+            summary = run_batch(chat_model, in_path, out_path, options, shown_on(bar, watch), servers=served)
         offload = chat_model.engine.offload_stats() if chat_model else None
     report(summary, offload, out_path, output)
     if (failure := summary.failure(out_path)) is not None:
         raise failure
-
-
-def _found(choice: ServerChoice, parallel: int | None, settings: Settings, output: Output) -> list[WorkerElsewhere]:
-    """Look for the servers; without any, the network stays out of it, even urllib3, which asks for a socket at once."""
-    if not choice.addresses:
-        return []
-    find_servers = import_module("qwenctl.services.batch_servers").find_servers
-    found: list[WorkerElsewhere] = find_servers(choice, settings.network, parallel, output.warning)
-    return found
-
-
-@contextmanager
-def _opened(
-    name: str | None, options: EngineOptions, settings: Settings, output: Output, *, optional: bool
-) -> Iterator[ChatModel | None]:
-    """Open MODEL; None where none is named and it is `optional`."""
-    if name is None and optional:
-        yield None
-        return
-    with open_model(name, options, settings, output) as model:
-        yield model
-
-
-def _check_input(in_file: str) -> None:
-    """Refuse what can be refused before a model is loaded."""
-    if in_file == STDIN and sys.stdin.isatty():
-        raise InvalidRequest("standard input is a terminal", "pipe the lines in, or name a file")
-    if in_file != STDIN and not Path(in_file).expanduser().is_file():
-        raise InvalidRequest(f"no file {in_file}", "it holds one JSON object a line: qwenctl batch --help")
-
-
-@contextmanager
-def _input_path(in_file: str) -> Iterator[Path]:
-    """Return the input as a file that can be read twice: what is piped in is written to a temporary one."""
-    if in_file != STDIN:
-        yield Path(in_file).expanduser()
-        return
-    with tempfile.NamedTemporaryFile(prefix="qwenctl-batch-", suffix=".jsonl") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
-        yield Path(file.name)

@@ -97,7 +97,7 @@ def command(
     conversation = conversation.with_system(told_of_schema(conversation.system, reply.schema))
     named = model or (settings.model if was_asked_for(MODEL) else None)
     screen = _screen(output, settings, THEMES[theme or settings.theme], history=settings.history and not no_history)
-    with screen, open_model(saved.model(named, settings), engine, settings, output) as chat_model:
+    with open_model(saved.model(named, settings), engine, settings, output) as chat_model, screen:
         record = saved.record(chat_model.engine.info, settings, output)
         session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record)
         if screen.interactive:
