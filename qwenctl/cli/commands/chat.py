@@ -26,6 +26,7 @@ from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.cli.schema_options import told_of_schema
 from qwenctl.cli.theme import THEMES, Theme
+from qwenctl.cli.tool_options import ToolOptions, tool_options
 from qwenctl.errors import ExitCode
 from qwenctl.services.attached_files import read_attachments
 from qwenctl.services.engine_options import EngineOptions
@@ -52,6 +53,7 @@ from qwenctl.settings import Settings
 @reply_options
 @engine_flags
 @prompt_cache_option
+@tool_options
 @session_options
 @click.option("--no-history", is_flag=True, help="Keep nothing of what is typed.  [default: QWENCTL_HISTORY]")
 @click.option(
@@ -67,6 +69,7 @@ def command(
     files: tuple[str, ...],
     reply: ReplyOptions,
     engine: EngineOptions,
+    tools: ToolOptions,
     continues: bool,
     resume: str | None,
     no_session: bool,
@@ -97,9 +100,13 @@ def command(
     conversation = conversation.with_system(told_of_schema(conversation.system, reply.schema))
     named = model or (settings.model if was_asked_for(MODEL) else None)
     screen = _screen(output, settings, THEMES[theme or settings.theme], history=settings.history and not no_history)
-    with open_model(saved.model(named, settings), engine, settings, output) as chat_model, screen:
+    with (
+        tools.opened(screen.choose, screen.note) as use,
+        open_model(saved.model(named, settings), engine, settings, output) as chat_model,
+        screen,
+    ):
         record = saved.record(chat_model.engine.info, settings, output)
-        session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record)
+        session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record, tools=use)
         if screen.interactive:
             output.note(f"{chat_model.engine.info.name} · /help shows the commands, Ctrl-D ends the chat")
             show_last_exchange(session)

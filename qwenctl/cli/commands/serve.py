@@ -21,12 +21,12 @@ from qwenctl.errors import InvalidRequest
 from qwenctl.services.demo_file import DEMO_NAME, converted_demo
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import ChatModel
-from qwenctl.services.model_store import list_models, locate_model
+from qwenctl.services.model_store import locate_model
 from qwenctl.services.server.model_host import ModelSource, OpenedModel
 from qwenctl.services.server.run_server import ServerEvents, run_server
 from qwenctl.services.server.server_options import DEFAULT_HOST, DEFAULT_PORT, ServerLimits, ServerOptions
 from qwenctl.services.serving.engine_runner import EngineRunner
-from qwenctl.services.split_files import model_name
+from qwenctl.services.split_files import first_files, model_name
 from qwenctl.settings import Settings
 
 _MOST_KEY_BYTES = 4096
@@ -159,7 +159,9 @@ class _Opener:
         self.name = DEMO_NAME if path is None or path == converted_demo(settings) else model_name(path)
 
     def others(self) -> list[str]:
-        return [found.name for found in list_models(self._settings) if found.problem is None]
+        """Names only, no files by their paths, and nothing is read: this is asked with every request."""
+        names = [model_name(path) for path in first_files(self._settings.models_dir)]
+        return names if converted_demo(self._settings) is None else [*names, DEMO_NAME]
 
     def open(self, name: str) -> OpenedModel:
         path = find_model(self._model if name == self.name else name, self._settings, self._output)
