@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from qwenctl.cli.code_blocks import FirstCodeBlock
 from qwenctl.cli.interrupt import InterruptWatch
+from qwenctl.cli.late_status import LateStatus
 from qwenctl.cli.output import Output
-from qwenctl.cli.prompt_clock import PromptStatus
+from qwenctl.cli.prompt_clock import PromptClock
 from qwenctl.cli.tool_options import call_line, result_line
 from qwenctl.core import PromptProgress
 from qwenctl.services.generation import Reply
@@ -33,11 +34,12 @@ class ReplyPrinter:
         Raises:
             KeyboardInterrupt: the reply was interrupted; what had come is printed.
         """
+        prompt = PromptClock()
         try:
-            with InterruptWatch(reply.cancel) as watch, PromptStatus(self._output.status) as status:
+            with InterruptWatch(reply.cancel) as watch, LateStatus(self._output.status, lambda: prompt.line) as status:
                 for event in reply:
                     if isinstance(event, PromptProgress):
-                        status.take(event)
+                        prompt.take(event)
                         continue
                     status.end()
                     if isinstance(event, ReasoningDelta):

@@ -103,6 +103,12 @@ def test_one_switch_keeps_nothing(qwenctl, demo_gguf, says_word, home, monkeypat
     assert not list((home / "data").rglob("sessions*"))
 
 
+def test_the_command_line_wins_over_the_environment(qwenctl, demo_gguf, says_word, sessions, monkeypatch):
+    monkeypatch.setenv("QWENCTL_SESSIONS", "off")
+    qwenctl("chat", demo_gguf, "--no-think", "--session", *says_word, stdin="Hello\n")
+    assert len(sessions()) == 1
+
+
 def test_a_session_may_be_read_and_not_written(qwenctl, demo_gguf, says_word, store, sessions):
     session_id = keep(store, model=str(demo_gguf))
     ran = qwenctl("chat", "-r", session_id, "--no-session", "--no-think", *says_word, stdin="More\n")
