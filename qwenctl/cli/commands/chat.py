@@ -110,7 +110,7 @@ def command(
         record = saved.record(chat_model.engine.info, settings, output)
         session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record, tools=use)
         if screen.interactive:
-            output.note(f"{chat_model.engine.info.name} · /help shows the commands, Ctrl-D ends the chat")
+            screen.note(f"{chat_model.engine.info.name} · /help shows the commands, Ctrl-D ends the chat")
             show_last_exchange(session)
         session.attach(attached)
         run_chat(session)
