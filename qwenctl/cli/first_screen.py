@@ -83,4 +83,5 @@ def _steps(look: FirstLook) -> Iterator[tuple[str, str]]:
     yield f"qwenctl pull {name}", f"get the model marked {_MARK}, {format_bytes(best.file_bytes)}{short}"
     yield f"qwenctl chat {name}", "then talk with it"
     yield f"qwenctl plan {best.model.name}", "where it would lie, and how fast"
+    yield "qwenctl serve", "a chat page and an API, on this machine alone"
     yield "qwenctl --help", "all commands"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,12 +41,12 @@ from qwenctl.services.batch_progress import BatchProgress, BatchSummary, BatchTa
 from qwenctl.services.batch_record import RecordKey, answer_record, encode_record, error_record
 from qwenctl.services.batch_request import BadLine, BatchRequest, default_id, parse_line
 from qwenctl.services.batch_resume import check_earlier_results, settings_digest
+from qwenctl.services.batch_window import LineWindow
 from qwenctl.services.fingerprint_table import FingerprintTable, fingerprint
 from qwenctl.services.generation import ChatModel
 
 __all__ = ["BatchOptions", "BatchProgress", "BatchSummary", "run_batch"]
 
-_LINES_AHEAD = 16  # that are read together
 _LOOK_EVERY_S = 0.1  # at the clock and for an interruption, when nothing happens
 
 
@@ -134,18 +133,18 @@ class _Run:
         self._budget = TokenBudget(options.max_total_tokens, output.n_spent_tokens)
         self._seen = FingerprintTable()  # custom_id → number of its line
         self._again: deque[BatchJob] = deque()  # to be handed out before further lines
-        self._ahead: deque[BatchJob] = deque()  # read, and not handed out yet
         self._n_out = 0  # jobs that workers have
         self._n_left = 0  # lines passed after the limit
         self._lost: dict[str, QwenctlError] = {}  # workers by name
-        self._at_limit = self._at_end = False
+        self._at_limit = False
 
     def run(self, lines: BatchInput) -> BatchSummary:
         """Do it all."""
         waiting, tally = self._jobs(lines), self._tally
+        window = LineWindow(waiting, self._tell_workers)
         try:
             self._teller.tell(always=True)
-            while self._hand_out(waiting):
+            while self._hand_out(window):
                 for worker, item in self._mailbox.take_all(_LOOK_EVERY_S):
                     for outcome in worker.digest(item):
                         self._settle(worker, outcome)
@@ -164,17 +163,17 @@ class _Run:
             seconds=self._teller.seconds,
             n_cached_tokens=tally.n_cached_tokens,
             n_retries=tally.n_retries,
-            n_left=self._count_left(waiting) if self._at_limit else 0,
+            n_left=self._count_left(waiting) + len(window) if self._at_limit else 0,
             n_total_tokens=self._budget.n_spent,
             max_total_tokens=self._budget.limit,
         )
 
     # --- handing out -------------------------------------------------------------------------------------------------
 
-    def _hand_out(self, waiting: Iterator[BatchJob]) -> bool:
+    def _hand_out(self, window: LineWindow) -> bool:
         """Give jobs to the workers that want some; return whether there is anything to wait for."""
         while not self._at_limit and any(worker.n_wanted > 0 for worker in self._workers):
-            job = self._next_job(waiting)
+            job = self._next_job(window)
             if job is None:
                 break
             if not self._begin(job):
@@ -184,20 +183,19 @@ class _Run:
             self._teller.tell()
         if self._n_out:
             return True
-        is_over = self._at_limit or (self._at_end and not self._again and not self._ahead)
+        is_over = self._at_limit or (window.is_over and not self._again)
         if not is_over and len(self._lost) == len(self._workers):
             raise self._nobody_left()
         return not is_over
 
-    def _next_job(self, waiting: Iterator[BatchJob]) -> BatchJob | None:
+    def _next_job(self, window: LineWindow) -> BatchJob | None:
         if self._again:
             return self._again.popleft()
-        if not self._ahead and self._order.has_room:
-            self._ahead.extend(islice(waiting, _LINES_AHEAD))
-            self._at_end = not self._ahead
-            for worker in self._workers if self._ahead else ():
-                worker.look_ahead(self._ahead)
-        return self._ahead.popleft() if self._ahead else None
+        return window.take(may_read=self._order.has_room)
+
+    def _tell_workers(self, jobs: Sequence[BatchJob]) -> None:
+        for worker in self._workers:
+            worker.look_ahead(jobs)
 
     def _begin(self, job: BatchJob) -> bool:
         """Start `job` at the worker with the most room, rather not where it failed. False: it takes too many tokens."""
@@ -210,25 +208,30 @@ class _Run:
             return True
         if not self._budget.reserve(job.line_number, n_most):
             return False
+        if not job.is_begun:
+            self._tally.n_bytes -= job.n_line_bytes
+            job.is_begun = True
         self._n_out += 1
         worker.start(job)
         return True
 
     def _jobs(self, lines: BatchInput) -> Iterator[BatchJob]:
         """The lines that are to be answered; those that are, or cannot be, are dealt with as they are passed."""
-        tally, answered, last_number = self._tally, self._output.answered, 0
+        tally, answered, last_number, n_bytes = self._tally, self._output.answered, 0, 0
         for line in lines.lines():
             tally.n_lines -= line.number - last_number
-            tally.n_bytes -= line.n_bytes
             tally.n_passed += 1
             last_number = line.number
+            n_bytes += line.n_bytes
             if self._at_limit:
                 self._n_left += fingerprint(self._named_once(line, parse_line(line)).custom_id.encode()) not in answered
             elif (job := self._pass(line)) is not None:
                 yield job
             else:
+                tally.n_bytes -= line.n_bytes
                 self._teller.tell()
-        tally.n_lines = tally.n_bytes = 0
+        tally.n_lines = 0
+        tally.n_bytes -= lines.n_bytes - n_bytes  # of blank lines
 
     def _pass(self, line: InputLine) -> BatchJob | None:
         request = self._named_once(line, parse_line(line))
@@ -260,7 +263,7 @@ class _Run:
         """Return the number of lines without a record, when no more are begun."""
         for _ in waiting:
             raise AssertionError("a line was begun beyond the limit")
-        return len(self._again) + len(self._ahead) + self._n_left
+        return len(self._again) + self._n_left
 
     # --- settling ----------------------------------------------------------------------------------------------------
 

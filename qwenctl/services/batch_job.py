@@ -37,6 +37,7 @@ class BatchJob:
     n_line_bytes: int
     key: RecordKey
     request: BatchRequest
+    is_begun: bool = False  # a worker has had it
     n_attempts: int = 0  # that ended
     n_spent_tokens: int = 0  # by those
     last_answer: Mapping[str, Any] | None = None  # of the last attempt that had one

@@ -67,7 +67,7 @@ class BatchTally:
 
     Args:
         n_lines: of the input that are not passed yet, blank ones included.
-        n_bytes: of these lines.
+        n_bytes: of the lines that are not begun yet.
         n_answered_bytes: of those that earlier runs answered.
     """
 

@@ -92,11 +92,16 @@ class LiveRequest:
         """Tokens that may still be generated."""
         return self._most_tokens - self.n_generated
 
-    def admit(self, slot: Slot, n_from_disk: int = 0) -> None:
-        """It got a slot, whose tokens need not be computed; `n_from_disk` of them have just been read."""
+    def admit(self, slot: Slot) -> None:
+        """It got a slot, whose tokens need not be computed."""
         self.slot = slot
         if self._n_cached is None:  # not when it comes back after having been held back
-            self._n_cached, self._n_from_disk = len(slot.tokens), n_from_disk
+            self._n_cached = len(slot.tokens)
+
+    def restored(self, n_tokens: int) -> None:
+        """`n_tokens` have been read from the disk into its slot, in place of what was there; 0: nothing was."""
+        if self.slot and self._started_s is None:
+            self._n_cached, self._n_from_disk = len(self.slot.tokens), n_tokens
 
     def start(self) -> None:
         """Its first tokens are about to be computed."""

@@ -70,8 +70,9 @@ class RequestLine:
                 return
             self._waiting.popleft()
             slot = self._cache.take(placement, tuple(request.tokens))
-            request.admit(slot, self._prefixes.restore(self._cache, slot, request.tokens))
-            self.running.append(request)
+            request.admit(slot)
+            self.running.append(request)  # before what takes time: an interrupt must not lose the request
+            request.restored(self._prefixes.restore(self._cache, slot, request.tokens))
 
     def hold_back(self, request: LiveRequest) -> None:
         """Take a request's cells away; it is computed again when another one has ended."""

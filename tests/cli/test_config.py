@@ -173,3 +173,27 @@ def test_help_does_not_read_it(qwenctl, config):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(("text", "thinking"), [("on", True), ("off", False), ("0", False), ("true", True)])
+def test_switches_in_the_environment(qwenctl, demo_gguf, tmp_path, monkeypatch, text, thinking):
+    (tmp_path / "word.gbnf").write_text(GRAMMAR)
+    monkeypatch.setenv("QWENCTL_THINK", text)
+    monkeypatch.setenv("QWENCTL_GRAMMAR", str(tmp_path / "word.gbnf"))
+    monkeypatch.setenv("QWENCTL_STATS", "on")
+    monkeypatch.setenv("QWENCTL_MAX_TOKENS", "30")
+    ran = qwenctl("run", demo_gguf, "Hello", "--json", "--threads", "1")
+    assert json.loads(ran.stdout)["thinking"] is thinking
+    assert "decode" in ran.stderr
+
+
+def test_a_key_for_the_server_does_not_bother_a_batch(qwenctl, demo_gguf, tmp_path, monkeypatch):
+    (tmp_path / "word.gbnf").write_text(GRAMMAR)
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Hello"}\n')
+    monkeypatch.setenv("QWENCTL_API_KEY", "a-secret-key-of-the-server")
+    out = tmp_path / "out.jsonl"
+    ran = qwenctl(
+        "batch", demo_gguf, tmp_path / "in.jsonl", "-o", out, "--grammar", tmp_path / "word.gbnf", "--no-think"
+    )
+    assert ran.code == 0, ran.stderr
+    assert "a-secret-key" not in qwenctl("config").stdout

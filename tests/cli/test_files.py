@@ -6,7 +6,11 @@ import json
 
 import click
 import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 
+from qwenctl.cli.chat.line_completion import LineCompleter
+from qwenctl.cli.chat.slash_commands import COMPLETIONS
 from qwenctl.cli.file_option import FileOption
 from qwenctl.cli.main import cli
 
@@ -107,3 +111,23 @@ def test_a_file_that_does_not_fit_is_not_cut(qwenctl, demo_gguf, says_word, fold
     ran = qwenctl("run", demo_gguf, "Why?", "-f", "long.txt", "--ctx", "512", *says_word)
     assert ran.code == 1
     assert "but the context holds 512" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "completed"),
+    [
+        ("What is in @a", [".py"]),
+        ("@", ["a.py", "b.py", "x.png"]),
+        ("two\nlines @b", [".py"]),
+        ("@a and", []),
+        ("@a ", []),
+        ("me@a", []),
+        ("", []),
+        ("/file a", [".py"]),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_tab_completes_files_in_a_question(before, completed):
+    completer = LineCompleter(COMPLETIONS)
+    found = completer.get_completions(Document(before), CompleteEvent(completion_requested=True))
+    assert [one.text for one in found] == completed

@@ -44,7 +44,7 @@ def test_it_says_what_suits_and_how_to_start(qwenctl):
 
 def test_the_commands_that_it_names_can_be_typed(qwenctl):
     commands = re.findall(r"(?m)^  (qwenctl .+?)  ", qwenctl().stdout)
-    assert len(commands) == 5
+    assert len(commands) == 6
     for line in commands:
         words = shlex.split(line)[1:]
         if words == ["--help"]:

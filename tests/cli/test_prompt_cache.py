@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from qwenctl.services.prefix_cache import worth
+from tests.cli.terminal import Terminal
 
 DOCUMENT = "The sea is wide and the boats are small. " * 40
 FEW = ("--temp", "0", "--max-tokens", "4", "--no-think", "--ctx", "2k")
@@ -95,3 +97,17 @@ def test_a_damaged_file_is_said_to_be_and_can_be_removed(usage, qwenctl):
     assert "damaged" in qwenctl("cache").stdout
     qwenctl("cache", "rm", "--all")
     assert not files()
+
+
+def test_ctrl_c_while_a_long_prompt_is_read_does_not_lose_what_has_been_read(qwenctl, demo_gguf, tmp_path):
+    """By the true clock, in a process of its own: 15,000 tokens take the demo some seconds."""
+    text = tmp_path / "long.txt"
+    text.write_text("".join(f"Entry {n}: station {n * 7919 % 1000} read {n * 31 % 97}.\n" for n in range(1000)))
+    command = [sys.executable, "-m", "qwenctl", "run", str(demo_gguf), "Why?", "-f", str(text), "--ctx", "32k"]
+    with Terminal([*command, "--threads", "1"]) as terminal:
+        terminal.wait_for(" left")  # some of it has been read, and the rest will take a while
+        terminal.send("\x03")
+        assert terminal.wait_exit() == 130
+        assert "reading the prompt" not in terminal.text
+    [prompt] = json.loads(qwenctl("cache", "--json").stdout)["prompts"]
+    assert prompt["tokens"] >= 512

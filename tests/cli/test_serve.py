@@ -114,3 +114,29 @@ def test_what_is_refused_before_anything_is_loaded() -> None:
             out, err = process.communicate(timeout=60)
             assert (process.returncode, out) == (code, "")
             assert message in err
+
+
+def test_what_options_say_of_answers_holds_where_a_request_says_nothing(demo_gguf: Path) -> None:
+    with served(str(demo_gguf), "--no-think", "--max-tokens", "3") as server:
+        answer = server.ask("POST", "/v1/chat/completions", {"messages": CHAT["messages"]})[1]
+        assert (answer["usage"]["completion_tokens"], answer["choices"][0]["message"]["reasoning"]) == (3, None)
+        asked = {"messages": CHAT["messages"], "max_tokens": 5, "enable_thinking": True, "temperature": 0}
+        answer = server.ask("POST", "/v1/chat/completions", asked)[1]
+        assert answer["usage"]["completion_tokens"] == 5
+        assert answer["choices"][0]["message"]["reasoning"]
+        assert answer["qwenctl"]["notes"]
+
+
+def test_hostile_grammars_and_schemas_reach_no_native_parser(demo_gguf: Path) -> None:
+    with served(str(demo_gguf)) as server:
+        nested = "root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000
+        for more in ({"grammar": nested}, {"grammar": "root ::= missing"}, {"logit_bias": {"99999999": 1}}):
+            status, answer = server.ask("POST", "/v1/chat/completions", CHAT | more)
+            assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+        schema = {"type": "object", "properties": {"name": {"enum": ["a", "b"]}}, "required": ["name"]}
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        asked = CHAT | {"response_format": form, "max_tokens": 200, "thinking_budget": 20}
+        status, answer = server.ask("POST", "/v1/chat/completions", asked)
+        assert status == 200
+        assert json.loads(answer["choices"][0]["message"]["content"])["name"] in ("a", "b")
+        assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0

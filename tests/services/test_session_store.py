@@ -15,15 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from qwenctl.core import Message
 from qwenctl.errors import InvalidRequest, QwenctlError
 from qwenctl.services import session_store
 from qwenctl.services.conversation import Conversation
 from qwenctl.services.conversation_file import load_conversation
 from qwenctl.services.session import new_session, title_of
 from qwenctl.services.session_choice import find_session, latest_session, session_by_id
-from qwenctl.services.session_export import as_json, as_markdown, as_openai
+from qwenctl.services.session_export import as_json, as_markdown, as_openai, openai_messages
 from qwenctl.services.session_record import SessionRecord
 from qwenctl.services.session_store import SessionQuery, SessionStore
+from qwenctl.services.tools.tool_call import ToolCall, calling_message, result_message
 
 TALK = Conversation("Be brief.", thinking=True).add_user("Why is the sky\nblue?").add_assistant("Rayleigh.", "hm")
 LONGER = TALK.add_user("And 天空 in Köln?").add_assistant("half \ud83d", partial=True)
@@ -318,3 +320,23 @@ def test_exports(store: SessionStore, tmp_path: Path) -> None:
     ]
     assert json.loads(as_openai(session, reasoning=True))[2]["reasoning_content"] == "hm"
     assert as_markdown(store.read(saved(store, LONGER))).endswith("half ?\n")
+
+
+def test_calls_of_tools_are_exported_as_openai_has_them() -> None:
+    calls = [ToolCall("weather", {"city": "Köln"}), ToolCall("time", {})]
+    messages = [
+        Message("user", "And the weather?"),
+        calling_message("", "hm", calls),
+        *(result_message(call, text) for call, text in zip(calls, ("rain", "noon"), strict=True)),
+        calling_message("", None, calls[:1]),
+        result_message(calls[0], "sun"),
+        Message("assistant", "It changes."),
+    ]
+    written = openai_messages(messages, reasoning=False)
+    assert written[1]["tool_calls"][0] == {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"city": "Köln"}'},
+    }
+    assert [one.get("tool_call_id") for one in written] == [None, None, "call_1", "call_2", None, "call_3", None]
+    assert [one["role"] for one in written] == ["user", "assistant", "tool", "tool", "assistant", "tool", "assistant"]

@@ -1,4 +1,4 @@
-"""What Tab completes in the input line: the name of a slash command, and the files that some of them take."""
+"""What Tab completes in the input line: slash commands, the files that some of them take, and @FILE in a question."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prompt_toolkit.document import Document
 
 
 class LineCompleter(Completer):
-    """Completes lines that begin with a slash.
+    """Completes commands and names of files.
 
     Args:
         commands: each command's name → its argument as /help shows it; one that ends with FILE takes a file.
@@ -24,6 +24,9 @@ class LineCompleter(Completer):
         before = document.text_before_cursor
         name, blank, argument = before.partition(" ")
         if not before.startswith("/"):
+            word = (before.split() or [""])[-1] if not before[-1:].isspace() else ""
+            if word.startswith("@"):
+                yield from self._files.get_completions(Document(word[1:]), complete_event)
             return
         if not blank:
             yield from (Completion(one, start_position=-len(name)) for one in self._commands if one.startswith(name))

@@ -12,10 +12,11 @@ import click
 
 from qwenctl.cli.command import Command
 from qwenctl.cli.configured_options import configurable
-from qwenctl.cli.engine_flags import engine_flags
+from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.open_model import find_model, load_engine, report_placement
 from qwenctl.cli.options import Duration, model_argument, output_options
 from qwenctl.cli.output import Output
+from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.demo_file import DEMO_NAME, converted_demo
 from qwenctl.services.engine_options import MAX_PARALLEL, EngineOptions
@@ -88,7 +89,9 @@ _MOST_KEY_BYTES = 4096
 @click.option(
     "--allow-host", "allowed_hosts", multiple=True, metavar="NAME", help="Another name that this machine is called by."
 )
+@reply_options
 @engine_flags
+@prompt_cache_option
 @output_options
 def command(
     *,
@@ -106,6 +109,7 @@ def command(
     idle_unload_s: float | None,
     cors_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
+    reply: ReplyOptions,
     engine: EngineOptions,
     output: Output,
     settings: Settings,
@@ -114,6 +118,8 @@ def command(
 
     Speaks OpenAI's API at /v1 (chat/completions, completions, embeddings, models) and Anthropic's at /v1/messages.
     /health, /ready and /metrics tell how it is; / is a page to chat with it.
+
+    What the options say of answers holds where a request says nothing.
 
     Other machines do not reach it, unless --host says so, and then clients need a key. Ctrl-C lets answers under way
     finish, a second one does not.
@@ -131,9 +137,11 @@ def command(
         idle_unload_s=idle_unload_s,
         limits=ServerLimits(n_waiting=n_waiting),
     )
+    if reply.overflow == "summarise":
+        raise InvalidRequest("a server does not summarise prompts", "--overflow truncate-middle cuts them")
     opener = _Opener(model, replace(engine, n_parallel=parallel), settings, output)
     source = ModelSource(opener.name, opener.open, opener.others)
-    if run_server(source, options, parallel, _Notes(output, opener.name)) is signal.SIGINT:
+    if run_server(source, options, parallel, _Notes(output, opener.name), reply.chat_options()) is signal.SIGINT:
         raise KeyboardInterrupt
 
 

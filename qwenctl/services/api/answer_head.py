@@ -57,8 +57,8 @@ def usage_members(replies: Sequence[ReplyDone], n_per_prompt: int | None = None)
     }
 
 
-def timing_members(done: ReplyDone) -> dict[str, Any]:
-    """Return what OpenAI's form has no place for: the seed that was used, seconds, and how the thinking ended."""
+def own_members(done: ReplyDone, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what OpenAI's form has no place for: the seed that was used, seconds, how the thinking ended, notes."""
     timing = done.timing
     return {
         "seed": timing.seed,
@@ -66,6 +66,7 @@ def timing_members(done: ReplyDone) -> dict[str, Any]:
         "prefill_s": round(timing.prefill_s, 4),
         "decode_s": round(timing.decode_s, 4),
         "thinking_end": done.thinking_end,
+        **({"notes": list(notes)} if notes else {}),
     }
 
 

@@ -12,7 +12,7 @@ from qwenctl.services.api.answer_head import (
     chat_logprobs,
     finish_reason,
     head_members,
-    timing_members,
+    own_members,
     usage_members,
 )
 from qwenctl.services.reply import ReplyDone
@@ -38,13 +38,16 @@ class ChatChoice:
     logprobs: tuple[TokenLogprob, ...] | None = None  # None: they were not asked for
 
 
-def chat_answer(head: AnswerHead, choices: Sequence[ChatChoice]) -> dict[str, Any]:
-    """Return the answer with all its choices. Reasoning goes under both names that clients look for."""
+def chat_answer(head: AnswerHead, choices: Sequence[ChatChoice], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the answer with all its choices. Reasoning goes under both names that clients look for.
+
+    `notes` are for people: what was ignored, cut or advised against.
+    """
     return {
         **head_members(head, "chat.completion"),
         "choices": [_choice(index, choice) for index, choice in enumerate(choices)],
         "usage": usage_members([choice.done for choice in choices]),
-        "qwenctl": timing_members(choices[0].done),
+        "qwenctl": own_members(choices[0].done, notes),
     }
 
 

@@ -10,7 +10,7 @@ from qwenctl.services.api.answer_head import (
     chat_logprobs,
     finish_reason,
     head_members,
-    timing_members,
+    own_members,
     usage_members,
 )
 from qwenctl.services.api.chat_answer import CalledTool, call_members
@@ -63,11 +63,11 @@ class ChatChunks:
         reason = finish_reason(done, calls_tools=calls_tools)
         return self._chunk(index, b"{}", (), reason.encode("ascii"))
 
-    def usage(self, replies: Sequence[ReplyDone]) -> bytes:
+    def usage(self, replies: Sequence[ReplyDone], notes: Sequence[str] = ()) -> bytes:
         """Return the chunk after the last one, b"" where it was not asked for."""
         if not self._include_usage:
             return b""
-        extra = {"usage": usage_members(replies), "qwenctl": timing_members(replies[0])}
+        extra = {"usage": usage_members(replies), "qwenctl": own_members(replies[0], notes)}
         return data_event({**self._members, "choices": [], **extra})
 
     def _chunk(

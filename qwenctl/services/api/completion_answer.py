@@ -11,8 +11,8 @@ from qwenctl.services.api.answer_head import (
     AnswerHead,
     finish_reason,
     head_members,
+    own_members,
     text_logprobs,
-    timing_members,
     usage_members,
 )
 from qwenctl.services.api.event_bytes import data_event
@@ -36,7 +36,7 @@ def completion_answer(head: AnswerHead, choices: Sequence[TextChoice], n_per_pro
             for index, choice in enumerate(choices)
         ],
         "usage": usage_members([choice.done for choice in choices], n_per_prompt),
-        "qwenctl": timing_members(choices[0].done),
+        "qwenctl": own_members(choices[0].done),
     }
 
 
@@ -62,7 +62,7 @@ class CompletionChunks:
         """Return the chunk after the last one, b"" where it was not asked for."""
         if not self._include_usage:
             return b""
-        extra = {"usage": usage_members(replies, n_per_prompt), "qwenctl": timing_members(replies[0])}
+        extra = {"usage": usage_members(replies, n_per_prompt), "qwenctl": own_members(replies[0])}
         return data_event({**self._members, "choices": [], **extra})
 
 

@@ -13,13 +13,13 @@ from qwenctl.services.api.answer_head import AnswerHead
 from qwenctl.services.api.api_errors import ApiError
 from qwenctl.services.api.body_fields import BadRequest, read_choice, read_object, read_text
 from qwenctl.services.api.chat_answer import CalledTool, chat_answer
-from qwenctl.services.api.chat_body import ChatBody, parse_chat_body
+from qwenctl.services.api.chat_body import parse_chat_body
 from qwenctl.services.api.chat_chunks import ChatChunks
-from qwenctl.services.api.choice_reader import ChoicePiece, ChoiceReader
+from qwenctl.services.api.choice_reader import ChoicePiece
 from qwenctl.services.api.event_bytes import DONE_EVENT, comment, data_event
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
 from qwenctl.services.server.asgi_answers import Refused, error_body, send_json
-from qwenctl.services.server.chat_start import start_chat
+from qwenctl.services.server.chat_start import StartedChat, start_chat
 from qwenctl.services.server.desk import Desk, new_id
 from qwenctl.services.server.exchange import Arrival, Exchange
 from qwenctl.services.server.model_host import LoadedModel
@@ -41,41 +41,38 @@ class ChatEndpoint:
         with desk.admission.enter(body.n):
             async with desk.host.lend(body.model) as model:
                 head = AnswerHead(new_id("chatcmpl-"), model.name, int(time.time()), model.fingerprint)
-                exchange, readers = await start_chat(desk, model, body, head.id)
-                desk.live[head.id] = exchange
+                started = await start_chat(desk, model, body, head.id)
+                desk.live[head.id] = started.exchange
                 try:
-                    async with watch_client(receive, exchange):
+                    async with watch_client(receive, started.exchange):
                         if body.stream:
-                            await _ChatStream(desk, model, body, head, readers).run(scope, send, exchange)
+                            chunks = ChatChunks(head, include_usage=body.include_usage)
+                            await _ChatStream(desk, model, chunks, started).run(scope, send)
                         else:
-                            await self._whole(send, model, head, exchange, readers)
+                            await self._whole(send, model, head, started)
                 finally:
                     del desk.live[head.id]
 
-    async def _whole(
-        self, send: Send, model: LoadedModel, head: AnswerHead, exchange: Exchange, readers: Sequence[ChoiceReader]
-    ) -> None:
-        while arrivals := await exchange.arrivals():
+    async def _whole(self, send: Send, model: LoadedModel, head: AnswerHead, started: StartedChat) -> None:
+        while arrivals := await started.exchange.arrivals():
             for index, event in arrivals:
-                for piece in readers[index].take(event):
+                for piece in started.readers[index].take(event):
                     if isinstance(piece, ReplyDone):
                         self._desk.ended(piece, model)
-        await send_json(send, chat_answer(head, [reader.choice() for reader in readers]))
+        await send_json(send, chat_answer(head, [reader.choice() for reader in started.readers], started.notes))
 
 
 class _ChatStream:
     """One answer as a stream."""
 
-    def __init__(
-        self, desk: Desk, model: LoadedModel, body: ChatBody, head: AnswerHead, readers: Sequence[ChoiceReader]
-    ) -> None:
+    def __init__(self, desk: Desk, model: LoadedModel, chunks: ChatChunks, started: StartedChat) -> None:
         self._desk = desk
         self._model = model
-        self._readers = readers
-        self._chunks = ChatChunks(head, include_usage=body.include_usage)
+        self._chunks = chunks
+        self._exchange, self._readers, self._notes = started
 
-    async def run(self, scope: Scope, send: Send, exchange: Exchange) -> None:
-        stream = EventStream(scope, send, self._desk.options.limits.stall_s)
+    async def run(self, scope: Scope, send: Send) -> None:
+        exchange, stream = self._exchange, EventStream(scope, send, self._desk.options.limits.stall_s)
         try:
             await stream.begin()
             await stream.write(b"".join(self._chunks.first(index) for index in range(len(self._readers))))
@@ -90,7 +87,7 @@ class _ChatStream:
                 await stream.end(data_event(error_body(scope, refused.error)))
                 return
             replies = [reader.choice().done for reader in self._readers]
-            await stream.end(self._chunks.usage(replies) + DONE_EVENT)
+            await stream.end(self._chunks.usage(replies, self._notes) + DONE_EVENT)
         finally:
             stream.close()
 

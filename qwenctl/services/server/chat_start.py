@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 from qwenctl.services.api.chat_body import ChatBody
 from qwenctl.services.api.chat_requests import ChatRequests, chat_requests
@@ -12,8 +13,16 @@ from qwenctl.services.server.exchange import Exchange
 from qwenctl.services.server.model_host import LoadedModel
 
 
-async def start_chat(desk: Desk, model: LoadedModel, body: ChatBody, name: str) -> tuple[Exchange, list[ChoiceReader]]:
-    """Return the exchange with its replies under way, and a reader of each.
+class StartedChat(NamedTuple):
+    """Replies under way."""
+
+    exchange: Exchange
+    readers: list[ChoiceReader]  # one of each
+    notes: tuple[str, ...]  # for people
+
+
+async def start_chat(desk: Desk, model: LoadedModel, body: ChatBody, name: str) -> StartedChat:
+    """Return the replies under way.
 
     Raises:
         QwenctlError: the body asks for what the model or its context cannot give.
@@ -24,7 +33,7 @@ async def start_chat(desk: Desk, model: LoadedModel, body: ChatBody, name: str) 
     except BaseException:
         exchange.abandon()
         raise
-    return exchange, requests.readers()
+    return StartedChat(exchange, requests.readers(), requests.prepared.notes)
 
 
 async def count_tokens(desk: Desk, model: LoadedModel, body: ChatBody) -> int:

@@ -39,6 +39,7 @@ class Desk:
         self, source: ModelSource, options: ServerOptions, n_parallel: int, defaults: ChatOptions | None = None
     ) -> None:
         self.options = options
+        self.n_parallel = n_parallel
         self.defaults = defaults or ChatOptions()
         self.metrics = ServerMetrics()
         self.host = ModelHost(source, options, self.metrics)

@@ -35,7 +35,7 @@ class MessagesEndpoint:
         with desk.admission.enter():
             async with desk.host.lend(body.model) as model:
                 name = new_id("msg_")
-                exchange, readers = await start_chat(desk, model, body, name)
+                exchange, readers, _ = await start_chat(desk, model, body, name)
                 desk.live[name] = exchange
                 try:
                     async with watch_client(receive, exchange):

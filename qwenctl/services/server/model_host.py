@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from quant.errors import QuantError
 from qwenctl.core import FinishReason
 from qwenctl.errors import ModelNotFound, QwenctlError
 from qwenctl.services.api.answer_head import fingerprint_of
@@ -26,6 +27,7 @@ from qwenctl.services.server.server_options import ServerOptions
 from qwenctl.services.serving.engine_runner import EngineRunner, RunnerCounters
 
 _RETRY_LOADING_S = 3
+_RETRY_FAILED_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +187,10 @@ class ModelHost:
             await self._drop()
         try:
             return await self._open(wanted)
-        except (QwenctlError, OSError, MemoryError) as error:
-            what = error.message if isinstance(error, QwenctlError) else str(error)
+        except (QwenctlError, QuantError, OSError, MemoryError) as error:
+            what = error.message if isinstance(error, QwenctlError | QuantError) else str(error)
             message = f"the model {wanted} could not be loaded: {what}"
-            raise Refused(ApiError(503, message, "model", "load_failed", 30)) from error
+            raise Refused(ApiError(503, message, "model", "load_failed", _RETRY_FAILED_S)) from error
 
     async def _open(self, name: str) -> LoadedModel:
         opened = await asyncio.get_running_loop().run_in_executor(self._threads, self.source.open, name)
@@ -231,5 +233,5 @@ class ModelHost:
     async def _unload_if_free(self) -> None:
         async with self._lock:
             if self.current is not None and not self.current.n_users:
-                with suppress(QwenctlError):
+                with suppress(QwenctlError, QuantError):
                     await self._drop()

@@ -13,11 +13,14 @@ from qwenctl.services.server.server_metrics import CONTENT_TYPE
 
 
 class HealthEndpoint:
-    """Says that the process lives."""
+    """Says that the process lives, and how many answers it computes at once."""
+
+    def __init__(self, n_parallel: int) -> None:
+        self._value = {"status": "ok", "version": __version__, "n_parallel": n_parallel}
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer a request."""
-        await send_json(send, {"status": "ok", "version": __version__})
+        await send_json(send, self._value)
 
 
 class ReadyEndpoint:

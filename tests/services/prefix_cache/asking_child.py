@@ -1,11 +1,12 @@
-"""A process that answers one prompt with a prefix cache: MODEL FOLDER N_DIFFERENT [hang].
+"""A process that answers one prompt with a prefix cache: MODEL FOLDER N_DIFFERENT [hang|full].
 
 Prints how many tokens came from the disk. N_DIFFERENT is the last token of the prompt. With `hang` it stops where the
-state has been written but not completed, says so, and waits to be killed.
+state has been written but not completed, says so, and waits to be killed. With `full` the disk takes 20 kB a file.
 """
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from itertools import count
@@ -27,12 +28,14 @@ def _hang(_store: object, unfinished: Path, _record: object) -> None:
 
 def main() -> None:
     """Answer."""
-    model, folder, last, *hang = sys.argv[1:]
-    if hang:
+    model, folder, last, *fault = sys.argv[1:]
+    if fault == ["hang"]:
         PrefixStore.publish = _hang  # type: ignore[method-assign]
     options = EngineOptions(n_ctx=1024, n_threads=1, prefix_cache=PrefixCacheOptions(Path(folder), 1 << 28))
     ticks = count()
     with Engine.open(Path(model), options, clock=lambda: float(next(ticks))) as engine:
+        if fault == ["full"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
         prompt = (*DOCUMENT, *range(40, 60), int(last))
         request = GenerationRequest("one", prompt, SamplingParams(temperature=0), 4)
         end = next(event for event in engine.generate(request) if isinstance(event, Finished))

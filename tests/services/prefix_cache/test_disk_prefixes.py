@@ -276,6 +276,25 @@ def test_a_question_that_comes_while_the_last_state_is_written_waits_for_its_cel
     assert files(options)
 
 
+def test_an_interrupt_while_a_state_is_read_leaves_the_engine_usable(
+    model: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked(model, options, FIRST)
+    with Engine.open(model, options, clock=slow_clock()) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._model, "load_state", _interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                answer(engine, SECOND)
+        assert not engine.has_work
+        text, usage = answer(engine, SECOND)
+        assert usage.n_from_disk == len(DOCUMENT)
+    assert text == asked(model, without(options), SECOND)[0]
+
+
+def _interrupted(*_: object) -> int:
+    raise KeyboardInterrupt
+
+
 def test_several_sequences_at_once(model: Path, options: EngineOptions) -> None:
     options = replace(options, n_parallel=3, n_cells=3000)
     prompts = {

@@ -61,6 +61,14 @@ def test_a_process_that_is_killed_while_it_writes_leaves_nothing_that_is_used(mo
     assert not list(folder.glob("*/*.new"))
 
 
+def test_a_disk_that_takes_no_more_costs_the_entry_and_not_the_answer(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "prefixes"
+    child = start(model, folder, 70, "full")
+    assert child.communicate()[0].strip() == "0"
+    assert child.returncode == 0
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
 def answer(engine: Engine | EngineProcess, last: int) -> tuple[str, Usage]:
     prompt = (*DOCUMENT, *range(40, 60), last)
     text = ""
