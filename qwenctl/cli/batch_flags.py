@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, TypeVar, cast
 import click
 
 from qwenctl.cli.options import TokenCount
+from qwenctl.cli.parallel_option import ParallelCount
 from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.services.batch_options import DEFAULT_PARALLEL, BatchOptions
 from qwenctl.services.batch_order import Order
-from qwenctl.services.engine_options import MAX_PARALLEL
 from qwenctl.services.generation import ChatOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,9 +61,10 @@ def _options() -> list[Callable[[F], F]]:
     return [
         click.option(
             "--parallel",
-            type=click.IntRange(1, MAX_PARALLEL),
-            metavar="N",
-            help="Answers at the same time, at each server as well.  [default: 8; what a server says it can]",
+            type=ParallelCount(),
+            metavar="N|auto",
+            help="Answers at the same time, at each server as well; auto is as many as pay and fit, or as a server "
+            "says it can.  [default: auto]",
         ),
         click.option(
             "--order",

@@ -6,14 +6,13 @@ from typing import Any
 
 import click
 
-from qwenctl.cli.configured_options import (
-    CONFIG_FILE,
+from qwenctl.cli.configured_options import CONFIG_FILE, load_config
+from qwenctl.cli.option_choice import (
     MODEL,
     Configured,
     check_sections,
     choose_options,
     configurable_commands,
-    load_config,
     options_of,
 )
 from qwenctl.cli.output import Output

@@ -60,19 +60,19 @@ def engine_flags(function: F) -> F:
 
 
 def prompt_cache_option(function: F) -> F:
-    """Add `--no-prompt-cache`, below `engine_flags`; call the command with the prompt cache in its `engine`."""
+    """Add `--prompt-cache`, below `engine_flags`; call the command with the prompt cache in its `engine`."""
 
     @click.option(
-        "--no-prompt-cache",
-        is_flag=True,
-        help="Neither use nor keep computed prompts on disk.  [default: QWENCTL_PREFIX_CACHE]",
+        "--prompt-cache/--no-prompt-cache",
+        default=None,
+        help="Use and keep computed prompts on disk, or do not.  [default: QWENCTL_PREFIX_CACHE, or do]",
     )
     @wraps(function)
-    def command(*, no_prompt_cache: bool, engine: EngineOptions, **kwargs: Any) -> Any:
+    def command(*, prompt_cache: bool | None, engine: EngineOptions, **kwargs: Any) -> Any:
         settings: Settings = click.get_current_context().obj
-        if not no_prompt_cache and settings.prefix_cache_bytes != 0:
+        if settings.prefix_cache_bytes != 0 if prompt_cache is None else prompt_cache:
             folder = settings.cache_dir / FOLDER_NAME
-            engine = replace(engine, prefix_cache=PrefixCacheOptions(folder, settings.prefix_cache_bytes))
+            engine = replace(engine, prefix_cache=PrefixCacheOptions(folder, settings.prefix_cache_bytes or None))
         return function(engine=engine, **kwargs)
 
     return cast("F", command)

@@ -7,13 +7,12 @@ of Markdown.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 from qwenctl.cli.cell_widths import joins
 from qwenctl.cli.output import cell_width
+from qwenctl.cli.terminal_text import STYLE
 
-_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _ERASE_LINE_END, _ERASE_BELOW = "\x1b[K", "\x1b[J"
 # Terminals that know mode 2026 draw what lies between as one picture; the others pass over it.
 # Source: https://gist.github.com/christianparpart/d8a62cc1ab659194337d73e399004036
@@ -70,16 +69,20 @@ class LiveRegion:
             return new[same][len(old[same]) :] + below
         same = min(same, max(0, len(new) - 1))
         text = self._back_to(same) + "\n".join(line + _ERASE_LINE_END for line in new[same:])
-        text += _ERASE_BELOW if len(old) > len(new) else ""
+        text += _ERASE_BELOW if self._n_rows_from(same) > len(new) - same else ""
         return f"{_BEGIN_PICTURE}{text}{_END_PICTURE}" if text.startswith("\x1b[") else text
 
     def _back_to(self, line: int) -> str:
         """Return what moves the cursor from the region's end to the start of `line` of it."""
         if not self._lines:
             return ""
-        columns = max(1, self._size()[0])  # a terminal made narrower has wrapped the lines since
-        rows = sum(_n_rows(shown, columns) for shown in self._lines[line:]) - 1
+        rows = self._n_rows_from(line) - 1
         return (f"\x1b[{rows}A" if rows else "") + "\r"
+
+    def _n_rows_from(self, line: int) -> int:
+        """Return the rows that the region takes from `line` on: a terminal made narrower has wrapped lines since."""
+        columns = max(1, self._size()[0])
+        return sum(_n_rows(shown, columns) for shown in self._lines[line:])
 
 
 def _has_grown(old: str, new: str) -> bool:
@@ -87,4 +90,4 @@ def _has_grown(old: str, new: str) -> bool:
 
 
 def _n_rows(line: str, columns: int) -> int:
-    return max(1, -(-cell_width(_STYLE.sub("", line)) // columns))
+    return max(1, -(-cell_width(STYLE.sub("", line)) // columns))

@@ -56,7 +56,9 @@ COMMANDS: dict[str, Entry] = {
         "qwenctl.cli.commands.completion",
         "Write a script that completes qwenctl's words in a shell.",
     ),
-    "bench": Entry("Machines", "qwenctl.cli.commands.bench", "Measure how fast a model or a server is."),
+    "bench": Entry(
+        "Machines", "qwenctl.cli.commands.bench", "Measure how fast a model is on this machine, or a server anywhere."
+    ),
     "plan": Entry("Machines", "qwenctl.cli.commands.plan", "Say what fits a machine, how fast, and how to run it."),
     "worker": Entry(
         "Machines", "qwenctl.cli.commands.worker", "Lend this machine's devices to models that run on another."

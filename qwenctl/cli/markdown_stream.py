@@ -20,7 +20,7 @@ from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_blocks import Block, BlockSplitter, CodeClose, CodeLine, CodeOpen, Prose
 from qwenctl.cli.markdown_prose import MarkdownProse
 from qwenctl.cli.terminal_safety import without_controls
-from qwenctl.cli.terminal_text import TerminalSize, Write, render_lines
+from qwenctl.cli.terminal_text import TerminalSize, Write, lines_after, n_visible, render_lines
 from qwenctl.cli.theme import DARK, Theme
 
 _CODE_LINES_READ_BACK = 80  # of the code above a line, for strings and comments that began there
@@ -48,6 +48,7 @@ class MarkdownStream:
         self._language = ""
         self._wrote = False
         self._settled: list[str] = []  # lines of the unfinished block that have left the region at its top
+        self._settled_columns = 0  # of the terminal when it was; 0: several
         self._rests_until_s = 0.0
 
     def feed(self, text: str) -> None:
@@ -106,6 +107,8 @@ class MarkdownStream:
             self._region.show(lines)
             return
         n_settled = len(lines) - n_rows // 2
+        if self._settled_columns != self._size()[0]:
+            self._settled_columns = 0 if self._settled else self._size()[0]
         self._settled += lines[:n_settled]
         if len(lines) == n_rows - 1:
             self._region.show(lines)
@@ -116,9 +119,13 @@ class MarkdownStream:
 
     def _without_settled(self, lines: list[str]) -> list[str]:
         """Return the lines that are not settled; all of them if those that are have changed after all."""
-        if lines[: len(self._settled)] != self._settled:
-            self._settled = []
-        return lines[len(self._settled) :]
+        if lines[: len(self._settled)] == self._settled:
+            return lines[len(self._settled) :]
+        if self._settled_columns != self._size()[0]:  # wrapped anew: what is settled ends within a line
+            self._settled_columns = 0
+            return lines_after(lines, sum(map(n_visible, self._settled)))
+        self._settled = []
+        return lines
 
     def _prose_lines(self, block: Prose) -> list[str]:
         inner: RenderableType = MarkdownProse(block.source.expandtabs(_TAB))

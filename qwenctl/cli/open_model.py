@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from qwenctl.cli.interrupt import die_on_interrupt
+from qwenctl.cli.late_status import LateStatus
 from qwenctl.cli.output import Output
 from qwenctl.moe.offload_options import OffloadOptions
 from qwenctl.services.engine import Engine
@@ -49,9 +50,19 @@ def open_model(name: str | None, options: EngineOptions, settings: Settings, out
     path = find_model(name, settings, output)
     with die_on_interrupt():
         opened = load_engine(path, options, settings)
-    with opened as engine, closing(ChatModel(engine)) as model:
+    with _closing(opened, output) as engine, closing(ChatModel(engine)) as model:
         report_placement(engine, options, output)
         yield model
+
+
+@contextmanager
+def _closing(engine: Engine | EngineProcess, output: Output) -> Iterator[Engine | EngineProcess]:
+    """Close the engine at the end; what takes time then is the writing of a long prompt to the disk."""
+    try:
+        yield engine
+    finally:
+        with LateStatus(output.status, lambda: "keeping the prompt for the next question · Ctrl-C skips it"):
+            engine.close()
 
 
 def load_engine(path: Path, options: EngineOptions, settings: Settings) -> Engine | EngineProcess:

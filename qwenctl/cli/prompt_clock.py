@@ -5,18 +5,13 @@ Learns from the events of one reply. Knows no screen.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from qwenctl.core import PromptProgress
 from qwenctl.services.prefill_speed import PrefillSpeed
 from qwenctl.units import format_seconds
 
-_SHOWN_AFTER_S = 1.5  # most prompts are read sooner
-_REDRAWN_EVERY_S = 0.5
 _SECONDS_ALONE_S = 60  # shorter times are told in seconds without their tenths
 
 
@@ -51,49 +46,3 @@ class PromptClock:
         left_s = round(rates.seconds(n_done, n_total) - passed_s)
         left = f"{left_s} s" if left_s < _SECONDS_ALONE_S else format_seconds(left_s)
         return f"reading the prompt {share:.0%}" + (f" · {left} left" if left_s > 0 else "")
-
-
-class PromptStatus:
-    """Shows a `PromptClock`'s line while a prompt is read that takes a while. A context manager.
-
-    Args:
-        show: puts a line in the place of the last one; "" takes it away. Also called from a thread of its own.
-    """
-
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self._show, self._clock = show, PromptClock()
-        self._lock = threading.Lock()  # held while something is shown
-        self._over = threading.Event()
-        self._shown = False
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._redraw, name="prompt status", daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()
-
-    def take(self, progress: PromptProgress) -> None:
-        """More of the prompt has been computed."""
-        with self._lock:
-            self._clock.take(progress)
-
-    def end(self) -> None:
-        """The prompt has been read: take the line away. Nothing is shown any more."""
-        if self._over.is_set():
-            return
-        with self._lock:
-            self._over.set()
-            if self._shown:
-                self._show("")
-
-    def _redraw(self) -> None:
-        wait_s = _SHOWN_AFTER_S
-        while not self._over.wait(wait_s):
-            wait_s = _REDRAWN_EVERY_S
-            with self._lock:
-                if not self._over.is_set():
-                    self._shown = True
-                    self._show(self._clock.line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from io import StringIO
 
@@ -16,6 +17,8 @@ from qwenctl.cli.theme import DARK, Theme
 TerminalSize = Callable[[], tuple[int, int]]  # columns, lines
 Write = Callable[[str], None]  # writes and flushes
 
+STYLE = re.compile(r"\x1b\[[0-9;]*m")
+_STYLED_PART = re.compile(rf"{STYLE.pattern}|.", re.DOTALL)
 _NARROWEST = 8
 
 
@@ -36,6 +39,34 @@ def render_lines(renderable: RenderableType, columns: int, theme: Theme = DARK) 
     )
     drawn = [_without_blanks(line) for line in console.render_lines(renderable, pad=False)]
     return _without_blank_ends([_styled(part) for line in drawn for part in _safe_parts(line, width)])
+
+
+def n_visible(line: str) -> int:
+    """Return the characters of a styled line that are neither blanks nor styles."""
+    return sum(not char.isspace() for char in STYLE.sub("", line))
+
+
+def lines_after(lines: Sequence[str], n_characters: int) -> list[str]:
+    """Return what follows the first `n_characters` of styled lines; blanks and styles do not count."""
+    for index, line in enumerate(lines):
+        if n_visible(line) > n_characters:
+            return [_line_after(line, n_characters), *lines[index + 1 :]]
+        n_characters -= n_visible(line)
+    return []
+
+
+def _line_after(line: str, n_characters: int) -> str:
+    if not n_characters:
+        return line
+    styles = ""
+    for part in _STYLED_PART.finditer(line):
+        if STYLE.fullmatch(part[0]):
+            styles += part[0]
+        elif not part[0].isspace():
+            n_characters -= 1
+            if not n_characters:
+                return styles + line[part.end() :].lstrip()
+    return ""
 
 
 def _without_blanks(segments: Sequence[Segment]) -> list[Segment]:

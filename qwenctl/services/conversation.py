@@ -20,10 +20,11 @@ class Exchange:
     answer: str | None = None
     reasoning: str | None = None
     partial: bool = False  # the answer was stopped before its end
+    steps: tuple[Message, ...] = ()  # between question and answer: calls of tools and their results
 
     def __post_init__(self) -> None:
-        if self.answer is None and (self.reasoning is not None or self.partial):
-            raise ValueError("reasoning and `partial` belong to an answer")
+        if self.answer is None and (self.reasoning is not None or self.partial or self.steps):
+            raise ValueError("reasoning, steps and `partial` belong to an answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Conversation:
         for exchange in self.exchanges:
             messages.append(Message("user", exchange.user))
             if exchange.answer is not None:
+                messages += exchange.steps
                 messages.append(Message("assistant", exchange.answer, exchange.reasoning))
         return tuple(messages)
 
@@ -69,7 +71,9 @@ class Conversation:
         """
         return replace(self, exchanges=(*self.exchanges, Exchange(text)))
 
-    def add_assistant(self, text: str, reasoning: str | None = None, *, partial: bool = False) -> Conversation:
+    def add_assistant(
+        self, text: str, reasoning: str | None = None, *, partial: bool = False, steps: tuple[Message, ...] = ()
+    ) -> Conversation:
         """Return it with the last question answered.
 
         Raises:
@@ -77,7 +81,8 @@ class Conversation:
         """
         if not self.waiting:
             raise ValueError("no question waits for an answer")
-        answered = replace(self.exchanges[-1], answer=text, reasoning=reasoning or None, partial=partial)
+        last = self.exchanges[-1]
+        answered = replace(last, answer=text, reasoning=reasoning or None, partial=partial, steps=steps)
         return replace(self, exchanges=(*self.exchanges[:-1], answered))
 
     def undo(self) -> Conversation:

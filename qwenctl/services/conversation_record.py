@@ -1,6 +1,8 @@
 """A conversation as JSON values, for files (conversation_file.py), sessions (session_store.py) and exports:
 
-    {"system": …, "thinking": …, "exchanges": [{"user": …, "answer": …, "reasoning": …, "partial": …}, …]}
+    {"system": …, "thinking": …, "exchanges": [{"user": …, "answer": …, "reasoning": …, "partial": …, "steps": …}, …]}
+
+Steps are messages: {"role": …, "content": …, "reasoning": …, "extra": …}.
 
 Knows no files.
 """
@@ -8,9 +10,10 @@ Knows no files.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
+from qwenctl.core import Message
 from qwenctl.services.conversation import Conversation, Exchange
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -18,6 +21,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "answer": (str, type(None)),
     "reasoning": (str, type(None)),
     "partial": (bool,),
+}
+_MESSAGE_TYPES: dict[str, tuple[type, ...]] = {
+    "role": (str,),
+    "content": (str,),
+    "reasoning": (str, type(None)),
+    "extra": (dict,),
 }
 
 
@@ -49,10 +58,15 @@ def read_exchange(record: Any, number: int) -> Exchange:
     Raises:
         TypeError, ValueError: it did not.
     """
-    names = [field.name for field in fields(Exchange)]
-    if not isinstance(record, dict) or any(not isinstance(record.get(name), _TYPES[name]) for name in names):
+    steps = record.get("steps", []) if isinstance(record, dict) else None  # earlier versions wrote none
+    if not isinstance(steps, list) or not _has(record, _TYPES) or not all(_has(one, _MESSAGE_TYPES) for one in steps):
         raise TypeError(f"exchange {number} has the wrong form")
-    return Exchange(**{name: record[name] for name in names if name in record})
+    messages = tuple(Message(**{name: one[name] for name in _MESSAGE_TYPES}) for one in steps)
+    return Exchange(**{name: record[name] for name in _TYPES if name in record}, steps=messages)
+
+
+def _has(record: Any, types: dict[str, tuple[type, ...]]) -> bool:
+    return isinstance(record, dict) and all(isinstance(record.get(name), kinds) for name, kinds in types.items())
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -12,7 +12,6 @@ Each line on standard input is a question, each line on standard output its answ
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -22,30 +21,23 @@ import llama_cpp
 import numpy as np
 
 from qwenctl.core import Finished, Message
-from qwenctl.services.decode_batch import DecodeBatch
 from qwenctl.services.engine import Engine
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import ChatModel, ChatOptions
-from qwenctl.services.native_log import native_log
+from qwenctl.services.native_model import NativeModel
 from qwenctl.services.step_plan import Chunk
 
 
 class Bare:
-    """llama.cpp with the settings it has by itself, but for threads and sequences."""
+    """llama.cpp and nothing else, in a context like our engine's."""
 
-    def __init__(self, model: Path, n_threads: int, n_parallel: int, n_ctx: int) -> None:
-        llama_cpp.llama_backend_init()
-        handle = llama_cpp.llama_model_load_from_file(os.fsencode(model), llama_cpp.llama_model_default_params())
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = n_ctx * n_parallel, n_parallel
-        params.n_threads = params.n_threads_batch = n_threads
-        self._context = llama_cpp.llama_init_from_model(handle, params)
-        self._batch = DecodeBatch(int(llama_cpp.llama_n_batch(self._context)))
-        self._n_vocab = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(handle)))
+    def __init__(self, model: Path, options: EngineOptions) -> None:
+        self._model = NativeModel(model, options)
+        self._context, self._batch = self._model.context, self._model.batch
 
     def answer(self, question: dict[str, Any]) -> dict[str, float]:
         """Measure what is asked for."""
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
+        self._model.forget()
         if "n_tokens" in question:
             return {"s": self._first_token(question["n_tokens"])}
         n_sequences, n_steps = question["n_sequences"], question["n_steps"]
@@ -74,14 +66,14 @@ class Bare:
 
     def _best(self, index: int) -> int:
         logits = llama_cpp.llama_get_logits_ith(self._context, index)
-        return int(np.ctypeslib.as_array(logits, shape=(self._n_vocab,)).argmax())
+        return int(np.ctypeslib.as_array(logits, shape=(self._model.vocabulary.n_tokens,)).argmax())
 
 
 class OurEngine:
     """The engine, stepped by nobody but us."""
 
-    def __init__(self, model: Path, n_threads: int, n_parallel: int, n_ctx: int) -> None:
-        self._engine = Engine.open(model, EngineOptions(n_ctx=n_ctx, n_parallel=n_parallel, n_threads=n_threads))
+    def __init__(self, model: Path, options: EngineOptions) -> None:
+        self._engine = Engine.open(model, options)
         self._chat = ChatModel(self._engine)
 
     def answer(self, question: dict[str, Any]) -> dict[str, float]:
@@ -103,8 +95,9 @@ class OurEngine:
 def main() -> None:
     """Answer questions until there are no more."""
     kind, model, *numbers = sys.argv[1:]
-    native_log()
-    side = (Bare if kind == "bare" else OurEngine)(Path(model), *map(int, numbers))
+    n_threads, n_parallel, n_ctx = map(int, numbers)
+    options = EngineOptions(n_ctx=n_ctx, n_parallel=n_parallel, n_threads=n_threads)
+    side: Bare | OurEngine = (Bare if kind == "bare" else OurEngine)(Path(model), options)
     for line in sys.stdin:
         print(json.dumps(side.answer(json.loads(line))), flush=True)
 

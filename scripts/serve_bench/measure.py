@@ -111,7 +111,7 @@ def throughput(
 
 def first_token(server: Running, bare: Asked, n_tokens: int, seed: int) -> dict[str, float]:
     """Return the seconds to the first token of a prompt of about `n_tokens`, here and in a bare loop, one by one."""
-    words = text_of_tokens(n_tokens, lambda text: len(text) // 4, seed)
+    words = text_of_tokens(n_tokens, lambda text: len(text) // 2, seed)  # a few too many
     answer = _alone(server, f"{words}\n\nWrite a long story.")
     bare_s = bare.ask({"n_tokens": answer.n_prompt_tokens})["s"]
     return {"n_tokens": answer.n_prompt_tokens, "server_s": answer.first_text_s or 0.0, "bare_s": bare_s}
@@ -132,7 +132,7 @@ def batch_rate(setting: Setting, prompts: Sequence[str], max_tokens: int) -> flo
         command = [
             *(sys.executable, "-m", "qwenctl", "batch", str(setting.model), str(lines), "-o", f"{folder}/out.jsonl"),
             *("--parallel", str(setting.n_parallel), "--ctx", str(setting.n_ctx), "--threads", str(setting.n_threads)),
-            *("--max-tokens", str(max_tokens), "--temperature", "0", "--json", "--quiet"),
+            *("--max-tokens", str(max_tokens), "--temp", "0", "--json", "--quiet"),
         ]
         run = subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False

@@ -30,11 +30,13 @@ LAYERS = {
 FORBIDDEN = {"torch", "transformers", "tensorflow", "pickle", "dill", "joblib", "shelve", "requests", "safetensors"}
 
 # The table of commands imports each one when it is called, so that `qwenctl --help` stays quick; and the sink asks rich
-# for the width of a text only when that text is not ASCII; and jsonschema is loaded where there is a schema.
+# for the width of a text only when that text is not ASCII; and jsonschema is loaded where there is a schema, mcp
+# where there is an MCP server.
 MAY_IMPORT_IN_FUNCTIONS = {
     "qwenctl/cli/main.py",
     "qwenctl/cli/output.py",
     "qwenctl/services/structured/value_check.py",
+    "qwenctl/services/tools/tool_sources.py",
 }
 
 HEAVY = (

@@ -79,9 +79,9 @@ def test_a_model_of_a_preset_and_of_the_environment(qwenctl, config, demo_gguf, 
 
 def test_a_switch_that_has_a_variable_of_its_own(config, chosen, monkeypatch):
     config("[chat]\nno-session = true\n")
-    assert chosen("chat")["no-session"] == (True, "config.toml:2")
+    assert chosen("chat")["session"] == (False, "config.toml:2")
     monkeypatch.setenv("QWENCTL_SESSIONS", "on")
-    assert "no-session" not in chosen("chat")
+    assert "session" not in chosen("chat")
 
 
 def test_a_resumed_chat_keeps_its_own(qwenctl, config, demo_gguf, tmp_path):
@@ -100,7 +100,6 @@ def test_a_resumed_chat_keeps_its_own(qwenctl, config, demo_gguf, tmp_path):
     ("text", "message", "hint"),
     [
         ("[defaults]\ntempp = 1\n", "config.toml:2: no option tempp", "did you mean temp?"),
-        ("[run]\nno-think = true\n", "config.toml:2: no option no-think can be configured", "write think = false"),
         ("[run]\njson = true\n", "config.toml:2: json cannot be configured", "--json on the command line"),
         ("[run]\nparallel = 3\n", "config.toml:2: no option parallel", "hint: "),
         ("[ruin]\nctx = 1\n", "config.toml:2: no section [ruin] is known", "did you mean [run]?"),
@@ -120,6 +119,21 @@ def test_mistakes_name_line_and_near_miss(qwenctl, config, text, message, hint):
         assert hint in ran.stderr
 
 
+def test_a_switch_can_be_written_and_typed_either_way(qwenctl, config, demo_gguf, tmp_path, chosen):
+    (tmp_path / "word.gbnf").write_text(GRAMMAR)
+    config(
+        f"[defaults]\nno-think = true\nstats = true\nthreads = 1\ngrammar = '{tmp_path}/word.gbnf'\n"
+        "[chat]\nsession = false\nno-history = false\n"
+    )
+    assert chosen("run")["think"] == (False, "config.toml:2")
+    assert (chosen("chat")["session"][0], chosen("chat")["history"][0]) == (False, True)
+    assert "decode" in qwenctl("run", demo_gguf, "Hello").stderr
+    assert "decode" not in qwenctl("run", demo_gguf, "Hello", "--no-stats").stderr
+    for words, n_saved in ([], 0), (["--session"], 1):
+        qwenctl("chat", demo_gguf, *words, stdin="Hello\n")
+        assert len(json.loads(qwenctl("sessions", "--json").stdout)) == n_saved
+
+
 def test_a_mistake_in_a_preset_is_found_by_config_show(qwenctl, config):
     config("[presets.x]\ntempp = 0\n")
     assert "config.toml:2: no option tempp" in qwenctl("config").stderr
@@ -129,7 +143,7 @@ def test_what_another_command_has_is_passed_over(config, chosen):
     config("[defaults]\nparallel = 3\nno-history = true\n")
     assert chosen("run") == {}
     assert set(chosen("batch")) == {"parallel"}
-    assert set(chosen("chat")) == {"no-history"}
+    assert set(chosen("chat")) == {"history"}
 
 
 def test_presets_that_are_not_there(qwenctl, config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_blocks import BlockSplitter, CodeClose, CodeLine, CodeOpen, Prose
 from qwenctl.cli.markdown_stream import MarkdownStream
 from qwenctl.cli.terminal_safety import without_controls
+from tests.cli.reflowing_screen import ReflowingScreen
 
 ANSWER = """# Title
 
@@ -188,6 +190,25 @@ def test_a_paragraph_taller_than_the_screen_is_drawn_once(rows):
     screen = show(re.findall(r"\S+\s?", said), columns=40, rows=rows)
     assert " ".join(screen.lines) == said.replace("*", "").replace("`", "")
     assert len(screen.raw) < 5 * len(said)
+
+
+@pytest.mark.parametrize("form", ["{} ", "{}\n\n", "- {}\n", "{} {}{}\n"])
+@pytest.mark.parametrize("widths", [[50, 60, 79, 100], [20, 40, 80, 120]])
+def test_a_terminal_that_is_resized_in_the_middle_loses_no_word(form, widths):
+    draw = random.Random(7)
+    for _ in range(12):
+        screen = ReflowingScreen(80, 24)
+        stream = MarkdownStream(screen.write, lambda screen=screen: screen.size, clock=lambda: 0.0)
+        words = [f"w{number}" for number in range(200)]
+        for number, word in enumerate(words):
+            stream.feed(form.format(word, "x" * (number % 90), "\n" * (number % 7 == 0)))
+            if draw.random() < 0.03:
+                screen.resize(draw.choice(widths))
+        stream.finish()
+        seen = re.findall(r"w\d+", " ".join(screen.lines))
+        assert list(dict.fromkeys(seen)) == words
+        # What is unfinished can be pushed off the screen by a terminal that becomes much narrower: it stays there.
+        assert seen == words or 20 in widths
 
 
 def test_a_long_table_costs_little_time():

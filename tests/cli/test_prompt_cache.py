@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -97,6 +98,15 @@ def test_a_damaged_file_is_said_to_be_and_can_be_removed(usage, qwenctl):
     assert "damaged" in qwenctl("cache").stdout
     qwenctl("cache", "rm", "--all")
     assert not files()
+
+
+def test_a_chat_that_is_gone_on_with_reads_what_was_said_from_the_disk(qwenctl, demo_gguf):
+    first = qwenctl("chat", demo_gguf, *FEW, stdin=f"{DOCUMENT}\n/stats\n")
+    assert "all computed" in first.stderr
+    again = qwenctl("chat", "--continue", *FEW, stdin="And what is small?\n/stats\n")
+    assert again.code == 0
+    n_prompt, n_disk = re.search(r"prompt +(\d+) tokens, (\d+) of them from disk", again.stderr).groups()
+    assert int(n_disk) > 0.9 * int(n_prompt)
 
 
 def test_ctrl_c_while_a_long_prompt_is_read_does_not_lose_what_has_been_read(qwenctl, demo_gguf, tmp_path):

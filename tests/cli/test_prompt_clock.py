@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
-from qwenctl.cli import prompt_clock
-from qwenctl.cli.prompt_clock import PromptClock, PromptStatus
+from qwenctl.cli import late_status
+from qwenctl.cli.late_status import LateStatus
+from qwenctl.cli.prompt_clock import PromptClock
 from qwenctl.core import PromptProgress
 
 
@@ -59,8 +60,8 @@ def test_the_time_that_reading_from_the_disk_took_is_not_taken_for_computing() -
 
 
 def test_the_status_comes_after_a_while_and_goes_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_clock, "_SHOWN_AFTER_S", 0.01)
-    monkeypatch.setattr(prompt_clock, "_REDRAWN_EVERY_S", 0.01)
+    monkeypatch.setattr(late_status, "SHOWN_AFTER_S", 0.01)
+    monkeypatch.setattr(late_status, "_REDRAWN_EVERY_S", 0.01)
     shown: list[str] = []
     came = threading.Event()
 
@@ -68,21 +69,20 @@ def test_the_status_comes_after_a_while_and_goes_for_good(monkeypatch: pytest.Mo
         shown.append(text)
         came.set()
 
-    with PromptStatus(show) as status:
+    with LateStatus(show, lambda: "reading…") as status:
         assert came.wait(10)
-        status.take(progress(2048))
         came.clear()
         assert came.wait(10)
         status.end()
         n_shown = len(shown)
-        assert shown[0] == "reading the prompt…"
+        assert shown[0] == "reading…"
         assert shown[-1] == ""
         assert not came.wait(0.05) or len(shown) == n_shown
     assert len(shown) == n_shown
 
 
-def test_a_prompt_that_is_read_at_once_shows_nothing() -> None:
+def test_work_that_is_done_at_once_shows_nothing() -> None:
     shown: list[str] = []
-    with PromptStatus(shown.append) as status:
-        status.take(progress(4096))
+    with LateStatus(shown.append, lambda: "never"):
+        pass
     assert shown == []

@@ -140,3 +140,50 @@ def test_hostile_grammars_and_schemas_reach_no_native_parser(demo_gguf: Path) ->
         assert status == 200
         assert json.loads(answer["choices"][0]["message"]["content"])["name"] in ("a", "b")
         assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+
+
+def test_the_second_ctrl_c_ends_answers_under_way(demo_gguf: Path) -> None:
+    with served(str(demo_gguf)) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        body = CHAT | {"stream": True, "max_tokens": 1900, "logit_bias": {"2": -100}, "temperature": 1.5}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        assert response.readline().startswith(b"data: ")
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.stderr is not None
+        if server.process.stderr.readline().startswith("1 answers are under way"):  # it may have just ended
+            code, _ = server.end(signal.SIGINT)
+            assert code == 130
+            assert response.read().strip().endswith((b"data: [DONE]", b'"code":"shutting_down"}}'))
+        connection.close()
+
+
+def test_a_socket_file(demo_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    process = run(str(demo_gguf), "--unix-socket", str(path), "--lazy", "--json")
+    assert process.stdout is not None
+    try:
+        assert json.loads(process.stdout.readline()) == {"url": f"unix:{path}", "model": demo_gguf.stem}
+        assert path.stat().st_mode & 0o777 == 0o600
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: whatever\r\nConnection: close\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        process.terminate()
+        assert process.wait(60) == 0
+        assert not path.exists()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_another_model_that_is_here(demo_gguf: Path, home: Path) -> None:
+    models = home / "data" / "qwenctl" / "models"
+    models.mkdir(parents=True)
+    for name in ("one", "two"):
+        (models / f"{name}.gguf").symlink_to(demo_gguf)
+    with served("one", "--allow-switch") as server:
+        assert [entry["id"] for entry in server.ask("GET", "/v1/models")[1]["data"]] == ["one", "two"]
+        for name in ("two", "one"):
+            assert server.ask("POST", "/v1/chat/completions", CHAT | {"model": name})[1]["model"] == name
+        assert server.ask("POST", "/v1/chat/completions", CHAT | {"model": str(demo_gguf)})[0] == 404

@@ -1,4 +1,4 @@
-"""Tiny random models with recurrent memory, alone and beside attention."""
+"""Tiny random models whose memory is not all that was said: recurrent, hybrid, with a sliding window."""
 
 from __future__ import annotations
 
@@ -50,6 +50,35 @@ def jamba() -> TinyGguf:
     kept |= {name: tensor for name, tensor in attention.items() if name.startswith("blk.1.") and "bias" not in name}
     kept |= {name: tensor for name, tensor in attention.items() if name.startswith("blk.0.ffn")}
     tiny.tensors = kept
+    return tiny
+
+
+def windowed() -> TinyGguf:
+    """Attention of which three layers in four see 32 tokens. Tensors as in llama.cpp's models/olmo2.cpp."""
+    tiny = TinyGguf.of("qwen3")
+    tiny.pairs = {key.replace("qwen3.", "olmo2."): value for key, value in tiny.pairs.items()}
+    tiny.pairs |= {
+        "general.architecture": (STRING, "olmo2"),
+        "olmo2.block_count": (U32, 4),
+        "olmo2.attention.sliding_window": (U32, 32),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "attn_q.weight": (64, 64),
+        "attn_k.weight": (32, 64),
+        "attn_v.weight": (32, 64),
+        "attn_output.weight": (64, 64),
+        "attn_q_norm.weight": (64,),
+        "attn_k_norm.weight": (32,),
+        "post_attention_norm.weight": (64,),
+        "ffn_gate.weight": (96, 64),
+        "ffn_up.weight": (96, 64),
+        "ffn_down.weight": (64, 96),
+        "post_ffw_norm.weight": (64,),
+    }
+    tiny.tensors = {name: tiny.tensors[name] for name in ("token_embd.weight", "output_norm.weight")}
+    tiny.tensors["output.weight"] = TinyTensor(tiny.tensors["token_embd.weight"].shape)
+    for layer in range(4):
+        tiny.tensors |= {f"blk.{layer}.{name}": TinyTensor(shape) for name, shape in shapes.items()}
     return tiny
 
 

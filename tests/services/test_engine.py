@@ -419,7 +419,7 @@ def test_a_grammar_with_sampling_and_penalties(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("grammar", "message"),
     [
-        ("root ::= (", "a \\( is not closed"),
+        ("root ::= (", "not closed"),
         ("start ::= [a-z]", "refuses the grammar"),
         ("root ::= root root", "begins with itself"),
         ("root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000, "nested"),

@@ -66,6 +66,12 @@ class PlainScreen(Screen):
             self._output.stream(text)
             self._last_char = text[-1]
 
+    def pause_reply(self) -> None:
+        """End the line, if one has begun: answers are lines, and this is not the end of one."""
+        self._fold()
+        if self._last_char not in ("", "\n"):
+            self._output.line()
+
     def end_reply(self) -> None:
         """End the line."""
         self._keys.__exit__(None, None, None)

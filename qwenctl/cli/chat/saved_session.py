@@ -71,9 +71,15 @@ class SavedSession(NamedTuple):
         session = replace(self.session, head=replace(head, model=model, model_name=info.name))
         return SessionRecord(self.store, session) if self.saves else None
 
+    def gone_on(self, record: SessionRecord | None) -> SavedSession:
+        """Return it as the chat has left it so far, for another model."""
+        if record is None or record.saved_id is None:
+            return self
+        return self._replace(session=self.store.read(record.saved_id))
+
 
 def session_options(function: F) -> F:
-    """Add `--continue`, `--resume` and `--no-session`."""
+    """Add `--continue`, `--resume` and `--session`."""
     for option in reversed(
         (
             click.option("-c", "--continue", "continues", is_flag=True, help="Go on with the latest saved chat."),
@@ -85,7 +91,12 @@ def session_options(function: F) -> F:
                 flag_value=_CHOOSE,
                 help="Go on with the saved chat of this ID, or the latest that holds these words; without, choose one.",
             ),
-            click.option("--no-session", is_flag=True, help="Do not save this chat.  [default: QWENCTL_SESSIONS]"),
+            click.option(
+                "--session/--no-session",
+                "saves",
+                default=None,
+                help="Save this chat, or do not.  [default: QWENCTL_SESSIONS, or save it]",
+            ),
         )
     ):
         function = option(function)
@@ -93,7 +104,7 @@ def session_options(function: F) -> F:
 
 
 def choose_session(
-    *, continues: bool, resume: str | None, no_session: bool, settings: Settings, output: Output
+    *, continues: bool, resume: str | None, saves: bool | None, settings: Settings, output: Output
 ) -> SavedSession:
     """Return what the options mean.
 
@@ -101,7 +112,7 @@ def choose_session(
         InvalidRequest: there is no such session; the options contradict each other.
     """
     store = open_store(settings)
-    saves = settings.sessions and not no_session
+    saves = settings.sessions if saves is None else saves
     if not continues and resume is None:
         return SavedSession(store, None, saves)
     if continues and resume is not None:

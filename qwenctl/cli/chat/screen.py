@@ -9,7 +9,10 @@ from types import TracebackType
 from typing import Literal, Self
 
 from qwenctl.cli.output import cell_width
+from qwenctl.cli.tool_options import call_line, result_line
 from qwenctl.core import PromptProgress
+from qwenctl.services.tools.tool import ToolResult
+from qwenctl.services.tools.tool_call import ToolCall
 
 MeterLevel = Literal["fine", "high", "full"]
 _HIGH, _FULL = 0.8, 0.95  # of the context
@@ -90,6 +93,18 @@ class Screen(ABC):
     @abstractmethod
     def answer(self, text: str) -> None:
         """Show a piece of the answer."""
+
+    def pause_reply(self) -> None:
+        """The reply goes on after calls of tools, with `begin_reply`: the next write starts on a line of its own."""
+        self.end_reply()
+
+    def tool_call(self, call: ToolCall) -> None:
+        """Show that the model wants a tool called. It may be asked next whether it is to be run."""
+        self.note(call_line(call))
+
+    def tool_result(self, result: ToolResult) -> None:
+        """Show the beginning of what a tool returned."""
+        self.note(result_line(result))
 
     def wants_answer(self) -> bool:
         """Tell whether the user has pressed the key for "no more thinking, answer now" since the last call."""

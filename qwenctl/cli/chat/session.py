@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from qwenctl.cli.chat.context_use import ContextUse, context_use
+from qwenctl.cli.chat.reply_view import show_reply
 from qwenctl.cli.chat.screen import Meter, MeterLevel, Screen
 from qwenctl.cli.condensing import context_warning
 from qwenctl.cli.errors import OutputClosed
@@ -18,15 +19,17 @@ from qwenctl.cli.interrupt import HungUp, InterruptWatch
 from qwenctl.cli.prompt_input import ordered
 from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines, thinking_note
 from qwenctl.cli.schema_options import violation
-from qwenctl.core import FinishReason, PromptProgress
+from qwenctl.cli.tool_options import chain_note
+from qwenctl.core import FinishReason
 from qwenctl.errors import QwenctlError
 from qwenctl.services.attachment import Attachment
 from qwenctl.services.conversation import Conversation, Exchange
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
 from qwenctl.services.overflow.condense import Condenser, CondenseStep
-from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
+from qwenctl.services.reply import ReplyDone
 from qwenctl.services.session import Session
 from qwenctl.services.session_record import SessionRecord
+from qwenctl.services.tools.tool_chain import ToolChain, ToolUse, begin_answer, steps_of
 
 
 class ChatSession:
@@ -35,6 +38,7 @@ class ChatSession:
     Args:
         options: how answers are generated; `thinking` is the conversation's.
         record: saves the conversation as it goes on; None: nothing does.
+        tools: what the model may call.
     """
 
     def __init__(
@@ -44,13 +48,16 @@ class ChatSession:
         options: ChatOptions,
         conversation: Conversation,
         record: SessionRecord | None = None,
+        *,
+        tools: ToolUse | None = None,
     ) -> None:
         self.model, self.screen, self.conversation = model, screen, conversation
         self.n_failed = 0  # questions without an answer
         self._options = options
         self._condenser = Condenser(model, self._show_condensing)
         self._warned_level: MeterLevel = "fine"
-        self._reply: Reply | None = None  # that is being generated
+        self._tools = tools
+        self._reply: Reply | ToolChain | None = None  # that is being generated
         self.record = record
         self._attached: list[Attachment] = []  # for the next question
         self._last: tuple[PreparedPrompt, ReplyDone] | None = None
@@ -154,7 +161,8 @@ class ChatSession:
     def _keep_what_came(self, conversation: Conversation) -> None:
         """Save a turn in the middle of its answer; there is nobody any more to be told of errors."""
         if self.record is not None and self._reply is not None and self._reply.answer + (self._reply.reasoning or ""):
-            partly = conversation.add_assistant(self._reply.answer, self._reply.reasoning, partial=True)
+            said, thought, steps = self._reply.answer, self._reply.reasoning, steps_of(self._reply)
+            partly = conversation.add_assistant(said, thought, partial=True, steps=steps)
             with suppress(QwenctlError):
                 self.record.save(partly)
 
@@ -162,13 +170,14 @@ class ChatSession:
         options = replace(self._options, thinking=conversation.thinking, reports_progress=self.screen.interactive)
         try:
             with InterruptWatch(self._cancel) as watch:
-                prepared = self._condenser.prepare(conversation.messages, options)
-                self._note_once(prepared.notes)
+                prepare = self._condenser.prepare
+                self._reply = begin_answer(self.model, conversation.messages, options, prepare, self._tools)
+                self._note_once(self._reply.prepared.notes)
                 if watch.requested:
                     self.screen.note("stopped before the answer began")
                     return
-                self._reply = self.model.reply(prepared)
-                done = self._show(self._reply)
+                done = show_reply(self.screen, self._reply)
+                prepared, steps, chain = self._reply.prepared, steps_of(self._reply), chain_note(self._reply)
                 if not self.screen.interactive:  # where nobody sits, it ends the chat as well
                     watch.raise_if_requested()
         except QwenctlError as error:
@@ -183,14 +192,13 @@ class ChatSession:
             self.n_failed += 1
             self.screen.error(failed.message, failed.hint)
         partial = done.reason is FinishReason.CANCELLED
-        self.conversation = conversation.add_assistant(done.answer, done.reasoning, partial=partial)
+        self.conversation = conversation.add_assistant(done.answer, done.reasoning, partial=partial, steps=steps)
         self._save()
         self._last = prepared, done
         n_used = done.usage.n_prompt_tokens + done.usage.n_generated_tokens
         self._n_context_tokens = n_used - done.n_reasoning_tokens  # which the next prompt leaves out
-        if note := thinking_note(prepared, done):
-            self.screen.note(note)
-        if note := finish_note(done, prepared.request.max_tokens, options.max_tokens, self.model.engine.info.n_ctx):
+        ending = finish_note(done, prepared.request.max_tokens, options.max_tokens, self.model.engine.info.n_ctx)
+        for note in filter(None, (chain, thinking_note(prepared, done), ending)):
             self.screen.note(note)
         self._warn_of_overflow()
 
@@ -199,28 +207,6 @@ class ChatSession:
         self._condenser.cancel()
         if self._reply is not None:
             self._reply.cancel()
-
-    def _show(self, reply: Reply) -> ReplyDone:
-        """Show a reply as it comes, to its end."""
-        n_reasoning_tokens = 0
-        self.screen.begin_reply()
-        try:
-            for event in reply:
-                if isinstance(event, PromptProgress):
-                    self.screen.prompt_progress(event)
-                elif isinstance(event, ReasoningDelta):
-                    n_reasoning_tokens += 1
-                    self.screen.reasoning(event.text, n_reasoning_tokens)
-                elif isinstance(event, AnswerDelta):
-                    self.screen.answer(event.text)
-                elif isinstance(event, ReplyDone):
-                    return event
-                if self.screen.wants_answer():
-                    reply.end_thinking()
-        finally:
-            reply.close()
-            self.screen.end_reply()
-        raise AssertionError("a reply ends with ReplyDone")
 
     def _warn_of_overflow(self) -> None:
         """Say once that the context is nearly full, and once more that it is full."""

@@ -17,6 +17,7 @@ from qwenctl.cli.engine_flags import engine_flags
 from qwenctl.cli.interrupt import InterruptWatch
 from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
+from qwenctl.cli.parallel_option import with_parallel
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.cli.server_flags import server_flags
 from qwenctl.errors import InvalidRequest
@@ -80,7 +81,9 @@ def command(
     out_path = Path(out_file).expanduser()
     check_input(in_file)
     served = find_workers(servers, flags.parallel, settings, output)
-    engine = replace(engine, n_parallel=options.parallel)
+    if model is not None or not served:
+        engine = with_parallel(engine, flags.parallel, model, "batch", settings=settings, output=output)
+        options = replace(options, parallel=engine.n_parallel)
     with (
         opened_model(model, engine, settings, output, optional=bool(served)) as chat_model,
         input_path(in_file) as in_path,

@@ -10,25 +10,30 @@ from qwenctl.cli.chat.conversation_commands import show_last_exchange
 from qwenctl.cli.chat.line_input import LineInput
 from qwenctl.cli.chat.loop import run_chat
 from qwenctl.cli.chat.plain_screen import PlainScreen
-from qwenctl.cli.chat.saved_session import choose_session, session_options
+from qwenctl.cli.chat.saved_session import SavedSession, choose_session, session_options
 from qwenctl.cli.chat.screen import Screen
 from qwenctl.cli.chat.session import ChatSession
+from qwenctl.cli.chat.slash_command import OtherModel
 from qwenctl.cli.chat.slash_commands import COMPLETIONS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
-from qwenctl.cli.configured_options import MODEL, configurable, was_asked_for
+from qwenctl.cli.configured_options import configurable, was_asked_for
 from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.file_option import file_option
 from qwenctl.cli.open_model import open_model
+from qwenctl.cli.option_choice import MODEL
 from qwenctl.cli.options import model_argument, quiet_option
 from qwenctl.cli.output import Output
 from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.cli.schema_options import told_of_schema
 from qwenctl.cli.theme import THEMES, Theme
+from qwenctl.cli.tool_options import ToolOptions, tool_options
 from qwenctl.errors import ExitCode
 from qwenctl.services.attached_files import read_attachments
+from qwenctl.services.conversation import Conversation
 from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.model_store import is_model, model_not_found
 from qwenctl.settings import Settings
 
 
@@ -52,8 +57,13 @@ from qwenctl.settings import Settings
 @reply_options
 @engine_flags
 @prompt_cache_option
+@tool_options
 @session_options
-@click.option("--no-history", is_flag=True, help="Keep nothing of what is typed.  [default: QWENCTL_HISTORY]")
+@click.option(
+    "--history/--no-history",
+    default=None,
+    help="Keep what is typed for the next time, or do not.  [default: QWENCTL_HISTORY, or keep it]",
+)
 @click.option(
     "--theme",
     type=click.Choice(list(THEMES)),
@@ -67,10 +77,11 @@ def command(
     files: tuple[str, ...],
     reply: ReplyOptions,
     engine: EngineOptions,
+    tools: ToolOptions,
     continues: bool,
     resume: str | None,
-    no_session: bool,
-    no_history: bool,
+    saves: bool | None,
+    history: bool | None,
     theme: str | None,
     output: Output,
     settings: Settings,
@@ -88,26 +99,56 @@ def command(
     answers alone go to standard output.
     """
     attached = read_attachments(files, output.warning)
-    saved = choose_session(continues=continues, resume=resume, no_session=no_session, settings=settings, output=output)
-    is_new = saved.session is None  # else what is saved wins over what is only configured
+    saved = choose_session(continues=continues, resume=resume, saves=saves, settings=settings, output=output)
+    conversation = _conversation(saved, system, reply)
+    opened = saved.model(model or (settings.model if was_asked_for(MODEL) else None), settings)
+    history = settings.history if history is None else history
+    screen = _screen(output, settings, THEMES[theme or settings.theme], history=history)
+    n_failed = 0
+    while True:
+        with (
+            tools.opened(screen.choose, screen.note) as use,
+            open_model(opened, engine, settings, output) as chat_model,
+            screen,
+        ):
+            record = saved.record(chat_model.engine.info, settings, output)
+            session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record, tools=use)
+            if screen.interactive:
+                screen.note(f"{chat_model.engine.info.name} · /help shows the commands, Ctrl-D ends the chat")
+                show_last_exchange(session)
+            session.attach(attached)
+            other = _until_left(session, settings)
+        n_failed += session.n_failed
+        if other is None:
+            break
+        opened, conversation, saved, attached = other, session.conversation, saved.gone_on(record), ()
+    if screen.interactive and record is not None and record.saved_id is not None:
+        output.note(f"saved; go on with qwenctl chat --resume {record.saved_id}")
+    return ExitCode.FAILED if n_failed and not screen.interactive else ExitCode.DONE
+
+
+def _until_left(session: ChatSession, settings: Settings) -> str | None:
+    """Chat until the user leaves; return the model that shall go on instead, if one shall."""
+    while True:
+        try:
+            run_chat(session)
+        except OtherModel as other:
+            if is_model(other.name, settings):
+                return other.name
+            error = model_not_found(other.name, settings)
+            session.screen.error(error.message, error.hint)
+        else:
+            return None
+
+
+def _conversation(saved: SavedSession, system: str | None, reply: ReplyOptions) -> Conversation:
+    """Return what the chat begins with. What is saved wins over what is only configured."""
+    is_new = saved.session is None
     conversation = saved.conversation(
         text_or_file(system) if is_new or was_asked_for("system") else None,
         reply.thinking if is_new or was_asked_for("think") else None,
     )
-    conversation = conversation.with_system(told_of_schema(conversation.system, reply.schema))
-    named = model or (settings.model if was_asked_for(MODEL) else None)
-    screen = _screen(output, settings, THEMES[theme or settings.theme], history=settings.history and not no_history)
-    with open_model(saved.model(named, settings), engine, settings, output) as chat_model, screen:
-        record = saved.record(chat_model.engine.info, settings, output)
-        session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record)
-        if screen.interactive:
-            output.note(f"{chat_model.engine.info.name} · /help shows the commands, Ctrl-D ends the chat")
-            show_last_exchange(session)
-        session.attach(attached)
-        run_chat(session)
-    if screen.interactive and record is not None and record.saved_id is not None:
-        output.note(f"saved; go on with qwenctl chat --resume {record.saved_id}")
-    return ExitCode.FAILED if session.n_failed and not screen.interactive else ExitCode.DONE
+    return conversation.with_system(told_of_schema(conversation.system, reply.schema))
 
 
 def _screen(output: Output, settings: Settings, theme: Theme, *, history: bool) -> Screen:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from qwenctl.cli.chat.plain_screen import PlainScreen
 from qwenctl.cli.code_blocks import FirstCodeBlock, code_blocks
 from qwenctl.cli.command import Command
 from qwenctl.cli.condensing import condensing
@@ -22,6 +23,7 @@ from qwenctl.cli.reply_stats import finish_note, sampling_values, stats_lines, s
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.cli.schema_options import told_of_schema, violation
 from qwenctl.cli.template_options import FilledTemplate, template_options
+from qwenctl.cli.tool_options import ToolOptions, chain_note, chain_values, terminal_is_there, tool_options
 from qwenctl.core import FinishReason, Message, ModelInfo
 from qwenctl.errors import GenerationFailed, QwenctlError
 from qwenctl.services.attached_files import read_attachments
@@ -29,6 +31,7 @@ from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import PreparedPrompt
 from qwenctl.services.overflow.condense import Condenser
 from qwenctl.services.reply import ReplyDone
+from qwenctl.services.tools.tool_chain import begin_answer
 from qwenctl.settings import Settings
 
 
@@ -44,6 +47,7 @@ from qwenctl.settings import Settings
         "qwenctl run --template translate --var language=French < letter.txt  # a file in templates/",
         'qwenctl run -x "A Python script that prints the date" | python3 -',
         'qwenctl run "List three rivers" --json | jq -r .answer',
+        'qwenctl run --tool weather.py "Is it raining in Rome?"  # asks before each call',
         "qwenctl run --schema 'name, born int, works str[]' \"Jane Austen\" | jq .born",
     ],
 )
@@ -55,6 +59,7 @@ from qwenctl.settings import Settings
 @reply_options
 @engine_flags
 @prompt_cache_option
+@tool_options
 @click.option("-x", "--extract-code", is_flag=True, help="Print the first code block of the answer and nothing else.")
 @click.option("--hide-reasoning", is_flag=True, help="Do not show what the model thinks; it still thinks.")
 @click.option("--stats", is_flag=True, help="Afterwards, say what was generated how fast, on standard error.")
@@ -67,6 +72,7 @@ def command(
     template: FilledTemplate,
     reply: ReplyOptions,
     engine: EngineOptions,
+    tools: ToolOptions,
     extract_code: bool,
     hide_reasoning: bool,
     stats: bool,
@@ -87,27 +93,32 @@ def command(
     attached = read_attachments(files, output.warning)
     given = read_prompt(asked.prompt, output.warning, [str(one) for one in attached], is_needed=template.needs_input)
     messages = _messages(told_of_schema(text_or_file(system), reply.schema), template.prompt(given))
-    with open_model(asked.model, engine, settings, output) as chat_model:
+    plain = PlainScreen(output, interactive=terminal_is_there())
+    with (
+        tools.opened(plain.choose, output.warning) as use,
+        open_model(asked.model, engine, settings, output) as chat_model,
+    ):
         if attached:
             output.note(attached_line(attached, chat_model.engine.tokenize))
         options = replace(reply.chat_options(), reports_progress=output.shows_status)
-        prepared = Condenser(chat_model, condensing(output)).prepare(messages, options)
+        condenser = Condenser(chat_model, condensing(output))
+        answering = begin_answer(chat_model, messages, options, condenser.prepare, use)
         output.status("")
-        for note in prepared.notes:
+        for note in answering.prepared.notes:
             output.warning(note)
         code = FirstCodeBlock() if extract_code else None
         show_reasoning = not (hide_reasoning or output.quiet or output.json_mode)
-        done = ReplyPrinter(output, show_reasoning=show_reasoning, code=code).print(chat_model.reply(prepared))
+        done = ReplyPrinter(output, show_reasoning=show_reasoning, code=code).print(answering)
+        prepared = answering.prepared
         info, offload = chat_model.engine.info, chat_model.engine.offload_stats()
     if output.json_mode:
-        output.data(_json_answer(info, prepared, done) | {"offload": offload})
+        output.data(_json_answer(info, prepared, done) | {"offload": offload} | chain_values(answering))
     if done.reason is FinishReason.ERROR:
         raise GenerationFailed(done.error or "the model stopped with an error")
     failed = violation(reply.schema, done) or _no_code(code)
-    if early := thinking_note(prepared, done):
-        output.note(early)
-    if ending := finish_note(done, prepared.request.max_tokens, reply.max_tokens, info.n_ctx):
-        output.note(ending)
+    ending = finish_note(done, prepared.request.max_tokens, reply.max_tokens, info.n_ctx)
+    for note in filter(None, (chain_note(answering), thinking_note(prepared, done), ending)):
+        output.note(note)
     if stats:
         for line in stats_lines(info, prepared, done, offload=offload):
             output.report(line)

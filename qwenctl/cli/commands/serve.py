@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,17 +15,18 @@ from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
 from qwenctl.cli.open_model import find_model, load_engine, report_placement
 from qwenctl.cli.options import Duration, model_argument, output_options
 from qwenctl.cli.output import Output
+from qwenctl.cli.parallel_option import ParallelCount, with_parallel
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.demo_file import DEMO_NAME, converted_demo
-from qwenctl.services.engine_options import MAX_PARALLEL, EngineOptions
+from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import ChatModel
-from qwenctl.services.model_store import list_models, locate_model
+from qwenctl.services.model_store import locate_model
 from qwenctl.services.server.model_host import ModelSource, OpenedModel
 from qwenctl.services.server.run_server import ServerEvents, run_server
 from qwenctl.services.server.server_options import DEFAULT_HOST, DEFAULT_PORT, ServerLimits, ServerOptions
 from qwenctl.services.serving.engine_runner import EngineRunner
-from qwenctl.services.split_files import model_name
+from qwenctl.services.split_files import first_files, model_name
 from qwenctl.settings import Settings
 
 _MOST_KEY_BYTES = 4096
@@ -61,11 +61,9 @@ _MOST_KEY_BYTES = 4096
 )  # fmt: skip
 @click.option(
     "--parallel",
-    type=click.IntRange(1, MAX_PARALLEL),
-    default=8,
-    show_default=True,
-    metavar="N",
-    help="Answers at the same time.",
+    type=ParallelCount(),
+    metavar="N|auto",
+    help="Answers at the same time; auto is as many as pay and fit.  [default: auto]",
 )
 @click.option(
     "--queue",
@@ -101,7 +99,7 @@ def command(
     unix_socket: Path | None,
     api_key: str | None,
     api_key_file: Path | None,
-    parallel: int,
+    parallel: int | None,
     n_waiting: int,
     aliases: tuple[str, ...],
     allow_switch: bool,
@@ -139,9 +137,13 @@ def command(
     )
     if reply.overflow == "summarise":
         raise InvalidRequest("a server does not summarise prompts", "--overflow truncate-middle cuts them")
-    opener = _Opener(model, replace(engine, n_parallel=parallel), settings, output)
+    engine = with_parallel(engine, parallel, model, "serve", settings=settings, output=output)
+    opener = _Opener(model, engine, settings, output)
     source = ModelSource(opener.name, opener.open, opener.others)
-    if run_server(source, options, parallel, _Notes(output, opener.name), reply.chat_options()) is signal.SIGINT:
+    if (
+        run_server(source, options, engine.n_parallel, _Notes(output, opener.name), reply.chat_options())
+        is signal.SIGINT
+    ):
         raise KeyboardInterrupt
 
 
@@ -157,7 +159,9 @@ class _Opener:
         self.name = DEMO_NAME if path is None or path == converted_demo(settings) else model_name(path)
 
     def others(self) -> list[str]:
-        return [found.name for found in list_models(self._settings) if found.problem is None]
+        """Names only, no files by their paths, and nothing is read: this is asked with every request."""
+        names = [model_name(path) for path in first_files(self._settings.models_dir)]
+        return names if converted_demo(self._settings) is None else [*names, DEMO_NAME]
 
     def open(self, name: str) -> OpenedModel:
         path = find_model(self._model if name == self.name else name, self._settings, self._output)

@@ -6,7 +6,7 @@ import click
 
 from qwenctl.cli.command import Command
 from qwenctl.cli.config_report import print_config
-from qwenctl.cli.configured_options import CONFIGURED
+from qwenctl.cli.option_choice import CONFIGURED
 from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
 from qwenctl.settings import Settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from qwenctl.services.api.api_errors import ApiError
@@ -14,8 +14,8 @@ _RETRY_FULL_S, _RETRY_CLOSING_S = 2, 30
 class Admission:
     """Counts answers under way. Used on the event loop only."""
 
-    def __init__(self, n_most: int) -> None:
-        self._n_most = n_most
+    def __init__(self, n_most: Callable[[], int]) -> None:
+        self._n_most = n_most  # depends on the model
         self.n_under_way = 0
         self.is_draining = False
 
@@ -29,7 +29,7 @@ class Admission:
         if self.is_draining:
             error = ApiError(503, "the server is shutting down", None, "shutting_down", _RETRY_CLOSING_S)
             raise Refused(error, closes=True)
-        if self.n_under_way + n_answers > self._n_most:
+        if self.n_under_way + n_answers > self._n_most():
             message = f"{self.n_under_way} answers are under way, which is as many as may wait"
             raise Refused(ApiError(429, message, None, "queue_full", _RETRY_FULL_S))
         self.n_under_way += n_answers

@@ -31,7 +31,7 @@ class Desk:
     """Made on the event loop.
 
     Args:
-        n_parallel: answers that the engine computes at once.
+        n_parallel: answers that the engine computes at once, as far as is known before a model is loaded.
         defaults: what holds where a request says nothing.
     """
 
@@ -39,17 +39,23 @@ class Desk:
         self, source: ModelSource, options: ServerOptions, n_parallel: int, defaults: ChatOptions | None = None
     ) -> None:
         self.options = options
-        self.n_parallel = n_parallel
+        self._n_parallel = n_parallel
         self.defaults = defaults or ChatOptions()
         self.metrics = ServerMetrics()
         self.host = ModelHost(source, options, self.metrics)
         self.metrics.watch_engine(lambda: self.host.load, lambda: self.host.counters)
-        self.admission = Admission(n_parallel + options.limits.n_waiting)
+        self.admission = Admission(lambda: self.n_parallel + options.limits.n_waiting)
         self.bodies = BodyReader(options.limits)
         self.live: dict[str, Exchange] = {}  # by the id of the answer
         self._inbox = EventInbox()
         # Templates, tokens and grammars: milliseconds for most prompts, seconds for the longest.
         self._threads = ThreadPoolExecutor(2, PREPARE_THREADS)
+
+    @property
+    def n_parallel(self) -> int:
+        """Answers that are computed at once."""
+        model = self.host.current
+        return model.opened.n_parallel if model else self._n_parallel
 
     async def off_loop(self, call: Callable[[], T]) -> T:
         """Return what `call` returns, made on another thread."""

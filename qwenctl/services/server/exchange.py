@@ -47,8 +47,11 @@ class Exchange:
                 self._runner.submit(request, partial(self._inbox.deliver, self, index))
                 self._names.append(request.request_id)
         except BaseException:
-            self.abandon()
+            self._is_abandoned = True
             raise
+        finally:
+            if self._is_abandoned:  # here, or on the loop while this was under way
+                self._cancel()
 
     async def arrivals(self) -> list[Arrival]:
         """Return what came since the last call, in order; wait for it. [] when all replies have ended.
@@ -75,10 +78,9 @@ class Exchange:
             self._runner.end_thinking(name)
 
     def abandon(self) -> None:
-        """End everything: nobody listens any more."""
+        """End everything: nobody listens any more. On the loop."""
         self._is_abandoned = True
-        for name in self._names:
-            self._runner.cancel(name)
+        self._cancel()
         self._wake()
 
     def take(self, index: int, events: Sequence[GenerationEvent]) -> None:
@@ -90,6 +92,10 @@ class Exchange:
             self.abandon()
         elif self.is_urgent or isinstance(events[-1], Finished):
             self._wake()
+
+    def _cancel(self) -> None:
+        for name in list(self._names):
+            self._runner.cancel(name)
 
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():

@@ -62,7 +62,7 @@ class ModelSource:
 
     name: str  # of the one that is served
     open: Callable[[str], OpenedModel]  # may take minutes; raises QwenctlError and the like
-    others: Callable[[], Sequence[str]]  # names of models that could be served instead
+    others: Callable[[], Sequence[str]]  # names of models that could be served instead; quick
 
 
 class ModelHost:

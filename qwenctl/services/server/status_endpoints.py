@@ -15,12 +15,12 @@ from qwenctl.services.server.server_metrics import CONTENT_TYPE
 class HealthEndpoint:
     """Says that the process lives, and how many answers it computes at once."""
 
-    def __init__(self, n_parallel: int) -> None:
-        self._value = {"status": "ok", "version": __version__, "n_parallel": n_parallel}
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer a request."""
-        await send_json(send, self._value)
+        await send_json(send, {"status": "ok", "version": __version__, "n_parallel": self._desk.n_parallel})
 
 
 class ReadyEndpoint:
@@ -62,7 +62,7 @@ class ModelsEndpoint:
         if name is not None:
             await send_json(send, self._entry(host.resolve(name)))
             return
-        others = await self._desk.off_loop(host.source.others) if self._desk.options.allow_switch else ()
+        others = host.source.others() if self._desk.options.allow_switch else ()
         names = [host.source.name, *(other for other in others if other != host.source.name)]
         await send_json(send, {"object": "list", "data": [self._entry(one) for one in names]})
 

@@ -33,7 +33,7 @@ def make_app(desk: Desk) -> ASGIApp:
         "/v1/messages/count_tokens": CountEndpoint(desk),
     }
     gets: dict[str, ASGIApp] = {
-        "/health": HealthEndpoint(desk.n_parallel),
+        "/health": HealthEndpoint(desk),
         "/ready": ReadyEndpoint(desk),
         "/metrics": MetricsEndpoint(desk),
         "/v1/models": models,

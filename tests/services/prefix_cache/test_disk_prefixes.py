@@ -17,7 +17,7 @@ from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.prefix_cache import worth
 from qwenctl.services.prefix_cache.options import PrefixCacheOptions
 from qwenctl.services.prefix_cache.prefix_store import stored_files
-from tests.services.recurrent_gguf import jamba, mamba
+from tests.services.recurrent_gguf import jamba, mamba, windowed
 from tests.tiny_gguf import TinyGguf
 
 DOCUMENT = tuple(10 + n * n % 200 for n in range(600))
@@ -184,13 +184,15 @@ def test_a_state_that_llama_refuses_is_removed_and_the_prompt_computed(
     assert text == asked(model, without(replace(options, flash_attention=True)), SECOND)[0]
 
 
-@pytest.fixture(params=["mamba", "jamba"])
+@pytest.fixture(params=[mamba, jamba, windowed])
 def recurrent(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Recurrent layers alone, or one beside one with attention."""
-    return {"mamba": mamba, "jamba": jamba}[request.param]().write(tmp_path / "recurrent.gguf")
+    """Recurrent layers alone, one beside one with attention, or attention that forgets."""
+    return Path(request.param().write(tmp_path / "recurrent.gguf"))
 
 
-def test_recurrent_memory_goes_on_from_exactly_what_was_stored(recurrent: Path, options: EngineOptions) -> None:
+def test_memory_without_a_way_back_goes_on_from_exactly_what_was_stored(
+    recurrent: Path, options: EngineOptions
+) -> None:
     asked(recurrent, options, FIRST)
     stored = files(options)
     assert asked(recurrent, options, SECOND)[1].n_cached_tokens == 0  # in common with it, but not the whole of it
