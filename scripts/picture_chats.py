@@ -15,13 +15,11 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from qwenctl.cli.chat.line_input import LineInput
-from qwenctl.cli.chat.terminal_screen import TerminalScreen
-from qwenctl.cli.output import Output
 from scripts.picture_terminal import picture
 from tests.cli.scripted_chat import scripted_chat
 from tests.cli.terminal import Terminal
 
+ROOT = Path(__file__).resolve().parents[1]
 ENTER, CTRL_O = "\r", "\x0f"
 READY = re.compile(r"tokens( of context| \(\d+%[^()]*\))$|^\d+/\d+$", re.MULTILINE).search
 THOUGHTS = [
@@ -29,6 +27,7 @@ THOUGHTS = [
     *(f"Step {number}: the user wants numbers in a table, and I should check them. " for number in range(40)),
     "\n</think>\n\n",
 ]
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}\n</tool_call>'
 MARKDOWN = """# A heading
 
 Some **bold**, *italic* and `inline code`, a [link](https://example.org), 中文字符 and \
@@ -75,33 +74,21 @@ def _scene(
     columns: int = 80,
     rows: int = 40,
     seconds_per_step: float = 0.0,
+    tools: tuple[str, ...] = (),
 ) -> str:
     """Type each of `turns` and wait for what it brings ("": the next input line); return the picture."""
     script = {"replies": replies, "seconds_per_step": seconds_per_step}
     record = Path("/dev/null")
-    program = partial(scripted_chat, "terminal", record, None, script, theme=background)
+    program = partial(scripted_chat, "terminal", record, None, script, theme=background, tools=tools)
     with Terminal(program, columns=columns, rows=rows) as terminal:
         terminal.wait_for(READY)
         for typed, shown in turns:
             terminal.send(typed)
             if shown:
                 terminal.wait_for(shown)
-            if not shown or (typed.endswith(ENTER) and not seconds_per_step):
+            if not shown or (typed.endswith(ENTER) and not seconds_per_step and not tools):
                 terminal.wait_for(READY)
         return picture(terminal.screen, background)
-
-
-def _asked() -> str:
-    """Return the picture of a question that a tool call asks."""
-    with Terminal(_ask, columns=80, rows=10) as terminal:
-        terminal.wait_for("do not")
-        return picture(terminal.screen)
-
-
-def _ask() -> None:
-    screen = TerminalScreen(Output(), LineInput({}, None))
-    with screen:
-        screen.choose('The model wants to call\n  delete_file(path="notes.md")', {"y": "run it", "n": "do not"})
 
 
 def _words(text: str) -> list[str]:
@@ -134,7 +121,19 @@ SCENES: dict[str, Callable[[], str]] = {
         replies=[ANSWER, [*THOUGHTS, "Fine. " * 80]],
         rows=30,
     ),
-    "question": _asked,
+    "tool": lambda: _scene(
+        ("What is the weather in Paris?" + ENTER, "always run"),
+        replies=[[*THOUGHTS[:4], THOUGHTS[-1], "I look at the sky.\n", CALL]],
+        tools=(str(ROOT / "tests/services/tools/weather_tools.py:get_weather"),),
+        rows=16,
+    ),
+    "tool-done": lambda: _scene(
+        ("What is the weather in Paris?" + ENTER, "always run"),
+        ("y", "It is warm."),
+        replies=[[*THOUGHTS[:4], THOUGHTS[-1], "I look at the sky.\n", CALL], ["It is warm."]],
+        tools=(str(ROOT / "tests/services/tools/weather_tools.py:get_weather"),),
+        rows=20,
+    ),
     "errors": lambda: _scene(
         ("/undoo" + ENTER, "did you mean"),
         ("/load nothing.json" + ENTER, "cannot read"),

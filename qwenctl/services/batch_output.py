@@ -143,13 +143,16 @@ class BatchOutput:
         self._unsynced_since = None
 
     def records(self) -> Iterator[EarlierRecord]:
-        """Read the records that are there.
+        """Read the records that are there, and those that wait in the journal.
 
         Raises:
             InvalidRequest: a line is none of ours.
         """
         for _, record in self._lines():
             yield record
+        for span, record in self._journal.records() if self._journal else ():
+            if self.kept.get(_name(record)) == span:
+                yield record
 
     def close(self) -> None:
         """Sync and unlock; a journal of which nothing is needed any more goes away."""

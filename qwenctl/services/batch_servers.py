@@ -33,6 +33,8 @@ def find_servers(
     found: list[ServedModel] = []
     failure: ServerUnreachable | None = None
     for address in choice.addresses:
+        if choice.key and address.url.startswith("http:") and not address.is_here:
+            warn(f"the key goes to {address.url} unencrypted")
         server = BatchServer(address, choice.key, pools, choice.silence_s)
         try:
             model = server.model(choice.model)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from qwenctl.services.api.chat_body import ChatBody
 from qwenctl.services.batch_job import BatchJob
 
-_MOST_LINES, _MOST_BYTES = 512, 4 << 20  # of a window
+_FIRST_LINES, _MOST_LINES, _MOST_BYTES = 32, 512, 4 << 20  # of a window; the first is soon read
 _TOGETHER = 16  # lines that are told of at once
 _SAME_CHARS = 200  # of the last message: enough to tell a document from another
 
@@ -31,6 +31,7 @@ class LineWindow:
     def __init__(self, lines: Iterator[BatchJob], on_soon: Callable[[Sequence[BatchJob]], None]) -> None:
         self._lines, self._on_soon = lines, on_soon
         self._window: deque[BatchJob] = deque()
+        self._n_most = _FIRST_LINES
         self._n_told = 0  # of the first in the window
         self._is_over = False
 
@@ -59,13 +60,14 @@ class LineWindow:
     def _read(self) -> list[BatchJob]:
         jobs: list[BatchJob] = []
         n_bytes = 0
-        while len(jobs) < _MOST_LINES and n_bytes < _MOST_BYTES:
+        while len(jobs) < self._n_most and n_bytes < _MOST_BYTES:
             job = next(self._lines, None)
             if job is None:
                 self._is_over = True
                 break
             jobs.append(job)
             n_bytes += job.n_line_bytes
+        self._n_most = min(_MOST_LINES, 4 * self._n_most)
         return jobs
 
 

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +99,42 @@ def test_qwenctl_serve_answers_as_the_model_itself_does(qwenctl, demo_gguf, ques
     ran = qwenctl("batch", demo_gguf, questions, "-o", beside, *quick, *local, "--server", live)
     assert ran.code == 0, ran.stderr
     assert texts(beside) == texts(here)
+
+
+def test_ctrl_c_does_not_wait_for_a_server(questions, tmp_path):
+    with FakeServer(lambda _number, _body: "hang") as fake:
+        command = ["batch", str(questions), "-o", str(tmp_path / "out.jsonl"), "--server", fake.url]
+        process = subprocess.Popen([sys.executable, "-m", "qwenctl", *command], stderr=subprocess.PIPE, text=True)
+        while not fake.bodies:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=20)[1]
+    assert (process.returncode, errors.split()) == (130, ["interrupted"])
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_and_comes_back(demo_gguf, tmp_path):
+    """Its lines wait for it, and each is answered once."""
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [{"custom_id": f"q{n}", "prompt": f"What is {n}?", "max_tokens": 32} for n in range(120)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    serve = [sys.executable, "-m", "qwenctl", "serve", str(demo_gguf), "--json", "--threads", "1", "--port"]
+    first = subprocess.Popen([*serve, "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert first.stdout is not None
+    url = json.loads(first.stdout.readline())["url"]
+    command = ["batch", str(path), "-o", str(out), "--server", url, "--retries", "5", "--order", "input"]
+    batch = subprocess.Popen([sys.executable, "-m", "qwenctl", *command], stderr=subprocess.PIPE, text=True)
+    while not (out.exists() and out.read_bytes().count(b"\n") >= 10):
+        assert batch.poll() is None, batch.stderr and batch.stderr.read()
+        time.sleep(0.005)
+    first.kill()
+    first.communicate()
+    n_before = out.read_bytes().count(b"\n")
+    port = url.rpartition(":")[2].rstrip("/")
+    with subprocess.Popen([*serve, port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as second:
+        errors = batch.communicate()[1]
+        second.send_signal(signal.SIGINT)
+    assert batch.returncode == 0, errors
+    assert n_before < 120
+    assert list(texts(out)) == [f"q{n}" for n in range(120)]

@@ -85,6 +85,20 @@ def test_a_real_chat_model_is_stopped_and_talked_to_again(smollm2_gguf):
         assert terminal.wait_exit() == 0
 
 
+def test_another_model_goes_on(qwenctl, demo_gguf, says_word, home, tmp_path):
+    models, talk = home / "data" / "qwenctl" / "models", tmp_path / "talk.json"
+    models.mkdir(parents=True)
+    (models / "second.gguf").symlink_to(demo_gguf)
+    script = f"Hello\n/model nothing\n/model second\n/model\nAnd now?\n/save {talk}\n"
+    ran = qwenctl("chat", demo_gguf, "--no-think", *says_word, stdin=script)
+    assert (ran.code, ran.stdout) == (0, "word\nword\n")
+    assert "error: no model nothing" in ran.stderr
+    assert "second.gguf); /model NAME" in ran.stderr
+    assert [one["user"] for one in json.loads(talk.read_text())["exchanges"]] == ["Hello", "And now?"]
+    [saved] = json.loads(qwenctl("sessions", "ls", "--json").stdout)
+    assert (saved["n_exchanges"], saved["model"].endswith("second.gguf")) == (2, True)
+
+
 def test_lines_typed_while_the_model_loads_are_turns(demo_gguf, says_word, tmp_path):
     talk = tmp_path / "talk.json"
     with Terminal([sys.executable, "-m", "qwenctl", "chat", str(demo_gguf), "--no-think", *says_word]) as terminal:

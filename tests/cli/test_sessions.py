@@ -228,3 +228,18 @@ def test_a_title_is_cut_to_the_terminal(store):
         lines = terminal.text.splitlines()
     assert len(lines) == 2
     assert lines[1].endswith("…")
+
+
+def test_a_chat_that_is_killed_keeps_its_turns(qwenctl, demo_gguf, says_word, sessions):
+    command = [sys.executable, "-m", "qwenctl", "chat", str(demo_gguf), "--no-think", *says_word]
+    with Terminal(command, columns=100) as terminal:
+        terminal.wait_for("tokens of context")
+        terminal.send("The first question\r")
+        terminal.wait_for("%)")
+        terminal.send("The second")
+        terminal.wait_for("> The second")
+    # leaving the terminal kills the chat
+    assert [(one["title"], one["n_exchanges"]) for one in sessions()] == [("The first question", 1)]
+    ran = qwenctl("chat", "--continue", *says_word, stdin="The second\n")
+    assert (ran.code, ran.stdout) == (0, "word\n")
+    assert [one["n_exchanges"] for one in sessions()] == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qwenctl.errors import InvalidRequest
+from qwenctl.errors import InvalidRequest, QwenctlError
 from qwenctl.services.batch import BatchOptions, run_batch
 from qwenctl.services.batch_journal import BatchJournal
 from qwenctl.services.batch_order import InputOrder
@@ -103,6 +104,36 @@ def test_restart_and_edited_lines_heed_the_journal(files: Files) -> None:
         files.run(order="input")
     assert counts(files.run(order="input", restart=True)) == (8, 0, 0, 0)
     assert not BatchJournal.path_of(files.output).exists()
+
+
+def test_an_edited_line_without_a_name_is_refused_when_its_answer_waits(files: Files) -> None:
+    files.ask(prompts(1)[0], *[{"prompt": f"question {n}"} for n in range(1, 8)])
+    interrupted(files, 4)
+    files.ask(prompts(1)[0], *[{"prompt": f"other {n}"} for n in range(1, 8)])
+    with pytest.raises(InvalidRequest, match="no longer has"):
+        files.run(order="input")
+
+
+def test_a_disk_that_fills_while_answers_wait(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.ask(*prompts(20))
+    true_write, n_calls = os.write, 0
+
+    def write(fd: int, data: bytes) -> int:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls > 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return true_write(fd, data[:50] if n_calls == 6 else data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qwenctl.services.batch_journal.os.write", write)
+        with pytest.raises(QwenctlError, match=r"cannot write .*: No space left on device"):
+            files.run(ScriptedEngine(answer=uneven, n_parallel=8), parallel=8, order="input")
+    before = files.output.read_bytes()
+    summary = files.run(ScriptedEngine(answer=uneven, n_parallel=8), parallel=8, order="input")
+    assert summary.n_skipped >= 3
+    assert files.output.read_bytes().startswith(before)
+    assert files.names == [f"id-{n}" for n in range(20)]
 
 
 def test_errors_in_the_journal_are_retried_when_asked(files: Files) -> None:

@@ -15,10 +15,11 @@ from qwenctl.services import batch_remote
 from qwenctl.services.batch import BatchOptions, BatchSummary, run_batch
 from qwenctl.services.batch_remote import ServedModel
 from qwenctl.services.batch_server import BatchServer
+from qwenctl.services.batch_servers import find_servers
 from qwenctl.services.generation import ChatModel, ChatOptions
 from qwenctl.services.http_pools import HttpPools
 from qwenctl.services.hub.backoff import RetryPolicy
-from qwenctl.services.server_choice import ServerAddress
+from qwenctl.services.server_choice import ServerAddress, ServerChoice
 from qwenctl.settings import NetworkSettings
 from tests.scripted_engine import ScriptedEngine
 from tests.services.batch_files import Files, counts, prompts
@@ -270,3 +271,12 @@ def test_nobody_there(pools: HttpPools) -> None:
         address = ServerAddress.parse(fake.url)
     with pytest.raises(ServerUnreachable, match=r"127\.0\.0\.1:\d+: no connection"):
         BatchServer(address, None, pools, 1.0).model(None)
+
+
+def test_a_key_that_goes_unencrypted_is_warned_of() -> None:
+    told: list[str] = []
+    choice = ServerChoice((ServerAddress.parse("http://192.0.2.1:1"),), "secret")
+    with pytest.raises(InvalidRequest):  # this proxy is none that we speak to: no packet leaves
+        find_servers(choice, NetworkSettings(proxies={"all": "socks5://127.0.0.1:9"}), None, told.append)
+    assert told == ["the key goes to http://192.0.2.1:1 unencrypted"]
+    assert "secret" not in repr(choice)

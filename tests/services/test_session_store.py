@@ -340,3 +340,15 @@ def test_calls_of_tools_are_exported_as_openai_has_them() -> None:
     }
     assert [one.get("tool_call_id") for one in written] == [None, None, "call_1", "call_2", None, "call_3", None]
     assert [one["role"] for one in written] == ["user", "assistant", "tool", "tool", "assistant", "tool", "assistant"]
+
+
+def test_calls_of_tools_are_saved_and_shown(store: SessionStore) -> None:
+    call = ToolCall("weather", {"city": "Köln"})
+    steps = (calling_message("I look.", "hm", [call]), result_message(call, "rain"))
+    talk = Conversation().add_user("The weather?").add_assistant("It rains.", steps=steps)
+    session = store.read(saved(store, talk))
+    assert session.conversation == talk
+    text = as_markdown(session)
+    assert '"city": "Köln"' in text
+    assert "## Tool weather\n\nrain\n\n## tiny\n\nIt rains.\n" in text
+    assert [one["role"] for one in json.loads(as_openai(session))] == ["user", "assistant", "tool", "assistant"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qwenctl.cli.chat.session import ChatSession
-from qwenctl.cli.chat.slash_command import SlashCommand, path_argument, shortened
+from qwenctl.cli.chat.slash_command import OtherModel, SlashCommand, path_argument, shortened
 from qwenctl.services.attachment import without_attachments
 from qwenctl.services.conversation_file import load_conversation, save_conversation
 
@@ -29,6 +29,13 @@ def _set_thinking(session: ChatSession, thinking: bool) -> None:
         return
     session.change(session.conversation.with_thinking(thinking))
     session.screen.note("the model thinks before it answers" if thinking else "the model answers without thinking")
+
+
+def _model(session: ChatSession, name: str) -> None:
+    if name:
+        raise OtherModel(name)
+    info = session.model.engine.info
+    session.screen.show(f"{info.name} ({info.path}); /model NAME lets another one go on")
 
 
 def _regen(session: ChatSession, _: str) -> None:
@@ -67,6 +74,7 @@ def _clear(session: ChatSession, _: str) -> None:
 
 CONVERSATION_COMMANDS: tuple[SlashCommand, ...] = (
     SlashCommand(("/system",), "[TEXT]", "show the system prompt, or set it; - removes it", _system),
+    SlashCommand(("/model",), "[NAME]", "say which model answers, or let another one go on", _model),
     SlashCommand(("/think",), "", "let the model think before it answers", _think),
     SlashCommand(("/no_think", "/nothink"), "", "let it answer at once", _no_think),
     SlashCommand(("/regen", "/regenerate"), "", "answer the last question anew", _regen),

@@ -17,6 +17,7 @@ def run_chat(session: ChatSession) -> None:
 
     Raises:
         KeyboardInterrupt: Ctrl-C twice while the model answers.
+        OtherModel: another one shall go on.
         HungUp: the terminal has gone; what there was of an answer is saved.
     """
     with hang_up_in_order():

@@ -71,6 +71,12 @@ class SavedSession(NamedTuple):
         session = replace(self.session, head=replace(head, model=model, model_name=info.name))
         return SessionRecord(self.store, session) if self.saves else None
 
+    def gone_on(self, record: SessionRecord | None) -> SavedSession:
+        """Return it as the chat has left it so far, for another model."""
+        if record is None or record.saved_id is None:
+            return self
+        return self._replace(session=self.store.read(record.saved_id))
+
 
 def session_options(function: F) -> F:
     """Add `--continue`, `--resume` and `--session`."""

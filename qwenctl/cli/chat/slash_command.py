@@ -14,6 +14,14 @@ class LeaveChat(Exception):
     """The user wants to go."""
 
 
+class OtherModel(Exception):
+    """The user wants another model to go on."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 @dataclass(frozen=True, slots=True)
 class SlashCommand:
     """One command; `run` gets what follows its name."""

@@ -115,6 +115,7 @@ class TerminalScreen(Screen):
         else:
             self._markdown.finish()
         self._output.write(_PASTES_UNMARKED + "\n")
+        self._needs_gap = False
 
     def note(self, text: str) -> None:
         """Write dimmed lines."""

@@ -13,6 +13,7 @@ from qwenctl.cli.chat.plain_screen import PlainScreen
 from qwenctl.cli.chat.saved_session import SavedSession, choose_session, session_options
 from qwenctl.cli.chat.screen import Screen
 from qwenctl.cli.chat.session import ChatSession
+from qwenctl.cli.chat.slash_command import OtherModel
 from qwenctl.cli.chat.slash_commands import COMPLETIONS
 from qwenctl.cli.chat.terminal_screen import TerminalScreen
 from qwenctl.cli.command import Command
@@ -32,6 +33,7 @@ from qwenctl.errors import ExitCode
 from qwenctl.services.attached_files import read_attachments
 from qwenctl.services.conversation import Conversation
 from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.model_store import is_model, model_not_found
 from qwenctl.settings import Settings
 
 
@@ -99,24 +101,44 @@ def command(
     attached = read_attachments(files, output.warning)
     saved = choose_session(continues=continues, resume=resume, saves=saves, settings=settings, output=output)
     conversation = _conversation(saved, system, reply)
-    named = model or (settings.model if was_asked_for(MODEL) else None)
+    opened = saved.model(model or (settings.model if was_asked_for(MODEL) else None), settings)
     history = settings.history if history is None else history
     screen = _screen(output, settings, THEMES[theme or settings.theme], history=history)
-    with (
-        tools.opened(screen.choose, screen.note) as use,
-        open_model(saved.model(named, settings), engine, settings, output) as chat_model,
-        screen,
-    ):
-        record = saved.record(chat_model.engine.info, settings, output)
-        session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record, tools=use)
-        if screen.interactive:
-            output.note(f"{chat_model.engine.info.name} · /help shows the commands, Ctrl-D ends the chat")
-            show_last_exchange(session)
-        session.attach(attached)
-        run_chat(session)
+    n_failed = 0
+    while True:
+        with (
+            tools.opened(screen.choose, screen.note) as use,
+            open_model(opened, engine, settings, output) as chat_model,
+            screen,
+        ):
+            record = saved.record(chat_model.engine.info, settings, output)
+            session = ChatSession(chat_model, screen, reply.chat_options(), conversation, record, tools=use)
+            if screen.interactive:
+                screen.note(f"{chat_model.engine.info.name} · /help shows the commands, Ctrl-D ends the chat")
+                show_last_exchange(session)
+            session.attach(attached)
+            other = _until_left(session, settings)
+        n_failed += session.n_failed
+        if other is None:
+            break
+        opened, conversation, saved, attached = other, session.conversation, saved.gone_on(record), ()
     if screen.interactive and record is not None and record.saved_id is not None:
         output.note(f"saved; go on with qwenctl chat --resume {record.saved_id}")
-    return ExitCode.FAILED if session.n_failed and not screen.interactive else ExitCode.DONE
+    return ExitCode.FAILED if n_failed and not screen.interactive else ExitCode.DONE
+
+
+def _until_left(session: ChatSession, settings: Settings) -> str | None:
+    """Chat until the user leaves; return the model that shall go on instead, if one shall."""
+    while True:
+        try:
+            run_chat(session)
+        except OtherModel as other:
+            if is_model(other.name, settings):
+                return other.name
+            error = model_not_found(other.name, settings)
+            session.screen.error(error.message, error.hint)
+        else:
+            return None
 
 
 def _conversation(saved: SavedSession, system: str | None, reply: ReplyOptions) -> Conversation:
