@@ -18,6 +18,7 @@ from qwenctl.services.structured.automaton import Ranges
 MAX_RULES = 20_000
 MAX_BYTES = 512 << 10
 _CHUNK = 500
+_DEEPEST_FACTOR = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,39 @@ class RuleTable:
             self._rules[name] = rule
         return self._names[rule]
 
+    def factored(self, alternatives: Sequence[Sequence[Item]], depth: int = 0) -> list[Sequence[Item]]:
+        """Return the same alternatives, with what several of them begin with written once.
+
+        Objects that differ in a late property are then one reading up to it, and not several, which would multiply
+        where such objects hold each other.
+        """
+        groups: dict[Item | None, list[Alternative]] = {}
+        originals: dict[Item | None, Sequence[Item]] = {}
+        for alternative in alternatives:
+            unfolded = self._unfolded(tuple(alternative))
+            groups.setdefault(unfolded[0] if unfolded else None, []).append(unfolded)
+            originals[unfolded[0] if unfolded else None] = alternative
+        result: list[Sequence[Item]] = []
+        for first, group in groups.items():
+            distinct = list(dict.fromkeys(group))
+            if first is None or len(distinct) == 1 or depth > _DEEPEST_FACTOR:
+                result += [originals[first]] if len(distinct) == 1 else distinct
+                continue
+            n_shared = _n_shared(distinct)
+            rests = self.factored([one[n_shared:] for one in distinct], depth + 1)
+            result.append((*distinct[0][:n_shared], Ref(self.add("rest", rests))))
+        return result
+
+    def _unfolded(self, alternative: Alternative) -> Alternative:
+        """Put the only alternative of a rule in the place of its name, at the beginning."""
+        for _ in range(_DEEPEST_FACTOR):
+            first = alternative[0] if alternative else None
+            rule = self._rules.get(first.name, ()) if isinstance(first, Ref) else ()
+            if len(rule) != 1:
+                break
+            alternative = (*rule[0], *alternative[1:])
+        return alternative
+
     def repeat(self, name: str, low: int, high: int | None) -> list[Item]:
         """Return items that match the rule `name` from `low` to `high` times."""
         n_chunks, low_rest = divmod(low, _CHUNK) if low > 2 * _CHUNK else (0, low)
@@ -135,6 +169,14 @@ class RuleTable:
                 alive.add(name)
                 todo += users.get(name, [])
         return alive
+
+
+def _n_shared(alternatives: Sequence[Alternative]) -> int:
+    """Return how many items all alternatives begin with."""
+    return next(
+        (n for n, items in enumerate(zip(*alternatives, strict=False)) if len(set(items)) > 1),
+        min(map(len, alternatives)),
+    )
 
 
 def literal(text: str) -> Terminal:

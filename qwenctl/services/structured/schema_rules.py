@@ -63,7 +63,7 @@ class SchemaRules:
                 waiting, goal = self._waiting.pop()
                 self._check_one_of(goal)
                 ways = [[item] for branch in branches(self.schema, goal, self.budget) for item in self._ways(branch)]
-                self.rules.define(waiting, ways)
+                self.rules.define(waiting, self.rules.factored(ways))
         except TooManyStates as error:
             raise InvalidRequest("the schema takes too long to be made a grammar: simplify it") from error
         return name
