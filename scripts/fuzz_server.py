@@ -31,7 +31,7 @@ BLOCK = 50
 def main() -> None:
     """Run the blocks and show what came of them."""
     options = parsed()
-    server = Served(options.model, "--parallel", "4", "--quiet")
+    server = Served(options.model, "--parallel", "4", "--threads", "1", "--quiet")
     report: dict[str, Any] = {"kinds": {}, "n_requests": 0, "n_dead": 0, "n_good": 0, "n_good_answered": 0}
     try:
         warm = server.answers()

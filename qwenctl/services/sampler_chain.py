@@ -7,12 +7,13 @@ there.
     greedy, nothing else     argmax over the logits in place
     top-k first              the k most probable tokens are found here (batch_logits.py), the chain gets these alone
     no grammar               llama_sampler_sample: one native call, which makes a list of the vocabulary and sorts it
-    grammar                  sample without it; is the token allowed? if not, apply the grammar to the whole vocabulary
-                             and sample again. Checking one token takes microseconds, the vocabulary milliseconds.
+    grammar                  sample without it; is the token allowed? if not, hold the best tokens to the grammar and
+                             sample again; only if those are too few, the whole vocabulary. Checking one token takes
+                             microseconds, the vocabulary of a large model tens of milliseconds.
                              Tokens that are none of the answer's (thinking) can be exempt: the grammar never sees them
 
-llama.cpp throws across ctypes, which ends the process, when a grammar is made to accept a token it does not allow: so
-nothing is accepted unchecked. Logits that are not finite make llama.cpp's draw meaningless: they are an error here.
+Nothing is accepted by a grammar unchecked (grammar_sampler.py says why). Logits that are not finite make llama.cpp's
+draw meaningless: they are an error here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from __future__ import annotations
 import ctypes
 import math
 import secrets
-import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -31,16 +31,11 @@ import numpy.typing as npt
 
 from qwenctl.core import SamplingParams, TokenBias
 from qwenctl.errors import GenerationFailed, InvalidRequest
-from qwenctl.services.batch_logits import TokenLogits, check_highest
-from qwenctl.services.grammar_check import check_grammar
-from qwenctl.services.native_log import native_log
+from qwenctl.services.batch_logits import Row, TokenLogits, check_highest
+from qwenctl.services.grammar_sampler import CANDIDATE, GrammarSampler, candidate_array
 from qwenctl.services.vocabulary import Vocabulary
 
-# llama_token_data
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-_MOST_GRAMMAR_S = (
-    5.0  # of CPU time for one token: grammars of many optional parts can take minutes, and no call ends early
-)
+_BEST_HELD = 512  # tokens that are held to a grammar before the whole vocabulary is
 _NEVER = -100.0  # a bias that low forbids its token, as in OpenAI's API
 
 
@@ -72,7 +67,10 @@ class SamplerChain:
         self._candidates: npt.NDArray[np.void] | None = None
         self._best: npt.NDArray[np.void] | None = None  # as many candidates as top-k leaves
         self._array: Any = None  # over them
-        self._grammar = self._open_grammar(vocabulary, params.grammar) if params.grammar is not None else None
+        self._grammar = GrammarSampler(vocabulary, params.grammar) if params.grammar is not None else None
+        if self._grammar is not None:
+            self._handles.callback(self._grammar.close)
+        self._n_looked_at: int | None = None  # best tokens among which the chain finds its own; None: it may want all
         self._first_top_k: int | None = None  # the chain begins with it: more candidates change nothing
         self._chain = self._open_chain(params, prompt, n_ctx, _all_biases(vocabulary, biases))
 
@@ -93,7 +91,7 @@ class SamplerChain:
         """
         if self._grammar is None:
             return self.sample_freely(logits)
-        return self._sample_with_grammar(logits, exempt)
+        return self._sample_with_grammar(self._grammar, logits, exempt)
 
     def sample_freely(self, logits: TokenLogits) -> int:
         """Return the next token, and remember it, as if there were no grammar; raises what `sample` raises."""
@@ -111,7 +109,7 @@ class SamplerChain:
         check_highest(float(values.max()))
         if self._chain is None:
             return int(values.argmax())
-        token, _ = self._apply(values, (self._chain,))
+        token, _ = self._apply(self._all_candidates(values))
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
 
@@ -128,70 +126,65 @@ class SamplerChain:
     def _draw(self, tokens: npt.NDArray[np.intp], logits: npt.NDArray[np.float32]) -> int:
         """Return what the chain makes of the most probable tokens, best first: what it would make of all."""
         if self._best is None:
-            self._best = np.zeros(len(tokens), _CANDIDATE)
-            self._array = _candidate_array(self._best)
+            self._best = np.zeros(len(tokens), CANDIDATE)
+            self._array = candidate_array(self._best)
         candidates, array = self._best, self._array
         candidates["id"], candidates["logit"] = tokens, logits
         array.size, array.selected, array.sorted = len(tokens), -1, True
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         return int(candidates["id"][array.selected])
 
-    def _sample_with_grammar(self, logits: TokenLogits, exempt: Callable[[int], bool] | None) -> int:
+    def _sample_with_grammar(
+        self, grammar: GrammarSampler, logits: TokenLogits, exempt: Callable[[int], bool] | None
+    ) -> int:
         if self._first_top_k is not None and (top := logits.top(self._first_top_k)):
             token = self._draw(*top)
         else:
             logits.check()
-            token, _ = self._apply(logits.values, (self._chain,))
+            token, _ = self._apply(self._all_candidates(logits.values))
         if exempt and exempt(token):
             llama_cpp.llama_sampler_accept(self._chain, token)
             return token
-        begin_s = time.thread_time()
-        if not self._allowed(token):
-            token, logit = self._apply(logits.values, (self._grammar, self._chain))
-            if logit == -math.inf or not self._allowed(token):
+        grammar.begin()
+        if not grammar.allows(token):
+            token, logit = self._apply(self._allowed_candidates(grammar, logits.values))
+            if logit == -math.inf or not grammar.allows(token):
                 raise GenerationFailed(
                     "the grammar allows no token of this model here",
                     "make sure that every branch of the grammar can be completed",
                 )
-        llama_cpp.llama_sampler_accept(self._grammar, token)
+        grammar.accept(token)
         llama_cpp.llama_sampler_accept(self._chain, token)
-        if (taken_s := time.thread_time() - begin_s) > _MOST_GRAMMAR_S:
-            raise GenerationFailed(
-                f"the grammar took {taken_s:.1f} s for one token",
-                "leave fewer optional parts next to each other, and fewer ways to read the same text",
-            )
         return token
 
-    def _apply(self, logits: npt.NDArray[np.float32], samplers: Sequence[Any]) -> tuple[int, float]:
-        """Return the token that `samplers` select, and its logit after them."""
+    def _allowed_candidates(self, grammar: GrammarSampler, logits: Row) -> npt.NDArray[np.void]:
+        """Return the tokens that the chain is to choose from: all that `grammar` allows, or as many as it looks at."""
+        if self._n_looked_at is not None and self._n_vocab > _BEST_HELD:
+            best = np.argpartition(logits, -_BEST_HELD)[-_BEST_HELD:]
+            candidates = np.zeros(_BEST_HELD, CANDIDATE)
+            candidates["id"], candidates["logit"] = best, logits[best]
+            grammar.hold(candidates)
+            allowed: npt.NDArray[np.void] = candidates[candidates["logit"] != -np.inf]
+            if len(allowed) >= self._n_looked_at:
+                return allowed
+        candidates = self._all_candidates(logits)
+        grammar.hold(candidates)
+        return candidates
+
+    def _all_candidates(self, logits: Row) -> npt.NDArray[np.void]:
         if self._candidates is None:
-            self._candidates = np.zeros(self._n_vocab, _CANDIDATE)
+            self._candidates = np.zeros(self._n_vocab, CANDIDATE)
         candidates = self._candidates
         candidates["id"] = np.arange(self._n_vocab, dtype=np.int32)  # sorting changes the order
         candidates["logit"] = logits
-        array = _candidate_array(candidates)
-        for sampler in samplers:
-            llama_cpp.llama_sampler_apply(sampler, ctypes.byref(array))
+        return candidates
+
+    def _apply(self, candidates: npt.NDArray[np.void]) -> tuple[int, float]:
+        """Return the token that the chain selects, and its logit after it."""
+        array = candidate_array(candidates)
+        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         selected = array.data[array.selected]
         return int(selected.id), float(selected.logit)
-
-    def _allowed(self, token: int) -> bool:
-        single = np.zeros(1, _CANDIDATE)
-        single["id"], single["logit"] = token, 1.0
-        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(_candidate_array(single)))
-        return bool(single["logit"][0] != -np.inf)
-
-    def _open_grammar(self, vocabulary: Vocabulary, grammar: str) -> Any:
-        check_grammar(grammar)
-        log = native_log()
-        n_lines = log.n_lines
-        sampler = llama_cpp.llama_sampler_init_grammar(vocabulary.handle, grammar.encode("utf-8", "replace"), b"root")
-        if not sampler:
-            reasons = [line.text for line in log.lines if line.number >= n_lines and line.text.strip()]
-            reason = reasons[0].removeprefix("parse: ").strip() if reasons else "no reason given"
-            raise InvalidRequest(f"llama.cpp refuses the grammar: {reason}", "GBNF, with a rule called root")
-        self._handles.callback(llama_cpp.llama_sampler_free, sampler)
-        return sampler
 
     def _open_chain(
         self, params: SamplingParams, prompt: Sequence[int], n_ctx: int, biases: Sequence[tuple[int, float]]
@@ -213,7 +206,9 @@ class SamplerChain:
         for sampler in (*members, *_drawing(params, self.seed)):
             llama_cpp.llama_sampler_chain_add(chain, sampler)
         if not biases and not penalises and params.temperature > 0 and params.top_k > 0:
-            self._first_top_k = params.top_k
+            self._first_top_k = self._n_looked_at = params.top_k
+        if not biases and not penalises and params.temperature == 0:
+            self._n_looked_at = 1
         if penalises:
             for token in prompt[-last_n:]:
                 llama_cpp.llama_sampler_accept(chain, token)
@@ -257,8 +252,3 @@ def _suppressed_tokens(vocabulary: Vocabulary) -> list[int]:
     n_tokens = ctypes.c_int32(0)
     pointer = llama_cpp.llama_vocab_get_suppress_tokens(vocabulary.handle, ctypes.byref(n_tokens))
     return [int(pointer[index]) for index in range(n_tokens.value)]
-
-
-def _candidate_array(candidates: npt.NDArray[np.void]) -> Any:
-    data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(llama_cpp.llama_token_data))
-    return llama_cpp.llama_token_data_array(data=data, size=len(candidates), selected=-1, sorted=False)

@@ -25,7 +25,7 @@ from qwenctl.core import (
     TokenLogprob,
 )
 from qwenctl.errors import InvalidRequest
-from qwenctl.services import sampler_chain
+from qwenctl.services import grammar_sampler, sampler_chain
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.engine_process import EngineProcess
 from qwenctl.services.sampler_chain import SamplerChain
@@ -320,8 +320,22 @@ def test_a_grammar_that_cannot_be_parsed_safely_is_an_error_not_a_crash(demo_ggu
     assert "nested 60,000 deep" in ran.stdout
 
 
+@pytest.mark.parametrize(
+    "sampling", [GREEDY, SamplingParams(seed=3), SamplingParams(seed=3, temperature=3.0, top_k=64)]
+)
+def test_holding_the_best_tokens_only_changes_nothing(
+    engine: Engine, sampling: SamplingParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = asked(engine, think=None, sampling=replace(sampling, grammar='root ::= [a-z ]{5,40} "." [0-9]{2,8}'))
+    quick = text_of(run(engine, request))
+    monkeypatch.setattr(sampler_chain, "_BEST_HELD", 1 << 20)
+    assert text_of(run(engine, request)) == quick
+    monkeypatch.setattr(sampler_chain, "_BEST_HELD", 2)  # too few, most of the time
+    assert text_of(run(engine, request)) == quick
+
+
 def test_a_grammar_that_takes_too_long_ends_its_request_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampler_chain, "_MOST_GRAMMAR_S", 0.0)
+    monkeypatch.setattr(grammar_sampler, "_MOST_S", 0.0)
     slow = asked(engine, think=None, sampling=replace(GREEDY, grammar=ANSWER))
     events = run(engine, slow, asked(engine, QUESTIONS[1]))
     assert end_of(events, slow.request_id).reason is FinishReason.ERROR
