@@ -52,11 +52,11 @@ def _check_size(rules: Mapping[str, list[Sequence]]) -> None:
 
 
 def _check_first_steps(rules: Mapping[str, list[Sequence]]) -> None:
-    empty = _may_be_empty(rules)
+    empty = may_be_empty(rules)
     begins = {name: _beginnings(name, alternatives, empty) for name, alternatives in rules.items()}
     ways: dict[str, int] = {}
     chain: dict[str, int] = {}
-    for name in _innermost_first(begins):
+    for name in _sorted_by_beginning(begins):
         counts = {other: min(ways.get(other, 1), MAX_WAYS + 1) for other in begins[name]}
         chain[name] = 1 + max((chain.get(other, 0) for other in counts), default=0)
         ways[name] = sum(_ways(sequence, empty, counts) for sequence in rules[name])
@@ -68,7 +68,8 @@ def _check_first_steps(rules: Mapping[str, list[Sequence]]) -> None:
         raise InvalidRequest("the grammar can go on in too many ways", _HINT)
 
 
-def _may_be_empty(rules: Mapping[str, list[Sequence]]) -> set[str]:
+def may_be_empty(rules: Mapping[str, list[Sequence]]) -> set[str]:
+    """Return the rules that may match nothing."""
     users: dict[str, set[str]] = {}
     for name, alternatives in rules.items():
         for item in (item for sequence in alternatives for item in sequence):
@@ -80,13 +81,13 @@ def _may_be_empty(rules: Mapping[str, list[Sequence]]) -> set[str]:
         name = todo.pop()
         if name in empty or name not in rules:
             continue
-        if any(all(_passes(item, empty) for item in sequence) for sequence in rules[name]):
+        if any(all(passes(item, empty) for item in sequence) for sequence in rules[name]):
             empty.add(name)
             todo += users.get(name, ())
     return empty
 
 
-def _passes(item: Item, empty: set[str]) -> bool:
+def passes(item: Item, empty: set[str]) -> bool:
     """Whether the item may match nothing."""
     return item.low == 0 or (item.rule in empty if item.rule is not None else item.n_elements == 0)
 
@@ -100,7 +101,7 @@ def _beginnings(name: str, alternatives: list[Sequence], empty: set[str]) -> set
                 found.add(item.rule)
                 if item.high is None and item.rule in empty:
                     found.add(name)
-            if not _passes(item, empty):
+            if not passes(item, empty):
                 break
     return found
 
@@ -111,12 +112,21 @@ def _ways(sequence: Sequence, empty: set[str], counts: Mapping[str, int]) -> int
         once = counts.get(item.rule, 1) if item.rule is not None else 1
         copies = max(item.low, item.high or 0, 1) if item.rule in empty else 1
         total += once * copies + 1
-        if not _passes(item, empty):
+        if not passes(item, empty):
             break
     return total
 
 
-def _innermost_first(begins: Mapping[str, set[str]]) -> list[str]:
+def innermost_first(rules: Mapping[str, list[Sequence]], empty: set[str]) -> list[str]:
+    """Return the rules, each after those it may begin with.
+
+    Raises:
+        InvalidRequest: one begins with itself.
+    """
+    return _sorted_by_beginning({name: _beginnings(name, rules[name], empty) for name in rules})
+
+
+def _sorted_by_beginning(begins: Mapping[str, set[str]]) -> list[str]:
     """Return the rules, each after those it begins with.
 
     Raises:

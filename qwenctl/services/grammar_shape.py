@@ -1,7 +1,7 @@
 """The rules of a GBNF grammar, as far as its size and its first steps are concerned. Pure.
 
-Reads what llama.cpp 0c1e57098 reads (src/llama-grammar.cpp), groups as rules of their own. What characters a literal or
-a class holds does not matter here.
+Reads what llama.cpp 0c1e57098 reads (src/llama-grammar.cpp), groups as rules of their own. Of what a literal holds only
+the first character matters here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from qwenctl.errors import InvalidRequest
+from qwenctl.services.structured.automaton import ANY, Ranges, complement, union
 
 UNENDING = None
 
@@ -20,6 +21,7 @@ _TOKEN = re.compile(
       | (?P<sign>[|()*+?.])""",
     re.DOTALL | re.VERBOSE,
 )
+_CHARACTER = re.compile(r"\\(?:x.{2}|u.{4}|U.{8}|.)|.", re.DOTALL)
 _ESCAPE = re.compile(r"\\(?:x.{2}|u.{4}|U.{8}|.)", re.DOTALL)
 _SIGNS: dict[str, tuple[int, int | None]] = {"*": (0, UNENDING), "+": (1, UNENDING), "?": (0, 1)}
 
@@ -32,6 +34,7 @@ class Item:
     n_elements: int  # of llama.cpp's list, once
     low: int = 1
     high: int | None = 1
+    first: Ranges = ()  # of characters: what they may begin with
 
 
 Sequence = list[Item]
@@ -80,7 +83,9 @@ class _Reader:
             self._repeat(int(low), (int(high) if high.strip() else UNENDING) if comma else int(low))
         else:
             sizes = {"literal": len(_ESCAPE.sub("x", text)) - 2, "class": 2 * len(text)}
-            self._current.append(Item(text if kind == "name" else None, sizes.get(kind or "", 1)))
+            item = Item(text if kind == "name" else None, sizes.get(kind or "", 1))
+            item.first = _first(kind or "", text)
+            self._current.append(item)
 
     def _sign(self, sign: str) -> None:
         if sign in _SIGNS:
@@ -123,3 +128,40 @@ class _Reader:
             self.rules[name] = [[last]]
             self._current[-1] = last = Item(name, 1)
         last.low, last.high = low, high
+
+
+def _first(kind: str, text: str) -> Ranges:
+    """What a literal, a class or `.` may begin with; for a token, which is named by its number, anything."""
+    if kind == "name":
+        return ()
+    if kind == "literal":
+        codes = _codes(text[1:-1])[:1]
+        return ((codes[0], codes[0]),) if codes else ()
+    if kind != "class":
+        return ANY
+    inner = text[1:-1]
+    negated = inner.startswith("^")
+    parts: list[Ranges] = []
+    characters = _CHARACTER.findall(inner[1:] if negated else inner)
+    while characters:
+        low = high = _code(characters.pop(0))
+        if len(characters) > 1 and characters[0] == "-":
+            high = _code(characters[1])
+            del characters[:2]
+        parts.append(((low, high),) if low <= high else ())
+    return complement(union(*parts)) if negated else union(*parts)
+
+
+def _codes(text: str) -> list[int]:
+    return [_code(one) for one in _CHARACTER.findall(text)]
+
+
+def _code(text: str) -> int:
+    if text[0] != "\\" or len(text) < 2:
+        return ord(text[0])
+    if text[1] in "xuU":
+        try:
+            return int(text[2:], 16)
+        except ValueError:  # llama.cpp refuses it
+            return 0
+    return {"n": 10, "r": 13, "t": 9}.get(text[1], ord(text[1]))

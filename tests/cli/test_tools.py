@@ -85,3 +85,21 @@ def test_on_a_terminal_somebody_is_asked(demo_gguf, weather, key, answer):
         terminal.send(f"{key}\r")
         terminal.wait_for(answer)
         assert terminal.wait_exit() == 0
+
+
+def test_in_a_chat_a_tool_can_be_allowed_for_good(demo_gguf, weather):
+    with Terminal([*QWENCTL, "chat", str(demo_gguf), "--tool", str(weather), *GREEDY], rows=40) as terminal:
+        terminal.wait_for("tokens of context")
+        terminal.send(QUESTION + "\r")
+        terminal.wait_for('May get_weather be run with {"city": "Paris"} ?')
+        terminal.send("a")
+        terminal.wait_for("In Paris it is 21 degrees, and the sky is clear.")
+        terminal.wait_for(lambda text: text.rstrip().endswith("%)") or "%)]" in text)
+        terminal.send("/clear\r")
+        terminal.wait_for("a new conversation")
+        terminal.send("What is the weather in Rome?\r")
+        shown = terminal.wait_for(lambda text: text.count("it is 21 degrees") == 2)
+        assert shown.count("May get_weather be run") == 1
+        assert '▸ get_weather(city="Rome")\n◂ {"temperature": 21' in shown
+        terminal.send("\x04")
+        assert terminal.wait_exit() == 0

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwenctl.core import SamplingParams, TokenBias
+from qwenctl.errors import InvalidRequest
 from qwenctl.services.api.body_fields import BadRequest, read_mapping, read_number, read_text, read_whole_number
+from qwenctl.services.grammar_check import check_grammar
+from qwenctl.services.grammar_readings import check_readings
 
 NUMBERS = {  # field → parameter of SamplingParams
     "temperature": "temperature",
@@ -17,6 +20,7 @@ NUMBERS = {  # field → parameter of SamplingParams
     "repetition_penalty": "repeat_penalty",
     "repeat_penalty": "repeat_penalty",
 }
+_MOST_GRAMMAR = 1 << 16  # its checks take a tenth of a second
 FIELDS = frozenset({*NUMBERS, "top_k", "seed", "grammar", "logit_bias"})
 
 _N_SEEDS = 0xFFFF_FFFF
@@ -47,10 +51,22 @@ def read_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
         values["seed"] = seed % _N_SEEDS
     grammar = read_text(body, "grammar")
     if grammar is not None:
-        values["grammar"] = grammar
+        values["grammar"] = _checked_grammar(grammar)
     for parameter, value in values.items():
         _check(parameter, value, names.get(parameter, parameter))
     return values
+
+
+def _checked_grammar(grammar: str) -> str:
+    """One of a stranger: what would stop everybody's answers is refused."""
+    if len(grammar) > _MOST_GRAMMAR:
+        raise BadRequest(f"'grammar' must have at most {_MOST_GRAMMAR:,} characters", "grammar")
+    try:
+        check_grammar(grammar)
+        check_readings(grammar)
+    except InvalidRequest as error:
+        raise BadRequest(error.message, "grammar") from error
+    return grammar
 
 
 def read_biases(body: Mapping[str, Any]) -> tuple[TokenBias, ...]:

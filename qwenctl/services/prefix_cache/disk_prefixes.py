@@ -187,10 +187,12 @@ class DiskPrefixes(MemoryOnly):
     def _one_computed(self, slot: Slot, n_prompt: int, chunk: Chunk, seconds: float) -> None:
         self._speed.observe(chunk.first, chunk.n_tokens, seconds)
         unsaved_s = self._unsaved_s[slot.index] = self._unsaved_s.get(slot.index, 0.0) + seconds
-        # Where nothing can be taken back, only what the next prompt begins with is of use: this prompt, not its answer.
-        at_end = len(slot.tokens) == n_prompt
-        if (at_end and not self._model.remembers_all) or unsaved_s >= worth.CHECKPOINT_S:
-            self._write(slot, n_prompt, may_wait=at_end and not self._model.remembers_all)
+        # Where nothing can be taken back, only what another prompt begins with is of use: this one, without its answer,
+        # or all but its last piece, in which the question about a document stands.
+        n_left = n_prompt - len(slot.tokens)
+        at_border = not self._model.remembers_all and 0 <= n_left <= chunk.n_tokens
+        if at_border or unsaved_s >= worth.CHECKPOINT_S:
+            self._write(slot, n_prompt, may_wait=at_border)
 
     def _write(self, slot: Slot, n_prompt: int, *, may_wait: bool) -> None:
         """Begin to write a slot's state if it pays. `may_wait`: nobody waits for the engine."""

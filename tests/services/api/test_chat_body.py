@@ -113,6 +113,8 @@ def test_answer_forms(form: dict[str, Any], schema: dict[str, Any] | None) -> No
         ({"tool_choice": ["auto"]}, "tool_choice", "must be"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "not \"xml\""),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema", "no schema"),
+        ({"grammar": 'root ::= "a" root "b" | "a" root "c" | "d"'}, "grammar", "double without end"),
+        ({"grammar": "root ::= (" * 2}, "grammar", "GBNF"),
         ({"response_format": {"type": "json_object"}, "grammar": "root ::= \"a\""}, "grammar", "exclude"),
         ({"reasoning_effort": "huge"}, "reasoning_effort", "one of none, minimal"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "cannot set"),
