@@ -132,7 +132,7 @@ def batch_rate(setting: Setting, prompts: Sequence[str], max_tokens: int) -> flo
         command = [
             *(sys.executable, "-m", "qwenctl", "batch", str(setting.model), str(lines), "-o", f"{folder}/out.jsonl"),
             *("--parallel", str(setting.n_parallel), "--ctx", str(setting.n_ctx), "--threads", str(setting.n_threads)),
-            *("--max-tokens", str(max_tokens), "--temp", "0", "--json", "--quiet"),
+            *("--max-tokens", str(max_tokens), "--temp", "0", "--json", "--quiet", "--no-prompt-cache"),
         ]
         run = subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
