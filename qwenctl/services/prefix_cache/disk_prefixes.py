@@ -61,15 +61,11 @@ class DiskPrefixes(MemoryOnly):
         model: the opened model.
         thread: its thread.
         store: the folder.
-        clock: seconds.
+        clock: the engine's, by which prompts are timed; the disk is timed by the system's.
     """
 
     def __init__(
-        self,
-        model: NativeModel,
-        thread: NativeThread,
-        store: PrefixStore,
-        clock: Callable[[], float] = time.monotonic,
+        self, model: NativeModel, thread: NativeThread, store: PrefixStore, clock: Callable[[], float]
     ) -> None:
         self._model, self._thread, self._store, self._clock = model, thread, store, clock
         self._speed = PrefillSpeed()
@@ -95,13 +91,13 @@ class DiskPrefixes(MemoryOnly):
         entry = match.entry
         if not cache.has_room_for(slot, len(entry.tokens)):
             return 0
-        began_s = self._clock()
+        began_s = time.monotonic()
         if not self._is_sound(entry):
             return 0
         if not cache.replace(slot, entry.tokens, match.n_common, lambda: self._load(slot.index, entry)):
             self._store.drop(entry)
             return 0
-        self._read_bytes_s = entry.record.state_bytes / max(1e-6, self._clock() - began_s)
+        self._read_bytes_s = entry.record.state_bytes / max(1e-6, time.monotonic() - began_s)
         self._store.used(entry)
         return match.n_common
 
@@ -218,11 +214,14 @@ class DiskPrefixes(MemoryOnly):
             path = self._store.begin(key, tokens)
         except OSError:
             return
-        began_s = self._clock()
+        began_s = time.monotonic()
+        before = self._writes[-1].completing if self._writes else None
 
         def complete(n_bytes: int) -> None:
+            if before is not None:
+                before.join()  # in order, so that the last one sees all that it makes superfluous
             if self._published(path, record, n_bytes):
-                self._write_bytes_s = n_bytes / max(1e-6, self._clock() - began_s)
+                self._write_bytes_s = n_bytes / max(1e-6, time.monotonic() - began_s)
                 if self._model.remembers_all:  # else an entry serves for nothing shorter
                     self._store.drop_parts(key, tokens)
 
