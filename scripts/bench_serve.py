@@ -31,10 +31,11 @@ from serve_bench.python_server import NoPythonServerError, python_server
 from serve_bench.report import findings, print_report
 from serve_bench.servers import LLAMA_SERVER, OURS, PYTHON_SERVER, Running, ServerFailedError, Setting, running
 
+from qwenctl.cli.first_demo import make_demo
+from qwenctl.cli.output import Output
 from qwenctl.services.bench.bench_prompts import questions
 from qwenctl.services.calibration_key import cpu_name
 from qwenctl.services.cpu_threads import default_n_threads
-from qwenctl.services.demo_file import converted_demo
 from qwenctl.settings import Settings
 
 SERVERS = {"ours": OURS, "llama-server": LLAMA_SERVER, "llama_cpp.server": PYTHON_SERVER}
@@ -48,11 +49,10 @@ def say(text: str) -> None:
 
 def models(names: list[str]) -> dict[str, Path]:
     """Return the files to measure with, by name."""
-    demo = converted_demo(Settings.from_environment(os.environ))
-    known = {"smollm2": smollm2, "demo": lambda: demo}
+    known = {"smollm2": smollm2, "demo": lambda: make_demo(Settings.from_environment(os.environ), Output())}
     found = {name: known[name]() if name in known else Path(name) for name in names}
     if missing := [str(path) for path in found.values() if not path.is_file()]:
-        sys.exit(f"no file {missing[0]}: `qwenctl run hello` makes the demo's")
+        sys.exit(f"no file {missing[0]}")
     return found
 
 

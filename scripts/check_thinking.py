@@ -60,9 +60,10 @@ def main() -> int:
     parser.add_argument("--budgets", default="0,1,16,64")
     parser.add_argument("--max-tokens", type=int, default=192)
     parser.add_argument("--parallel", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1, help="enough for the demo, whatever else the machine does")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    options = EngineOptions(n_ctx=given.max_tokens + 512, n_parallel=given.parallel)
+    options = EngineOptions(n_ctx=given.max_tokens + 512, n_parallel=given.parallel, n_threads=given.threads)
     outcomes = []
     with Engine.open(given.model or _demo(), options) as engine:
         model = ChatModel(engine)

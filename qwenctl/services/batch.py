@@ -104,7 +104,7 @@ def run_batch(
         mailbox = Mailbox()
         workers: list[BatchWorker] = [one.worker(options, mailbox) for one in servers]
         if model:
-            workers.append(LocalWorker(model, options, mailbox))
+            workers.append(LocalWorker(model, options, mailbox, is_alone=not servers))
         run = _Run(workers, mailbox, output, options=options, settings=settings, tally=tally, teller=teller)
         return run.run(lines)
 

@@ -50,6 +50,9 @@ _SEED_STEP = 0x9E37_79B1  # 2^32 / golden ratio: seeds of attempts lie far apart
 _N_SEEDS = 0xFFFF_FFFF
 
 
+_READY_LINES = 32  # a small model ends some in the time that this thread waits for a busy processor
+
+
 @dataclass(slots=True)
 class _Running:
     """A line that the engine works on."""
@@ -128,12 +131,14 @@ class LocalWorker(BatchWorker):
         model: the model.
         options: of the batch.
         mailbox: where news go.
+        is_alone: nobody else would answer the lines that wait here, prepared, for a sequence.
     """
 
-    def __init__(self, model: ChatModel, options: BatchOptions, mailbox: Mailbox) -> None:
+    def __init__(self, model: ChatModel, options: BatchOptions, mailbox: Mailbox, *, is_alone: bool) -> None:
         self.name = model.engine.info.name
         self._preparer = LinePreparer(model, options)
-        self._n_most = 2 * options.parallel  # as many again wait, prepared
+        n_ready = max(options.parallel, _READY_LINES) if is_alone else options.parallel
+        self._n_most = options.parallel + n_ready
         self._options = options
         self._mailbox = mailbox
         self._prepared: dict[int, LineWork | EmbeddingWork] = {}  # by number of line
@@ -144,7 +149,7 @@ class LocalWorker(BatchWorker):
 
     @property
     def n_wanted(self) -> int:
-        """Sequences that are free, and as many again."""
+        """Sequences that are free, and lines that are to be ready when others end."""
         return 0 if self._is_lost else self._n_most - len(self._running) - self._n_embedding
 
     def look_ahead(self, jobs: Sequence[BatchJob]) -> None:

@@ -66,6 +66,7 @@ def command_of(name: str, setting: Setting, port: int) -> list[str]:
         return [
             *(sys.executable, "-m", "qwenctl", "serve", model, "--port", str(port), "--threads", threads),
             *("--parallel", str(setting.n_parallel), "--ctx", str(setting.n_ctx)),
+            "--no-prompt-cache",  # on disk: the same prompts may have been asked yesterday
         ]
     if name == LLAMA_SERVER:
         # Sequences with cells of their own, as ours have: quicker on a CPU than one pool for all.

@@ -158,7 +158,7 @@ def test_progress(files: Files) -> None:
     assert (seen[-1].n_finished, seen[-1].n_total, seen[-1].n_errors, seen[-1].seconds_left) == (6, 6, 1, 0)
     assert [progress.n_finished for progress in seen] == sorted(progress.n_finished for progress in seen)
     assert seen[-1].n_generated_tokens == 10
-    assert all(progress.tokens_per_s > 0 for progress in seen[-3:])
+    assert seen[-1].tokens_per_s > 0
 
 
 # Going on

@@ -64,8 +64,9 @@ def command(
     Prompts are new every time, so no cache helps. MODEL is a GGUF file or a model's name.
     """
     n_ctx = engine.n_ctx or lengths[-1] + _SLACK_TOKENS + n_generated
+    alone = replace(engine, n_ctx=n_ctx, n_parallel=1, prefix_cache=None)  # prompts of an earlier run would be on disk
     with (
-        open_model(model, replace(engine, n_ctx=n_ctx, n_parallel=1), settings, output) as chat_model,
+        open_model(model, alone, settings, output) as chat_model,
         output.progress("measuring", len(lengths) * n_rounds) as bar,
     ):
         n_done = 0

@@ -108,7 +108,7 @@ def _server(
         yield url
         return
     words = [] if model is None else [model]
-    words += ["--parallel", str(n_parallel), "--queue", "2048"]
+    words += ["--parallel", str(n_parallel), "--queue", "2048", "--no-prompt-cache"]
     words += [] if n_ctx is None else ["--ctx", str(n_ctx)]
     words += [] if n_threads is None else ["--threads", str(n_threads)]
     with own_server(words) as address:

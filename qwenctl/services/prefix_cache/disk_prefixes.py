@@ -61,15 +61,11 @@ class DiskPrefixes(MemoryOnly):
         model: the opened model.
         thread: its thread.
         store: the folder.
-        clock: seconds.
+        clock: the engine's, by which prompts are timed; the disk is timed by the system's.
     """
 
     def __init__(
-        self,
-        model: NativeModel,
-        thread: NativeThread,
-        store: PrefixStore,
-        clock: Callable[[], float] = time.monotonic,
+        self, model: NativeModel, thread: NativeThread, store: PrefixStore, clock: Callable[[], float]
     ) -> None:
         self._model, self._thread, self._store, self._clock = model, thread, store, clock
         self._speed = PrefillSpeed()
@@ -95,13 +91,13 @@ class DiskPrefixes(MemoryOnly):
         entry = match.entry
         if not cache.has_room_for(slot, len(entry.tokens)):
             return 0
-        began_s = self._clock()
+        began_s = time.monotonic()
         if not self._is_sound(entry):
             return 0
         if not cache.replace(slot, entry.tokens, match.n_common, lambda: self._load(slot.index, entry)):
             self._store.drop(entry)
             return 0
-        self._read_bytes_s = entry.record.state_bytes / max(1e-6, self._clock() - began_s)
+        self._read_bytes_s = entry.record.state_bytes / max(1e-6, time.monotonic() - began_s)
         self._store.used(entry)
         return match.n_common
 
@@ -187,10 +183,12 @@ class DiskPrefixes(MemoryOnly):
     def _one_computed(self, slot: Slot, n_prompt: int, chunk: Chunk, seconds: float) -> None:
         self._speed.observe(chunk.first, chunk.n_tokens, seconds)
         unsaved_s = self._unsaved_s[slot.index] = self._unsaved_s.get(slot.index, 0.0) + seconds
-        # Where nothing can be taken back, only what the next prompt begins with is of use: this prompt, not its answer.
-        at_end = len(slot.tokens) == n_prompt
-        if (at_end and not self._model.remembers_all) or unsaved_s >= worth.CHECKPOINT_S:
-            self._write(slot, n_prompt, may_wait=at_end and not self._model.remembers_all)
+        # Where nothing can be taken back, only what another prompt begins with is of use: this one, without its answer,
+        # or all but its last piece, in which the question about a document stands.
+        n_left = n_prompt - len(slot.tokens)
+        at_border = not self._model.remembers_all and 0 <= n_left <= chunk.n_tokens
+        if at_border or unsaved_s >= worth.CHECKPOINT_S:
+            self._write(slot, n_prompt, may_wait=at_border)
 
     def _write(self, slot: Slot, n_prompt: int, *, may_wait: bool) -> None:
         """Begin to write a slot's state if it pays. `may_wait`: nobody waits for the engine."""
@@ -216,11 +214,14 @@ class DiskPrefixes(MemoryOnly):
             path = self._store.begin(key, tokens)
         except OSError:
             return
-        began_s = self._clock()
+        began_s = time.monotonic()
+        before = self._writes[-1].completing if self._writes else None
 
         def complete(n_bytes: int) -> None:
+            if before is not None:
+                before.join()  # in order, so that the last one sees all that it makes superfluous
             if self._published(path, record, n_bytes):
-                self._write_bytes_s = n_bytes / max(1e-6, self._clock() - began_s)
+                self._write_bytes_s = n_bytes / max(1e-6, time.monotonic() - began_s)
                 if self._model.remembers_all:  # else an entry serves for nothing shorter
                     self._store.drop_parts(key, tokens)
 
