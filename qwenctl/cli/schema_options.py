@@ -67,7 +67,10 @@ def violation(schema: Any | None, done: ReplyDone) -> GenerationFailed | None:
     """Return what is wrong with an answer that has been printed; None: it satisfies the schema, or there is none."""
     if schema is None or done.reason in (FinishReason.ERROR, FinishReason.CANCELLED):
         return None
-    sentences = validate_answer(schema, done.answer)
+    try:
+        sentences = validate_answer(schema, done.answer)
+    except InvalidRequest as error:
+        return GenerationFailed(f"whether the answer satisfies the schema is not known: {error.message}", error.hint)
     if not sentences:
         return None
     if done.reason is FinishReason.LENGTH:
