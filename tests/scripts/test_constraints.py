@@ -20,7 +20,7 @@ def _pins() -> dict[str, str]:
 def test_every_line_is_a_package_and_a_version() -> None:
     for name, version in _pins().items():
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
-        assert re.fullmatch(r"[0-9]+(\.[0-9]+)*", version)
+        assert re.fullmatch(r"[0-9]+(\.[0-9]+)*(\.post[0-9]+)?", version)
 
 
 def test_what_the_project_asks_for_is_pinned_within_its_bounds() -> None:
