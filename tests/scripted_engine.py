@@ -137,10 +137,12 @@ class ScriptedEngine:
     def has_work(self) -> bool:
         return bool(self._waiting or self._active)
 
-    def step(self) -> list[GenerationEvent]:
+    def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
         while self._waiting and len(self._active) < self.n_parallel:
             self._active.append(self._waiting.popleft())
         self.most_active = max(self.most_active, len(self._active))
+        if meanwhile and self._active:
+            meanwhile()
         if self.seconds_per_step and self._active:
             time.sleep(self.seconds_per_step)
         events = [event for sequence in list(self._active) for event in self._advance(sequence)]

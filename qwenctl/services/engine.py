@@ -67,6 +67,7 @@ class Engine(EngineSurface):
         self._computing: frozenset[str] = frozenset()
         self._last_events: list[GenerationEvent] = []  # of requests that `close` ended
         self._n_failures = 0
+        self._meanwhile: Callable[[], None] | None = None
         self._closed = False
 
     @classmethod
@@ -182,12 +183,17 @@ class Engine(EngineSurface):
         """
         self._answer_now.add(request_id)
 
-    def step(self) -> list[GenerationEvent]:
+    def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
         """Compute once for all requests that can run; [] when there is nothing to do.
 
         A request that fails ends with `FinishReason.ERROR`; the others go on.
+
+        Args:
+            meanwhile: called once each batch of the step is being computed, for what can be done beside it. It must not
+                close the engine.
         """
         with self._lock:
+            self._meanwhile = meanwhile
             events, self._last_events = self._last_events, []
             if self._closed:
                 return events
@@ -300,7 +306,7 @@ class Engine(EngineSurface):
         try:
             if self._closed or self._cancelled:
                 return _ABORTED
-            return self._thread.run(self._model.decode)
+            return self._thread.run(self._model.decode, self._meanwhile)
         finally:
             self._computing = frozenset()
 

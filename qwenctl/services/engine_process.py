@@ -146,12 +146,14 @@ class EngineProcess(EngineSurface):
         if request_id in self._under_way:
             self._child.tell("end_thinking", request_id=request_id)
 
-    def step(self) -> list[GenerationEvent]:
-        """Compute once for all requests that can run; [] when there is nothing to do.
+    def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
+        """Compute once for all requests that can run; [] when there is nothing to do. `meanwhile` is called before.
 
         A request that fails ends with `FinishReason.ERROR`; when the process dies, all of them do.
         """
         if self._under_way and not self._closed and not self._failure:
+            if meanwhile is not None:
+                meanwhile()
             with suppress(GenerationFailed):  # those under way have had their last event then
                 self._call("step", self._take_events)
         return self._taken()

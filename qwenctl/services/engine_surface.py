@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -28,8 +28,12 @@ class EngineSurface(ABC):
         """Close a request's think block now: the answer follows. Unknown and finished ones are ignored."""
 
     @abstractmethod
-    def step(self) -> list[GenerationEvent]:
-        """Compute once for all requests that can run; [] when there is nothing to do."""
+    def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
+        """Compute once for all requests that can run; [] when there is nothing to do.
+
+        Args:
+            meanwhile: called, perhaps more than once, when computing has begun; not at all when nothing is computed.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -8,7 +8,7 @@ A model without a chat template completes the plain text of the messages.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
@@ -54,8 +54,8 @@ class TextEngine(Protocol):
     def submit(self, request: GenerationRequest) -> None:
         """Queue `request`."""
 
-    def step(self) -> list[GenerationEvent]:
-        """Compute once for all requests that can run."""
+    def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
+        """Compute once for all requests that can run; `meanwhile` is called when that has begun."""
 
     def cancel(self, request_id: str) -> None:
         """End a request early; it still gets its last event."""

@@ -30,18 +30,20 @@ class Ticket:
     one can leave its lock taken, which would stop the thread that is to set it.
     """
 
-    __slots__ = ("call", "done", "error", "result", "wake")
+    __slots__ = ("begun", "call", "done", "error", "result", "wake")
 
-    def __init__(self, call: Callable[[], object]) -> None:
+    def __init__(self, call: Callable[[], object], begun: threading.Lock | None = None) -> None:
         self.call = call
+        self.begun = begun  # taken; released when the call begins
         self.result: object = None
         self.error: BaseException | None = None
         self.done = False
-        self.wake = threading.Lock()
-        self.wake.acquire()
+        self.wake = _taken_lock()
 
     def answer(self) -> None:
         """Make the call."""
+        if self.begun is not None:
+            self.begun.release()
         try:
             self.result = self.call()
         except BaseException as error:  # for the caller
@@ -64,15 +66,24 @@ class NativeThread:
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
-    def run(self, call: Callable[[], T]) -> T:
+    def run(self, call: Callable[[], T], meanwhile: Callable[[], None] | None = None) -> T:
         """Return what `call` returns or raise what it raises.
 
+        Args:
+            call: on the thread.
+            meanwhile: done here once `call` has begun: what would only delay it before.
+
         Raises:
-            BaseException: the wait was interrupted; `call` has been made to return before this is raised.
+            BaseException: the wait was interrupted, or `meanwhile` raised it; `call` has been made to return before
+                this is raised.
         """
-        ticket = Ticket(call)
+        ticket = Ticket(call, _taken_lock() if meanwhile else None)
         try:
             self._calls.put(ticket)  # CPython looks for signals after a call, not before it: an answer will come
+            if ticket.begun is not None and meanwhile is not None:
+                while not ticket.begun.acquire(timeout=_LOOK_FOR_SIGNALS_S):
+                    pass
+                meanwhile()
             while not ticket.wake.acquire(timeout=_LOOK_FOR_SIGNALS_S):
                 pass
         except BaseException:
@@ -122,3 +133,9 @@ class NativeThread:
         while (ticket := self._calls.get()) is not None:
             ticket.answer()
             del ticket  # and what the call holds
+
+
+def _taken_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock

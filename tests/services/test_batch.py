@@ -4,7 +4,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -247,8 +247,8 @@ def test_an_engine_that_is_no_more_is_the_runs_error_and_no_lines(files: Files) 
     gone = GenerationFailed("the worker host:1 was lost")
 
     class Dying(ScriptedEngine):
-        def step(self) -> list[GenerationEvent]:
-            events = super().step()
+        def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
+            events = super().step(meanwhile)
             if any(isinstance(event, Finished) and event.error for event in events):
                 self.failure = gone
             return events
@@ -312,10 +312,10 @@ def test_the_lock_follows_the_rewritten_file(files: Files) -> None:
     files.run()
 
     class Meddler(ScriptedEngine):
-        def step(self) -> list[GenerationEvent]:
+        def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
             with pytest.raises(InvalidRequest, match="another process is writing"):
                 files.run()
-            return super().step()
+            return super().step(meanwhile)
 
     files.ask({"id": "a", "prompt": "x"}, {"id": "b", "prompt": 1}, {"id": "c", "prompt": "y"})
     assert counts(files.run(Meddler(), retry_errors=True)) == (1, 1, 1, 0)

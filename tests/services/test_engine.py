@@ -308,7 +308,7 @@ def test_an_interrupted_wait_leaves_a_usable_engine(engine: Engine, monkeypatch:
     assert text_of(events + run(engine)) == "The capital of France is Paris."
 
 
-def _interrupted(call: object) -> int:
+def _interrupted(call: object, meanwhile: object) -> int:
     raise KeyboardInterrupt
 
 

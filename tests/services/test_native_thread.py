@@ -50,6 +50,33 @@ def test_results_and_errors_come_back_from_one_other_thread(thread: NativeThread
     assert thread.run(lambda: 7) == 7
 
 
+def test_something_is_done_while_the_call_runs_and_not_before_it(thread: NativeThread) -> None:
+    order: list[str] = []
+    done = threading.Event()
+
+    def call() -> bool:
+        order.append("begun")
+        return done.wait(GUARD_S)  # it could not end if what is to be done beside it were done after it
+
+    def meanwhile() -> None:
+        order.append("beside")
+        done.set()
+
+    assert thread.run(call, meanwhile) is True
+    assert order == ["begun", "beside"]
+
+
+def test_a_call_has_returned_when_what_was_done_beside_it_fails(thread: NativeThread) -> None:
+    returned = threading.Event()
+
+    def fail() -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        thread.run(returned.set, fail)
+    assert returned.is_set()
+
+
 def _interrupt_after_native_calls(n_calls: int) -> Callable[[FrameType, str, Any], None]:
     """Return a profiler that raises KeyboardInterrupt after the n-th call that native_thread.py makes into C."""
     left = n_calls

@@ -129,9 +129,9 @@ def test_counters(start: Callable[..., EngineRunner]) -> None:
     gate: SimpleQueue[None] = SimpleQueue()
 
     class Gated(ScriptedEngine):
-        def step(self) -> list[GenerationEvent]:
+        def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
             gate.get()
-            return super().step()
+            return super().step(meanwhile)
 
     runner = start(Gated([["a", "b"], ["c"], ["d"]], n_parallel=1))
     heard = [Heard() for _ in range(3)]
@@ -209,7 +209,7 @@ def test_an_engine_that_raises_ends_every_request_with_an_error(
     submitted = threading.Event()
 
     class Broken(ScriptedEngine):
-        def step(self) -> list[GenerationEvent]:
+        def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
             assert submitted.wait(LIMIT_S)
             raise MemoryError("no more")
 
