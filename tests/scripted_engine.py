@@ -35,6 +35,7 @@ from qwenctl.core import (
     Usage,
 )
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
+from qwenctl.services.engine_surface import TakeEvents
 from qwenctl.services.think_monitor import ThinkMonitor
 
 Script = Sequence[str | Exception]
@@ -137,12 +138,12 @@ class ScriptedEngine:
     def has_work(self) -> bool:
         return bool(self._waiting or self._active)
 
-    def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
+    def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
         while self._waiting and len(self._active) < self.n_parallel:
             self._active.append(self._waiting.popleft())
         self.most_active = max(self.most_active, len(self._active))
         if meanwhile and self._active:
-            meanwhile()
+            meanwhile(())
         if self.seconds_per_step and self._active:
             time.sleep(self.seconds_per_step)
         events = [event for sequence in list(self._active) for event in self._advance(sequence)]

@@ -30,7 +30,7 @@ from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequ
 from qwenctl.errors import GenerationFailed, InvalidRequest
 from qwenctl.services.embedder import Embeddings
 from qwenctl.services.engine_options import EngineOptions
-from qwenctl.services.engine_surface import EngineSurface
+from qwenctl.services.engine_surface import EngineSurface, TakeEvents
 from qwenctl.services.kv_cache import KvCache
 from qwenctl.services.live_request import LiveRequest
 from qwenctl.services.native_model import NativeModel, open_native_model
@@ -67,7 +67,7 @@ class Engine(EngineSurface):
         self._computing: frozenset[str] = frozenset()
         self._last_events: list[GenerationEvent] = []  # of requests that `close` ended
         self._n_failures = 0
-        self._meanwhile: Callable[[], None] | None = None
+        self._meanwhile: Callable[[], None] | None = None  # of the step under way
         self._closed = False
 
     @classmethod
@@ -183,18 +183,18 @@ class Engine(EngineSurface):
         """
         self._answer_now.add(request_id)
 
-    def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
+    def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
         """Compute once for all requests that can run; [] when there is nothing to do.
 
         A request that fails ends with `FinishReason.ERROR`; the others go on.
 
         Args:
-            meanwhile: called once each batch of the step is being computed, for what can be done beside it. It must not
-                close the engine.
+            meanwhile: called once each batch of the step is being computed, with the events since the last call: a
+                prompt's first token need not wait for the generating ones' next. It must not close the engine.
         """
         with self._lock:
-            self._meanwhile = meanwhile
             events, self._last_events = self._last_events, []
+            self._meanwhile = partial(_hand_over, events, meanwhile) if meanwhile else None
             if self._closed:
                 return events
             try:
@@ -351,3 +351,9 @@ class Engine(EngineSurface):
         if self._n_failures >= _MOST_FAILURES:
             events += self._line.end(self._line.all(), FinishReason.ERROR, "llama.cpp failed several times in a row")
         return events
+
+
+def _hand_over(events: list[GenerationEvent], take: TakeEvents) -> None:
+    early = events[:]
+    events.clear()
+    take(early)

@@ -28,7 +28,7 @@ from qwenctl.services.engine_messages import MessageTooLarge, Opened, decode, de
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.engine_rows import decode_rows
 from qwenctl.services.engine_servers import EngineServers
-from qwenctl.services.engine_surface import EngineSurface
+from qwenctl.services.engine_surface import EngineSurface, TakeEvents
 from qwenctl.services.under_way import UnderWay
 
 T = TypeVar("T")
@@ -146,14 +146,14 @@ class EngineProcess(EngineSurface):
         if request_id in self._under_way:
             self._child.tell("end_thinking", request_id=request_id)
 
-    def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
+    def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
         """Compute once for all requests that can run; [] when there is nothing to do. `meanwhile` is called before.
 
         A request that fails ends with `FinishReason.ERROR`; when the process dies, all of them do.
         """
         if self._under_way and not self._closed and not self._failure:
             if meanwhile is not None:
-                meanwhile()
+                meanwhile(())
             with suppress(GenerationFailed):  # those under way have had their last event then
                 self._call("step", self._take_events)
         return self._taken()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest
 from qwenctl.errors import GenerationFailed, InvalidRequest
+
+TakeEvents = Callable[[Sequence[GenerationEvent]], None]
 
 
 class EngineSurface(ABC):
@@ -28,11 +30,12 @@ class EngineSurface(ABC):
         """Close a request's think block now: the answer follows. Unknown and finished ones are ignored."""
 
     @abstractmethod
-    def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
+    def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
         """Compute once for all requests that can run; [] when there is nothing to do.
 
         Args:
-            meanwhile: called, perhaps more than once, when computing has begun; not at all when nothing is computed.
+            meanwhile: called, perhaps more than once, when computing has begun, with the events of this step so far;
+                they are not returned again. Not called at all when nothing is computed.
         """
 
     @abstractmethod

@@ -8,7 +8,7 @@ A model without a chat template completes the plain text of the messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from qwenctl.core import GenerationEvent, GenerationRequest, Message, ModelInfo,
 from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.chat_template import ChatTemplate, RenderCall, TemplateCapabilities, ends_inside_thinking
 from qwenctl.services.embedder import Embeddings
+from qwenctl.services.engine_surface import TakeEvents
 from qwenctl.services.overflow.middle_cut import cut_middle
 from qwenctl.services.overflow.policy import MiddleCut, OverflowPolicy, Shortening, Summary, fits, room_for_prompt
 from qwenctl.services.reply import ReplyAssembler, ReplyEvent
@@ -54,8 +55,8 @@ class TextEngine(Protocol):
     def submit(self, request: GenerationRequest) -> None:
         """Queue `request`."""
 
-    def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
-        """Compute once for all requests that can run; `meanwhile` is called when that has begun."""
+    def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
+        """Compute once for all requests that can run; `meanwhile` may get events early."""
 
     def cancel(self, request_id: str) -> None:
         """End a request early; it still gets its last event."""

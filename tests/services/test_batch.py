@@ -4,7 +4,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from qwenctl.core import Finished, GenerationEvent
 from qwenctl.errors import BatchFailed, GenerationFailed, InvalidRequest, QwenctlError
 from qwenctl.services.batch import BatchOptions, BatchProgress, run_batch
 from qwenctl.services.chat_template import ChatTemplate
+from qwenctl.services.engine_surface import TakeEvents
 from qwenctl.services.generation import ChatModel, ChatOptions
 from tests.chat_templates import QWEN3
 from tests.scripted_engine import ScriptedEngine
@@ -247,7 +248,7 @@ def test_an_engine_that_is_no_more_is_the_runs_error_and_no_lines(files: Files) 
     gone = GenerationFailed("the worker host:1 was lost")
 
     class Dying(ScriptedEngine):
-        def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
+        def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
             events = super().step(meanwhile)
             if any(isinstance(event, Finished) and event.error for event in events):
                 self.failure = gone
@@ -312,7 +313,7 @@ def test_the_lock_follows_the_rewritten_file(files: Files) -> None:
     files.run()
 
     class Meddler(ScriptedEngine):
-        def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
+        def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
             with pytest.raises(InvalidRequest, match="another process is writing"):
                 files.run()
             return super().step(meanwhile)

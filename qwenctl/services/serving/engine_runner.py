@@ -23,6 +23,7 @@ from typing import Protocol
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, TextDelta
 from qwenctl.errors import GenerationFailed, InvalidRequest
 from qwenctl.services.embedder import Embeddings
+from qwenctl.services.engine_surface import TakeEvents
 from qwenctl.services.serving.embedding_job import EmbeddingJob
 from qwenctl.services.under_way import UnderWay
 
@@ -54,8 +55,8 @@ class SteppedEngine(Protocol):
     def embed(self, token_lists: Sequence[Sequence[int]]) -> Embeddings:
         """Return a vector of each list of tokens."""
 
-    def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
-        """Compute once for all requests that can run; `meanwhile` is called when that has begun."""
+    def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
+        """Compute once for all requests that can run; `meanwhile` gets events when that has begun."""
 
     def close(self) -> None:
         """Free the model; `step` still returns the last events."""
@@ -267,9 +268,9 @@ class EngineRunner:
                 self._embeddings.popleft()
                 self._changed.notify_all()
 
-    def _hand_over(self) -> None:
-        """Tell everybody what the last step brought."""
-        events, self._news = self._news, ()
+    def _hand_over(self, early: Sequence[GenerationEvent] = ()) -> None:
+        """Tell everybody what the last step brought, and this one so far."""
+        events, self._news = [*self._news, *early], ()
         by_request: dict[str, list[GenerationEvent]] = {}
         for event in events:
             by_request.setdefault(event.request_id, []).append(event)

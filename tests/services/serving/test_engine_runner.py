@@ -18,6 +18,7 @@ from qwenctl.errors import GenerationFailed, InvalidRequest, PromptTooLong
 from qwenctl.services.embedder import Embeddings
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.engine_process import EngineProcess
+from qwenctl.services.engine_surface import TakeEvents
 from qwenctl.services.serving.engine_runner import EngineRunner
 from tests.scripted_engine import ScriptedEngine
 
@@ -129,7 +130,7 @@ def test_counters(start: Callable[..., EngineRunner]) -> None:
     gate: SimpleQueue[None] = SimpleQueue()
 
     class Gated(ScriptedEngine):
-        def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
+        def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
             gate.get()
             return super().step(meanwhile)
 
@@ -209,7 +210,7 @@ def test_an_engine_that_raises_ends_every_request_with_an_error(
     submitted = threading.Event()
 
     class Broken(ScriptedEngine):
-        def step(self, meanwhile: Callable[[], None] | None = None) -> list[GenerationEvent]:
+        def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
             assert submitted.wait(LIMIT_S)
             raise MemoryError("no more")
 
@@ -284,6 +285,17 @@ def test_a_real_engine_says_under_a_runner_what_it_says_without(demo_gguf: Path)
         assert endless.first.wait(LIMIT_S)
         runner.close()
         assert endless.finished().reason is FinishReason.CANCELLED
+
+
+def test_a_first_token_does_not_wait_for_the_second(smollm2_gguf: Path) -> None:
+    with Engine.open(smollm2_gguf, EngineOptions(n_ctx=256, n_parallel=2, n_threads=1)) as engine:
+        engine.submit(ask(engine, "one", 2))
+        early: list[GenerationEvent] = []
+        late = engine.step(early.extend)
+    first, second = ([event for event in events if isinstance(event, TextDelta)] for events in (early, late))
+    assert [event.n_tokens for event in first] == [1]
+    assert [event.n_tokens for event in second] == [2]
+    assert isinstance(late[-1], Finished)
 
 
 def test_an_engine_s_process_that_dies_ends_requests_and_is_noticed_when_idle(demo_gguf: Path) -> None:
