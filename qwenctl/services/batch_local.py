@@ -46,10 +46,6 @@ from qwenctl.services.generation import ChatModel
 from qwenctl.services.reply import ReplyDone
 from qwenctl.services.serving.engine_runner import EngineRunner
 
-_SEED_STEP = 0x9E37_79B1  # 2^32 / golden ratio: seeds of attempts lie far apart
-_N_SEEDS = 0xFFFF_FFFF
-
-
 _READY_LINES = 32  # a small model ends some in the time that this thread waits for a busy processor
 
 
