@@ -122,7 +122,7 @@ def test_what_has_no_vector_is_refused(engine: Engine) -> None:
 def test_closing_is_not_missed_just_before_computing(demo_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine.open(demo_gguf, OPTIONS)
     rearm, aborted = engine._model.rearm, threading.Event()
-    monkeypatch.setattr(engine._model, "abort", lambda: aborted.set())
+    monkeypatch.setattr(engine._model, "abort", aborted.set)
     closing = threading.Thread(target=engine.close)
 
     def close_then_rearm() -> None:
