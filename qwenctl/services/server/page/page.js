@@ -1,7 +1,7 @@
 // The chat page: a conversation, what is shown of it, and what is kept in this browser.
 
 import { render } from "./markdown.js";
-import { completion, endThinking } from "./stream.js";
+import { completion, endThinking, head } from "./stream.js";
 
 const KEPT = "qwenctl-conversation";
 const find = (id) => document.getElementById(id);
@@ -264,9 +264,8 @@ find("settings").addEventListener("close", () => {
 });
 
 async function connect() {
-  const key = find("key").value;
   try {
-    const response = await fetch("v1/models", { headers: key ? { Authorization: `Bearer ${key}` } : {} });
+    const response = await fetch("v1/models", { headers: head(find("key").value) });
     if (response.status === 401) throw new Error("the server wants an API key: see Settings");
     model = (await response.json()).data[0] ?? null;
     find("model").textContent = model?.id ?? "no model";

@@ -15,9 +15,8 @@ export class ServerError extends Error {
  * @param {{key: string, signal: AbortSignal}} how
  */
 export async function* completion(body, { key, signal }) {
-  const headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   const sent = JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } });
-  const response = await fetch("v1/chat/completions", { method: "POST", headers, body: sent, signal });
+  const response = await fetch("v1/chat/completions", { method: "POST", headers: head(key), body: sent, signal });
   if (!response.ok) throw new ServerError(await reason(response), response.status);
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
@@ -30,10 +29,14 @@ export async function* completion(body, { key, signal }) {
 
 /** Ask for the end of the thinking of the completion `id`. */
 export async function endThinking(id, key) {
-  const headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   const body = JSON.stringify({ id, action: "reasoning_end" });
-  const response = await fetch("v1/chat/completions/control", { method: "POST", headers, body });
+  const response = await fetch("v1/chat/completions/control", { method: "POST", headers: head(key), body });
   if (!response.ok) throw new ServerError(await reason(response), response.status);
+}
+
+/** Return the headers of a request; an empty key means that there is none. */
+export function head(key) {
+  return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
 }
 
 async function reason(response) {
