@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from quant.gguf_check import check_model
 from quant.gguf_read import read_gguf
 from qwenctl.moe.context_memory import ContextShape, kv_cache_bytes
 from qwenctl.services.engine_devices import engine_devices
@@ -73,10 +74,11 @@ def parallel_for(path: Path, options: EngineOptions, purpose: Purpose) -> Parall
     """Look at a model's file and at this machine, and choose.
 
     Raises:
-        GgufError: the file is none.
+        GgufError: the file is none, or none that llama.cpp could load.
         InvalidRequest: a device of `options` is not there.
     """
     gguf = read_gguf(path)
+    check_model(gguf)
     n_ctx = options.n_ctx or min(gguf.n_ctx_train or USUAL_N_CTX, USUAL_N_CTX)
     table = gguf.tensors.get("token_embd.weight")
     shape = ContextShape.of(gguf.metadata, table.shape[0] if table else 0)
