@@ -10,6 +10,7 @@ import click
 
 from qwenctl.services.attachment import Attachment
 from qwenctl.services.split_files import SUFFIX
+from qwenctl.services.typed_path import is_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +32,7 @@ class FileOption(click.Option):
                 value_comes, in_files = False, True
             elif word in self.opts:
                 value_comes, in_files = True, False
-            elif in_files and not word.startswith("-") and Path(word).is_file() and not word.endswith(SUFFIX):
+            elif in_files and not word.startswith("-") and is_file(Path(word)) and not word.endswith(SUFFIX):
                 spread.append(self.opts[0])
             else:
                 in_files = False

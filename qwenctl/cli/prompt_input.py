@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.model_store import is_model, looks_like_path, model_not_found
 from qwenctl.services.text_bytes import decode_utf8
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 
 STDIN = "-"
@@ -103,7 +103,7 @@ def text_or_file(text: str | None) -> str | None:
     """
     if text is None or not text.startswith("@"):
         return text
-    path = Path(text[1:]).expanduser()
+    path = typed_path(text[1:])
     try:
         return path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
