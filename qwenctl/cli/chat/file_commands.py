@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from qwenctl.cli.chat.session import ChatSession
-from qwenctl.cli.chat.slash_command import SlashCommand
+from qwenctl.cli.chat.slash_command import SlashCommand, path_argument
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.attached_files import read_attachments
 from qwenctl.services.typed_path import is_file, is_there, typed_path
@@ -26,12 +26,11 @@ def attach_mentioned_files(session: ChatSession, question: str) -> None:
 
 
 def _file(session: ChatSession, text: str) -> None:
+    path = path_argument(text, "/file notes.md, or /file src/*.py")
     try:
-        patterns = [text] if is_there(typed_path(text)) else shlex.split(text)
+        patterns = [text] if is_there(path) else shlex.split(text)
     except ValueError as error:
         raise InvalidRequest(f"{text}: a quotation mark is missing", "/file 'my notes.md' src/*.py") from error
-    if not text:
-        raise InvalidRequest("/file needs the name of a file", "/file notes.md, or /file src/*.py")
     session.attach(read_attachments(patterns, session.screen.note))
 
 
