@@ -14,6 +14,7 @@ from pathlib import Path
 
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.typed_path import is_file, typed_path
+from qwenctl.settings import Settings
 
 INPUT = "input"
 _HOLE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
@@ -64,6 +65,11 @@ class PromptTemplate:
             raise InvalidRequest(f"the template {self.name} needs input", hint)
         text = _HOLE.sub(lambda hole: given if hole[1] == INPUT else values[hole[1]], self.text)
         return text if self.takes_input or not given else f"{given}\n\n{text}"
+
+
+def templates_folder(settings: Settings) -> Path:
+    """Return where a user's templates lie."""
+    return settings.config_dir / "templates"
 
 
 def read_template(name: str, folder: Path) -> PromptTemplate:
