@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO, NamedTuple
 
 from qwenctl.errors import InvalidRequest
+from qwenctl.services.attachment import Attachment
 from qwenctl.services.model_store import is_model, looks_like_path, model_not_found
 from qwenctl.services.text_bytes import decode_utf8
 from qwenctl.services.typed_path import typed_path
@@ -81,6 +82,13 @@ def ordered(documents: Sequence[str], question: str) -> str:
     Two questions about the same documents then begin alike, and the second one finds the first one's work in the cache.
     """
     return "\n\n".join(part for part in (*documents, question) if part.strip())
+
+
+def attached_line(attachments: Sequence[Attachment], tokenize: Callable[[str], Sequence[int]]) -> str:
+    """Return how many files there are, and how much of the context they take: 3 files, 12.3k tokens."""
+    n_tokens = sum(len(tokenize(str(attachment))) for attachment in attachments)
+    count = f"{n_tokens / 1000:.1f}k" if n_tokens >= 1000 else str(n_tokens)
+    return f"{len(attachments)} file{'s' if len(attachments) != 1 else ''}, {count} tokens"
 
 
 def read_text(stream: BinaryIO, warn: Callable[[str], None]) -> str:
