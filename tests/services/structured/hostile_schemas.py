@@ -90,6 +90,8 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "a tiny step": lambda: {"type": "number", "multipleOf": 1e-300},
     "nested groups": lambda: {"type": "string", "pattern": "(" * 1000 + ")" * 1000},
     "repeated repetitions": lambda: {"type": "string", "pattern": "^((((a?){30}){30}){30}){30}$"},
+    "repetitions of nothing": lambda: {"type": "string", "pattern": "((((){1000}){1000}){1000}){1000}"},
+    "1,999 signs of repetition": lambda: {"type": "string", "pattern": "a" + "+" * 1999},
     "backtracking": lambda: {"type": "string", "pattern": "^(a+)+(a|aa)*(.*a){20}b$"},
     "too many states": lambda: {"type": "string", "pattern": "(a|b)*a(a|b){20}"},
     "many patterns": lambda: {
