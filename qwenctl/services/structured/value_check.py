@@ -7,8 +7,9 @@ schema refers to nothing outside.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
+from fractions import Fraction
 from functools import partial
+from math import isfinite
 from typing import Any
 
 from qwenctl.errors import InvalidRequest
@@ -103,10 +104,11 @@ class _Checks:
 
 
 def _multiple_of(validator: Any, step: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    """In decimal, as it is written: 19.99 is a multiple of 0.01, which binary fractions do not find."""
+    """Exactly, as it is written: 19.99 is a multiple of 0.01, which binary fractions do not find."""
     del validator, schema
-    is_number = isinstance(instance, int | float) and not isinstance(instance, bool)
-    if is_number and Decimal(repr(instance)) % Decimal(repr(step)):
+    if isinstance(instance, bool) or not isinstance(instance, int | float):
+        return
+    if not isfinite(instance) or Fraction(repr(instance)) % Fraction(repr(step)):  # 1e999 is read as infinite
         yield _failure(f"{instance} is not a multiple of {step}")
 
 

@@ -263,3 +263,14 @@ def test_validation_names_the_place() -> None:
     assert validate_answer(PERSON, "{")[0].startswith("the answer is not JSON: Expecting property name")
     assert validate_answer({}, "[" * 100_000) == ["the answer is nested too deeply"]
     assert validate_answer({}, "NaN") == ["the answer is not JSON: NaN is no number of JSON"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"multipleOf": 0.3}, ["3e50", "0.9", "-3", "true"], ["1e50", "1e999", "0.31"]),
+    ],
+)
+def test_what_only_the_check_of_the_answer_sees(schema: Any, good: list[str], bad: list[str]) -> None:
+    assert [validate_answer(schema, text) for text in good] == [[]] * len(good)
+    assert [len(validate_answer(schema, text)) for text in bad] == [1] * len(bad)
