@@ -6,7 +6,7 @@ schema refers to nothing outside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from fractions import Fraction
 from functools import partial
 from math import isfinite
@@ -60,7 +60,7 @@ class _Checks:
         self._budget = Budget()
         self._automata: dict[str, Automaton] = {}
         ours = {"pattern": self._pattern, "format": self._format, "multipleOf": _multiple_of}
-        ours["patternProperties"] = self._pattern_properties
+        ours |= {"patternProperties": self._pattern_properties, "uniqueItems": _unique_items}
         self.table = {keyword: partial(self._counted, check) for keyword, check in {**theirs, **ours}.items()}
         self._additional = theirs["additionalProperties"]
         self.table["additionalProperties"] = partial(self._counted, self._additional_properties)
@@ -110,6 +110,22 @@ def _multiple_of(validator: Any, step: Any, instance: Any, schema: Any) -> Itera
         return
     if not isfinite(instance) or Fraction(repr(instance)) % Fraction(repr(step)):  # 1e999 is read as infinite
         yield _failure(f"{instance} is not a multiple of {step}")
+
+
+def _unique_items(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    """By hash: jsonschema compares what cannot be sorted in pairs, which takes minutes for some thousand objects."""
+    del validator, schema
+    if wanted and isinstance(instance, list) and len({_hashable(one) for one in instance}) < len(instance):
+        yield _failure(f"{instance!r} has non-unique elements")
+
+
+def _hashable(value: Any) -> Hashable:
+    """What is equal for equal JSON values only: 1 and 1.0 are equal, 1 and true are not."""
+    if isinstance(value, dict):
+        return dict, frozenset((name, _hashable(one)) for name, one in value.items())
+    if isinstance(value, list):
+        return list, tuple(map(_hashable, value))
+    return (bool, value) if isinstance(value, bool) else value
 
 
 def _failure(message: str) -> Any:

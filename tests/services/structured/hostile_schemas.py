@@ -76,6 +76,7 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "200 alternatives compared": lambda: _one_of(5),
     "20,000 values": lambda: {"enum": list(range(20_000))},
     "values that are checked": lambda: {"enum": list(range(10_000)), "not": {"enum": list(range(5_000))}},
+    "values told from each other": lambda: {"const": [{"a": i} for i in range(9000)], "uniqueItems": True},
     "2,000 properties": lambda: {"properties": {f"p{i}": {} for i in range(2000)}},
     "large schema in every place": lambda: {
         "allOf": [{"patternProperties": {"": BIG}}, {"properties": {f"q{i}": {"minimum": i} for i in range(400)}}]

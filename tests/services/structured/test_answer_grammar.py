@@ -269,6 +269,11 @@ def test_validation_names_the_place() -> None:
     ("schema", "good", "bad"),
     [
         ({"multipleOf": 0.3}, ["3e50", "0.9", "-3", "true"], ["1e50", "1e999", "0.31"]),
+        (
+            {"uniqueItems": True},
+            ["[]", '[1, true, "1", [1], {"a": 1}, {"a": true}, null]', '{"a": 1}', "[0, false, [], {}]"],
+            ["[1, 1.0]", '[{"a": [1, 2], "b": 0}, {"b": 0.0, "a": [1, 2]}]', "[[], []]"],
+        ),
     ],
 )
 def test_what_only_the_check_of_the_answer_sees(schema: Any, good: list[str], bad: list[str]) -> None:
