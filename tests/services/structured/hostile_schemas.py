@@ -94,6 +94,10 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "repetitions of nothing": lambda: {"type": "string", "pattern": "((((){1000}){1000}){1000}){1000}"},
     "1,999 signs of repetition": lambda: {"type": "string", "pattern": "a" + "+" * 1999},
     "backtracking": lambda: {"type": "string", "pattern": "^(a+)+(a|aa)*(.*a){20}b$"},
+    "backtracking over names": lambda: {
+        "const": {"a" * 60 + "!": 1}, "patternProperties": {"^(a+)+$": True}, "unevaluatedProperties": False,
+    },
+    "doubling references, unevaluated": lambda: {**_doubling(200), "unevaluatedProperties": False, "const": {}},
     "too many states": lambda: {"type": "string", "pattern": "(a|b)*a(a|b){20}"},
     "many patterns": lambda: {
         "properties": {f"p{i}": {"type": "string", "pattern": f"(a|b)*a(a|b){{8}}{i}"} for i in range(300)}

@@ -274,6 +274,38 @@ def test_validation_names_the_place() -> None:
             ["[]", '[1, true, "1", [1], {"a": 1}, {"a": true}, null]', '{"a": 1}', "[0, false, [], {}]"],
             ["[1, 1.0]", '[{"a": [1, 2], "b": 0}, {"b": 0.0, "a": [1, 2]}]', "[[], []]"],
         ),
+        (
+            {
+                "properties": {"a": {}},
+                "patternProperties": {"^(?<x>x)-": {}},  # a group that Python's `re` does not know
+                "unevaluatedProperties": False,
+            },
+            ["{}", '{"a": 1, "x-1": 2}', "[1]"],
+            ['{"b": 1}', '{"x": 1}'],
+        ),
+        (
+            {
+                "allOf": [{"$ref": "#/$defs/named"}],
+                "anyOf": [{"properties": {"b": {"const": 1}}}, {"required": ["c"], "properties": {"c": {}}}],
+                "dependentSchemas": {"d": {"properties": {"d": {}, "e": {}}}},
+                "if": {"required": ["f"], "properties": {"f": {}}},
+                "then": {"properties": {"g": {}}},
+                "else": {"properties": {"h": {}}},
+                "unevaluatedProperties": {"type": "null"},
+                "$defs": {"named": {"properties": {"a": {}}}},
+            },
+            ['{"a": 1, "b": 1}', '{"a": 1, "c": 1, "z": null}', '{"d": 1, "e": 1}', '{"f": 1, "g": 1}', '{"h": 1}'],
+            ['{"c": 1, "b": 2}', '{"e": 1}', '{"f": 1, "h": 1}', '{"g": 1}', '{"z": 1}'],
+        ),
+        (
+            {
+                "properties": {"a": {"additionalProperties": True}},
+                "allOf": [{"additionalProperties": {"type": "null"}}],
+                "unevaluatedProperties": False,
+            },
+            ['{"a": null, "b": null}'],
+            [],
+        ),
     ],
 )
 def test_what_only_the_check_of_the_answer_sees(schema: Any, good: list[str], bad: list[str]) -> None:
