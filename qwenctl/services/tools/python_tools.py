@@ -6,12 +6,15 @@ The child is started once and ends with us; one whose function ran too long is k
 from __future__ import annotations
 
 import json
+import os
 import select
+import signal
 import subprocess
 import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -135,7 +138,8 @@ def _send(pipe: IO[bytes], data: bytes) -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    child.kill()
+    with suppress(OSError):
+        os.killpg(child.pid, signal.SIGKILL)  # and what its functions have started
     child.wait()
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
