@@ -98,6 +98,20 @@ def test_a_long_result_is_cut_and_says_so(box: ToolBox) -> None:
     assert text.endswith("980,000 more characters were cut off]")
 
 
+def test_what_json_or_utf8_cannot_hold_comes_through(tmp_path: Path) -> None:
+    file = tmp_path / "t.py"
+    file.write_text(
+        "import typing\nSIZES = typing.Literal[b'S', b'L']\n"
+        "def smile(size: SIZES = b'S'):\n    return '\U0001f600' * 3_000_000\n"
+        "def half():\n    return 'a\\ud83d\\x00'\n"
+    )
+    source = PythonTools(str(file), 60.0)
+    with ToolBox([source], source.close) as box:
+        assert box.tools[0].parameters["properties"]["size"]["enum"] == ["b'S'", "b'L'"]
+        assert box.run(ToolCall("smile")).text.startswith("\U0001f600" * 1000)
+        assert box.run(ToolCall("half")).text == "a\ud83d\0"
+
+
 def test_a_call_that_takes_too_long_is_ended() -> None:
     source = PythonTools(f"{FILE}:sleep", 0.3)
     with ToolBox([source], source.close) as box:
