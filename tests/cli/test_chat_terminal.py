@@ -498,3 +498,19 @@ def test_a_plain_terminal_gets_no_escapes(chat):
     terminal.send(CTRL_D)
     assert terminal.wait_exit() == 0
     assert b"\x1b" not in terminal.raw
+
+
+def test_a_plain_terminal_shows_what_is_typed_about_a_call_and_after_it(tmp_path):
+    call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    script = {"replies": [["I look. ", call], ["It is warm."]]}
+    tools = ("tests/services/tools/weather_tools.py:get_weather",)
+    with Terminal(partial(scripted_chat, "plain", tmp_path / "record", None, script, tools=tools)) as terminal:
+        wait_ready(terminal, "plain")
+        terminal.send("The weather?\n")
+        terminal.wait_for("always run this tool ?")
+        assert terminal.echoes
+        terminal.send("y\n")
+        terminal.wait_for(lambda text: "It is warm." in text and text.endswith(">"))
+        assert terminal.echoes
+        terminal.send(CTRL_D)
+        assert terminal.wait_exit() == 0

@@ -67,7 +67,8 @@ class PlainScreen(Screen):
             self._last_char = text[-1]
 
     def pause_reply(self) -> None:
-        """End the line, if one has begun: answers are lines, and this is not the end of one."""
+        """End the line, if one has begun: answers are lines, and this is not the end of one. What is typed is shown."""
+        self._keys.__exit__(None, None, None)
         self._fold()
         if self._last_char not in ("", "\n"):
             self._output.line()
