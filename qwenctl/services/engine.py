@@ -163,8 +163,8 @@ class Engine(EngineSurface):
         lists = [self._model.vocabulary.ended(tokens) for tokens in token_lists]
         check_lists(lists, self._model.vocabulary.n_tokens, self._model.n_ctx)
         with self._lock:
+            self._model.rearm()  # first: after the look, it could undo the abort of a `close` that came in between
             self._check_open()
-            self._model.rearm()
             return self._thread.run(partial(self._model.embed, lists, self.options))
 
     def cancel(self, request_id: str) -> None:

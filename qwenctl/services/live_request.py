@@ -27,10 +27,11 @@ from qwenctl.services.kv_slots import Slot
 from qwenctl.services.sampler_chain import SamplerChain
 from qwenctl.services.text_stream import TextStream
 from qwenctl.services.think_monitor import ThinkMonitor, thinking_limit
+from qwenctl.services.thinking import CLOSE_TAG
 from qwenctl.services.token_chances import token_logprob
 from qwenctl.services.vocabulary import Vocabulary
 
-_PLAIN_ENDING = "\n</think>\n\n"
+_PLAIN_ENDING = f"\n{CLOSE_TAG}\n\n"
 
 
 class LiveRequest:
