@@ -135,25 +135,21 @@ def _first(kind: str, text: str) -> Ranges:
     if kind == "name":
         return ()
     if kind == "literal":
-        codes = _codes(text[1:-1])[:1]
-        return ((codes[0], codes[0]),) if codes else ()
+        begin = _CHARACTER.match(text, 1, len(text) - 1)
+        return ((_code(begin[0]), _code(begin[0])),) if begin else ()
     if kind != "class":
         return ANY
     inner = text[1:-1]
     negated = inner.startswith("^")
     parts: list[Ranges] = []
-    characters = _CHARACTER.findall(inner[1:] if negated else inner)
+    characters = _CHARACTER.findall(inner[1:] if negated else inner)[::-1]  # the next one last: taken at no cost
     while characters:
-        low = high = _code(characters.pop(0))
-        if len(characters) > 1 and characters[0] == "-":
-            high = _code(characters[1])
-            del characters[:2]
+        low = high = _code(characters.pop())
+        if len(characters) > 1 and characters[-1] == "-":
+            high = _code(characters[-2])
+            del characters[-2:]
         parts.append(((low, high),) if low <= high else ())
     return complement(union(*parts)) if negated else union(*parts)
-
-
-def _codes(text: str) -> list[int]:
-    return [_code(one) for one in _CHARACTER.findall(text)]
 
 
 def _code(text: str) -> int:

@@ -6,12 +6,15 @@ The child is started once and ends with us; one whose function ran too long is k
 from __future__ import annotations
 
 import json
+import os
 import select
+import signal
 import subprocess
 import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -20,7 +23,7 @@ from qwenctl.services.tools.tool import Tool, ToolResult
 
 _START_LIMIT_S = 30.0
 _POLL_S = 0.1
-_MAX_ANSWER_BYTES = 16 << 20
+_MAX_ANSWER_BYTES = 16 << 20  # python_tool_worker.py stays below it, unless a file has very many tools
 _START = (
     f"import sys; sys.path.append({str(Path(__file__).parents[3])!r}); "
     "from qwenctl.services.tools.python_tool_worker import main; main()"
@@ -92,7 +95,7 @@ class PythonTools:
             line = self._line(cast("IO[bytes]", child.stdout), limit_s, cancelled)
         except OSError:
             line = b""
-        except BaseException:
+        except BaseException:  # too late, stopped, interrupted: what it answers now nobody asked for
             self.close()
             raise
         if not line:
@@ -104,10 +107,12 @@ class PythonTools:
     def _line(self, pipe: IO[bytes], limit_s: float, cancelled: Callable[[], bool]) -> bytes:
         end_s = time.monotonic() + limit_s
         while b"\n" not in self._buffer:
-            if time.monotonic() > end_s or cancelled() or len(self._buffer) > _MAX_ANSWER_BYTES:
-                self.close()
-                why = "was stopped" if cancelled() else f"took longer than {limit_s:g} s, and was ended"
-                raise QwenctlError(f"the tool {why}")
+            if cancelled():
+                raise QwenctlError("the tool was stopped")
+            if time.monotonic() > end_s:
+                raise QwenctlError(f"the tool took longer than {limit_s:g} s, and was ended")
+            if len(self._buffer) > _MAX_ANSWER_BYTES:
+                raise QwenctlError(f"the tool answered more than {_MAX_ANSWER_BYTES >> 20} MiB, and was ended")
             if select.select([pipe], [], [], _POLL_S)[0]:
                 piece = pipe.read(1 << 16)
                 if not piece:
@@ -135,7 +140,8 @@ def _send(pipe: IO[bytes], data: bytes) -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    child.kill()
+    with suppress(OSError):
+        os.killpg(child.pid, signal.SIGKILL)  # and what its functions have started
     child.wait()
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:

@@ -43,7 +43,6 @@ def parse(pieces: Sequence[str], tool_format: ToolFormat = "hermes") -> list[Par
             joined[-1] += part
         else:
             joined.append(part)
-    assert parser.n_calls == sum(isinstance(part, ToolCall) for part in parts)
     return joined
 
 
