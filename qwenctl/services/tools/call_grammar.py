@@ -46,7 +46,7 @@ def call_grammar(
         if choice.name in (None, function["name"]):
             schema = function.get("parameters") or {"type": "object"}
             write = _hermes if tool_format == "hermes" else _xml
-            ways.append(write(SchemaRules(plain_schema(schema), rules, budget), function["name"], schema))
+            ways.append(write(SchemaRules(plain_schema(schema), rules, budget), function["name"]))
     call = rules.add("call", ways)
     more = rules.add("more", [[literal("\n"), Ref(call)]])
     starts: list[list[Item]] = [[Ref(call), Repeat(more, 0, MOST_CALLS - 1 if choice.parallel else 0)]]
@@ -60,18 +60,16 @@ def call_grammar(
     return AnswerGrammar(text, tuple(left))
 
 
-def _hermes(compiler: SchemaRules, name: str, schema: Any) -> list[Item]:
-    del schema
+def _hermes(compiler: SchemaRules, name: str) -> list[Item]:
     head = f'{OPEN_TAG}\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
     return [literal(head), Ref(compiler.root()), literal(f"}}\n{CLOSE_TAG}")]
 
 
-def _xml(compiler: SchemaRules, name: str, schema: Mapping[str, Any]) -> list[Item]:
+def _xml(compiler: SchemaRules, name: str) -> list[Item]:
     items: list[Item] = [literal(f"{OPEN_TAG}\n<function={name}>\n")]
+    schema = compiler.schema.root if isinstance(compiler.schema.root, dict) else {}
     required = schema.get("required", [])
-    plain = compiler.schema.root
-    properties = plain.get("properties", {}) if isinstance(plain, dict) else {}
-    for key, value in properties.items():
+    for key, value in schema.get("properties", {}).items():
         way = [literal(f"<parameter={key}>\n"), _xml_value(compiler, value), literal("\n</parameter>\n")]
         if key in required:
             items += way
