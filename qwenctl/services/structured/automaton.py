@@ -222,8 +222,7 @@ def _minimal(moves: list[dict[int, Ranges]], accepting: set[int], budget: Budget
     while True:
         budget.spend(n_moves)
         group = _renumbered(
-            (number, frozenset(_by_group(targets, group).items()))
-            for number, targets in zip(group, moves, strict=True)
+            (number, frozenset(_by_group(targets, group).items())) for number, targets in zip(group, moves, strict=True)
         )
         if len(set(group)) == n_groups:
             break

@@ -91,7 +91,9 @@ def types_of(branch: Branch) -> list[str]:
 def listed_values(branch: Branch) -> list[Any]:
     """Return the values that all `const` and `enum` of a branch hold and its types allow; there must be one list."""
     wanted, kinds = _listed(branch) or set(), _kinds(branch)
-    return [value for value in _lists(branch)[0] if _is_of(value, kinds) and json.dumps(value, sort_keys=True) in wanted]
+    return [
+        value for value in _lists(branch)[0] if _is_of(value, kinds) and json.dumps(value, sort_keys=True) in wanted
+    ]
 
 
 def may_overlap(schema: PlainSchema, first: Schema, second: Schema, budget: Budget) -> bool:
