@@ -17,7 +17,7 @@ from qwenctl.services.structured.automaton_rules import list_rules, text_rules
 from qwenctl.services.structured.grammar_rules import Item, Ref, Repeat, RuleTable, literal
 from qwenctl.services.structured.plain_schema import plain_schema
 from qwenctl.services.structured.regex_automaton import pattern_automaton
-from qwenctl.services.structured.schema_branches import types_of
+from qwenctl.services.structured.schema_branches import listed_values, types_of
 from qwenctl.services.structured.schema_rules import SchemaRules
 from qwenctl.services.tools.tool_call import CLOSE_TAG, OPEN_TAG, ToolFormat
 from qwenctl.services.tools.tool_choice import ToolChoice
@@ -84,9 +84,10 @@ def _xml_value(compiler: SchemaRules, value: Any, raw: str) -> Item:
     options = compiler.branches(value)
     if not any("string" in types_of(branch) for branch in options):
         return Ref(compiler.root(value))
-    if len(options) == 1 and all(isinstance(one, str) for facts in options[0] for one in facts.get("enum", [None])):
-        texts = [one for facts in options[0] for one in facts["enum"]]
-        return Ref(list_rules(compiler.rules, "listed", texts))
+    if len(options) == 1 and any("const" in facts or "enum" in facts for facts in options[0]):
+        values = listed_values(options[0])
+        if all(isinstance(one, str) for one in values):
+            return Ref(list_rules(compiler.rules, "listed", values))
     return Ref(raw)
 
 
