@@ -11,9 +11,8 @@ import time
 from collections.abc import Mapping
 
 from qwenctl.cli.chat.key_mode import KeyMode, forget_typed
-from qwenctl.cli.chat.screen import Meter, Screen, join_block
+from qwenctl.cli.chat.screen import Meter, Screen, join_block, thought_line
 from qwenctl.cli.output import Output
-from qwenctl.units import format_seconds
 
 
 class PlainScreen(Screen):
@@ -114,8 +113,3 @@ class PlainScreen(Screen):
             line = thought_line(time.monotonic() - self._thinking_since_s, self._n_thought_tokens)
             self._output.note(f"{line} · /reasoning shows it")
             self._thinking_since_s = None
-
-
-def thought_line(seconds: float, n_tokens: int) -> str:
-    """Return the line that stands for folded reasoning."""
-    return f"▸ thought for {format_seconds(seconds)}, {n_tokens} tokens"

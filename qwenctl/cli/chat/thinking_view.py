@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from qwenctl.cli.chat.screen import thought_line
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.output import cell_width
 from qwenctl.cli.terminal_safety import without_controls
@@ -72,7 +73,7 @@ class ThinkingView:
 
     def fold(self) -> None:
         """Replace it by its one line, where it was not shown whole."""
-        line = f"▸ thought for {format_seconds(self._clock() - self._started_s)}, {self._n_tokens} tokens"
+        line = thought_line(self._clock() - self._started_s, self._n_tokens)
         rest = self._dim(self._text[self._n_committed :].rstrip()) if self._whole else []
         hint = "" if self._whole else " · Ctrl-O shows it"
         self._region.commit([*rest, *self._dim(self._fitting(line, hint)), ""])
