@@ -68,7 +68,7 @@ class LimitedConnection(H11Protocol):
 def _send_at_once(connection: socket.socket) -> None:
     """Let no small piece of a stream wait for the client's word on the one before, which takes Linux' clients 40 ms.
 
-    asyncio sees to that for sockets that say of themselves that they are TCP; socket.create_server's say 0, unspecified.
+    asyncio does it for sockets whose protocol is TCP by name; those of socket.create_server say 0, whichever fits.
     """
     if connection.family in (socket.AF_INET, socket.AF_INET6):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
