@@ -372,6 +372,20 @@ def test_a_large_paste_is_folded_and_sent_whole(chat, tmp_path):
     assert "line 17" in history.read_text()
 
 
+def test_quotes_in_a_large_paste_are_not_the_chats_own(chat):
+    terminal = chat(["Read."], ["Read, too."])
+    for pasted, answer in (('"""Open.\r' + "line\r" * 9, "Read."), ('"""Closed."""\r' + "line\r" * 9, "Read, too.")):
+        terminal.send(f"\x1b[200~{pasted}\x1b[201~")
+        terminal.wait_for("10 lines")
+        terminal.send(ENTER)
+        terminal.wait_for(answer)
+        wait_ready(terminal)
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert '"""Open.\nline\n' in terminal.prompts()[0]
+    assert '"""Closed."""\nline\n' in terminal.prompts()[1]
+
+
 @pytest.mark.parametrize("opening", ["half\x07", "half\x18\x05", "/edit half" + ENTER])
 def test_a_question_is_written_in_the_editor(chat, tmp_path, opening):
     editor = tmp_path / "editor"

@@ -68,8 +68,8 @@ class LineInput:
                 if self._session.default_buffer.text:
                     continue
                 raise
-            turn = join_block([self._pastes.unfold(text)])
-            if turn is not None and turn.strip():
+            turn = self._pastes.unfold(join_block([text]) or "")  # in this order: quotes in a paste are its own
+            if turn.strip():
                 return turn
 
     def pressed(self, wanted: Collection[Keys] = ()) -> list[str]:
