@@ -157,6 +157,7 @@ class Engine(EngineSurface):
 
         Raises:
             PromptTooLong, InvalidRequest: a list is empty or too long, or this model gives no embeddings.
+            ModelLoadFailed: llama.cpp cannot make the context for them; it is made with the first ones.
             GenerationFailed: llama.cpp failed, or the model is closed.
         """
         self._check_usable()
