@@ -64,7 +64,7 @@ def _types(tools: Sequence[Mapping[str, Any]], name: str) -> dict[str, frozenset
 
 
 def _named(schema: Any) -> frozenset[str]:
-    """The types that a schema names; it is a stranger's, and nobody has checked it where calls are the model's choice."""
+    """The types that a schema names. Where calls are the model's choice, nobody has checked that it is one."""
     if not isinstance(schema, dict):
         return frozenset()
     options = [option for keyword in ("anyOf", "oneOf") for option in _listed(schema.get(keyword))]
