@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from qwenctl.cli.chat.key_mode import KeyMode, forget_typed
 from qwenctl.cli.chat.screen import Meter, Screen, join_block, thought_line
+from qwenctl.cli.interrupt import raise_on_interrupt
 from qwenctl.cli.output import Output
 
 
@@ -96,17 +98,16 @@ class PlainScreen(Screen):
         if not self.interactive:
             return None
         forget_typed()
-        self._output.report(text)
-        while True:
-            self._output.aside(" · ".join(f"{key} {meaning}" for key, meaning in choices.items()) + " ? ")
-            try:
+        with suppress(KeyboardInterrupt), raise_on_interrupt():
+            self._output.report(text)
+            while True:
+                self._output.aside(" · ".join(f"{key} {meaning}" for key, meaning in choices.items()) + " ? ")
                 line = sys.stdin.readline()
-            except KeyboardInterrupt:
-                return None
-            if not line:
-                return None
-            if (key := line.strip().lower()[:1]) in choices:
-                return key
+                if not line:
+                    return None
+                if (key := line.strip().lower()[:1]) in choices:
+                    return key
+        return None
 
     def _fold(self) -> None:
         if self._thinking_since_s is not None:

@@ -218,6 +218,8 @@ class _Parser:
         length = 2 if kind == "x" else 4
         if kind == "u" and self._take("{"):
             end = self._pattern.find("}", self._at)
+            if end < 0:
+                raise self._error("an unfinished \\u{ escape")
             digits, self._at = self._pattern[self._at : end], end + 1
         else:
             digits, self._at = self._pattern[self._at : self._at + length], self._at + length

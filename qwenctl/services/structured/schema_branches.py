@@ -90,11 +90,10 @@ def types_of(branch: Branch) -> list[str]:
 
 def listed_values(branch: Branch) -> list[Any]:
     """Return the values that all `const` and `enum` of a branch hold and its types allow; there must be one list."""
-    lists = [
-        [facts["const"]] if "const" in facts else facts["enum"] for facts in branch if {"const", "enum"} & set(facts)
-    ]
     wanted, kinds = _listed(branch) or set(), _kinds(branch)
-    return [value for value in lists[0] if _is_of(value, kinds) and json.dumps(value, sort_keys=True) in wanted]
+    return [
+        value for value in _lists(branch)[0] if _is_of(value, kinds) and json.dumps(value, sort_keys=True) in wanted
+    ]
 
 
 def may_overlap(schema: PlainSchema, first: Schema, second: Schema, budget: Budget) -> bool:
@@ -134,11 +133,14 @@ def _kinds(branch: Branch) -> set[str]:
 
 def _listed(branch: Branch) -> set[str] | None:
     """The values that `const` and `enum` leave, as JSON; None: there is no list."""
-    lists = [
-        [facts["const"]] if "const" in facts else facts["enum"] for facts in branch if {"const", "enum"} & set(facts)
-    ]
-    sets = [{json.dumps(value, sort_keys=True) for value in values} for values in lists]
+    sets = [{json.dumps(value, sort_keys=True) for value in values} for values in _lists(branch)]
     return set.intersection(*sets) if sets else None
+
+
+def _lists(branch: Branch) -> list[list[Any]]:
+    """What each `const` and `enum` of a branch lists."""
+    constants = [[facts["const"]] for facts in branch if "const" in facts]
+    return [*constants, *(facts["enum"] for facts in branch if "enum" in facts)]
 
 
 def _required(branch: Branch) -> set[str]:

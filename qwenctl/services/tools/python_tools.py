@@ -48,7 +48,7 @@ class PythonTools:
         self._child: subprocess.Popen[bytes] | None = None
         self._stop: weakref.finalize[..., Any] | None = None
         self._buffer = bytearray()
-        answer = self._start()
+        answer = self._start(lambda: False)
         self.tools: Sequence[Tool] = tuple(
             Tool(one["name"], one["description"], one["parameters"], self._path.stem, one["name"])
             for one in answer["tools"]
@@ -58,7 +58,7 @@ class PythonTools:
         """Run a function; errors are results."""
         try:
             if self._child is None:
-                self._start()
+                self._start(cancelled)
             answer = self._ask({"call": tool.own_name, "arguments": dict(arguments)}, self._limit_s, cancelled)
         except QwenctlError as error:
             return ToolResult(error.message, is_error=True)
@@ -70,7 +70,7 @@ class PythonTools:
             self._stop()
         self._child = None
 
-    def _start(self) -> dict[str, Any]:
+    def _start(self, cancelled: Callable[[], bool]) -> dict[str, Any]:
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-c", _START],
             stdin=subprocess.PIPE,
@@ -82,7 +82,7 @@ class PythonTools:
         self._stop = weakref.finalize(self, _end, self._child)
         self._buffer.clear()
         question = {"path": str(self._path), "function": self._function}
-        answer = self._ask(question, _START_LIMIT_S, lambda: False)
+        answer = self._ask(question, _START_LIMIT_S, cancelled)
         if "error" in answer:
             self.close()
             raise QwenctlError(f"{self._path} offers no tools: {answer['error']}")

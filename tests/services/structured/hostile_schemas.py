@@ -93,6 +93,7 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "repeated repetitions": lambda: {"type": "string", "pattern": "^((((a?){30}){30}){30}){30}$"},
     "repetitions of nothing": lambda: {"type": "string", "pattern": "((((){1000}){1000}){1000}){1000}"},
     "1,999 signs of repetition": lambda: {"type": "string", "pattern": "a" + "+" * 1999},
+    "an escape without its end": lambda: {"type": "string", "pattern": "\\u{410"},
     "backtracking": lambda: {"type": "string", "pattern": "^(a+)+(a|aa)*(.*a){20}b$"},
     "backtracking over names": lambda: {
         "const": {"a" * 60 + "!": 1}, "patternProperties": {"^(a+)+$": True}, "unevaluatedProperties": False,

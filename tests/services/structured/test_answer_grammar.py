@@ -229,6 +229,7 @@ def test_what_cannot_be_enforced_is_named(schema: Any, left: str) -> None:
     [
         ("text", "is an object, not text"),
         (False, "no JSON value satisfies"),
+        ({"const": 5, "enum": [1, 2]}, "no JSON value satisfies"),
         ({"type": "integer", "minimum": 5, "maximum": 4}, "no JSON value satisfies"),
         ({"type": "string", "allOf": [{"type": "integer"}]}, "no JSON value satisfies"),
         (ENDLESS, "no JSON value satisfies"),

@@ -142,6 +142,16 @@ def test_a_call_that_is_stopped(box: ToolBox) -> None:
     assert box.run(ToolCall("sleep", {"seconds": 60}), stopped.is_set).text == "the tool was stopped"
 
 
+def test_a_child_that_starts_again_can_be_stopped(tmp_path: Path) -> None:
+    file = tmp_path / "t.py"
+    file.write_text("import os\ndef die():\n    os._exit(1)\n")
+    source = PythonTools(str(file), 10.0)
+    with ToolBox([source], source.close) as box:
+        assert box.run(ToolCall("die")).is_error
+        file.write_text("import time\ntime.sleep(600)\n")
+        assert box.run(ToolCall("die"), lambda: True).text == "the tool was stopped"
+
+
 def test_the_child_ends_with_the_pipe_even_in_the_midst_of_a_call(tmp_path: Path) -> None:
     file = tmp_path / "t.py"
     file.write_text("import os, time\ndef pid():\n    return os.getpid()\ndef hang():\n    time.sleep(600)\n")
