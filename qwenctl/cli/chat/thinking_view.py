@@ -47,8 +47,6 @@ class ThinkingView:
 
     def feed(self, text: str, n_tokens: int) -> None:
         """Take more thoughts, and the tokens generated so far."""
-        if not self._text:
-            self._started_s = self._clock()
         self._text += without_controls(text)
         self._n_tokens = n_tokens
         self.show()
