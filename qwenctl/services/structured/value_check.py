@@ -151,16 +151,16 @@ def _multiple_of(validator: Any, step: Any, instance: Any, schema: Any) -> Itera
 def _unique_items(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
     """By hash: jsonschema compares what cannot be sorted in pairs, which takes minutes for some thousand objects."""
     del validator, schema
-    if wanted and isinstance(instance, list) and len({_hashable(one) for one in instance}) < len(instance):
+    if wanted and isinstance(instance, list) and len({hashable(one) for one in instance}) < len(instance):
         yield _failure(f"{instance!r} has non-unique elements")
 
 
-def _hashable(value: Any) -> Hashable:
-    """What is equal for equal JSON values only: 1 and 1.0 are equal, 1 and true are not."""
+def hashable(value: Any) -> Hashable:
+    """Return what is equal for equal JSON values only: 1 and 1.0 are equal, 1 and true are not."""
     if isinstance(value, dict):
-        return dict, frozenset((name, _hashable(one)) for name, one in value.items())
+        return dict, frozenset((name, hashable(one)) for name, one in value.items())
     if isinstance(value, list):
-        return list, tuple(map(_hashable, value))
+        return list, tuple(map(hashable, value))
     return (bool, value) if isinstance(value, bool) else value
 
 

@@ -85,6 +85,7 @@ CASES: dict[str, tuple[Any, list[str], list[str]]] = {
         ['"re"', '"greene"', "2", "red"],
     ),
     "enum and type": ({"enum": ["a", 1, 2.5, None], "type": ["integer", "null"]}, ["1", "null"], ['"a"', "2.5"]),
+    "const and enum": ({"const": 1, "enum": [True, 1.0, 2]}, ["1"], ["2", "true", "1.0"]),
     "const": ({"const": "yes"}, ['"yes"'], ['"no"', "yes"]),
     "anyOf beside properties": (
         {
