@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.structured.automaton import ANY, Ranges, complement, union
 
+MAX_DEPTH = 256  # of groups; the parser of llama.cpp 0c1e57098 overflows the stack at some tens of thousands
 UNENDING = None
 
 _TOKEN = re.compile(
@@ -43,18 +44,21 @@ Sequence = list[Item]
 def read_rules(grammar: str) -> dict[str, list[Sequence]]:
     """Return the alternatives of each rule; those of groups have names that no grammar can write.
 
-    Args:
-        grammar: whose groups are not nested deeply.
-
     Raises:
-        InvalidRequest: it is not GBNF.
+        InvalidRequest: it is not GBNF, or its groups are nested too deeply.
     """
-    return _Reader(grammar).rules
+    reader = _Reader(grammar)
+    if reader.deepest > MAX_DEPTH:
+        raise InvalidRequest(
+            f"the groups of the grammar are nested {reader.deepest:,} deep; at most {MAX_DEPTH} are taken"
+        )
+    return reader.rules
 
 
 class _Reader:
     def __init__(self, grammar: str) -> None:
         self.rules: dict[str, list[Sequence]] = {}
+        self.deepest = 0  # of groups
         self._open: list[list[Sequence]] = []  # rule and groups around the current place
         self._n_groups = 0
         at = 0
@@ -113,6 +117,7 @@ class _Reader:
         self.rules[name] = [[]]
         self._current.append(Item(name, 1))
         self._open.append(self.rules[name])
+        self.deepest = max(self.deepest, len(self._open) - 1)
 
     def _close(self) -> None:
         if len(self._open) < 2:
