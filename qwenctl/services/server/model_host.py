@@ -76,7 +76,7 @@ class ModelHost:
         self._lock = asyncio.Lock()  # held while the current model changes
         self._freed = asyncio.Condition()
         self._threads = ThreadPoolExecutor(1, "qwenctl-load")
-        self._is_starting = False
+        self._is_starting = not options.lazy  # from here on: connections are taken before `start` is called
         self._is_closing = False
         self._idle_timer: asyncio.TimerHandle | None = None
         self._closings: set[asyncio.Task[None]] = set()
@@ -88,7 +88,6 @@ class ModelHost:
         Raises:
             QwenctlError: it could not be loaded.
         """
-        self._is_starting = True
         try:
             async with self._lock:
                 await self._open(self.source.name)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
+import pytest
+
+from qwenctl.services.server.asgi_answers import Refused
+from qwenctl.services.server.model_host import ModelHost, ModelSource
+from qwenctl.services.server.server_metrics import ServerMetrics
+from qwenctl.services.server.server_options import ServerOptions
 from tests.scripted_engine import ScriptedEngine
 from tests.services.server.live_server import Answer, live_server
 from tests.services.server.test_chat import until
@@ -20,6 +27,21 @@ def test_requests_while_the_model_loads() -> None:
         go.set()
         until(lambda: server.ask("GET", "/ready").status == 200)
         assert server.chat().status == 200
+
+
+def test_a_server_is_not_ready_before_it_begins_to_load() -> None:
+    """uvicorn takes connections a moment earlier."""
+    source = ModelSource("scripted", lambda _: pytest.fail("loaded twice"), lambda: ())
+    host, lazy = (ModelHost(source, ServerOptions(port=0, lazy=lazy), ServerMetrics()) for lazy in (False, True))
+    assert (host.state, lazy.state) == ("loading", "empty")
+
+    async def ask() -> None:
+        async with host.lend(None):
+            pass
+
+    with pytest.raises(Refused) as refused:
+        asyncio.run(ask())
+    assert refused.value.error.code == "loading"
 
 
 def test_loaded_with_the_first_request_and_unloaded_when_idle() -> None:
