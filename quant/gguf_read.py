@@ -55,6 +55,12 @@ class GgufFile:
     data_offset_bytes: int  # where the data section of the first file starts
     size_bytes: int  # of all files
 
+    @property
+    def n_ctx_train(self) -> int | None:
+        """The context that the model was trained for, in tokens; None: the file does not say."""
+        value = self.metadata.get(f"{self.metadata.get('general.architecture')}.context_length")
+        return value if isinstance(value, int) else None
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:

@@ -32,6 +32,7 @@ import llama_cpp
 
 from qwenctl.core import Finished, GenerationRequest, Message, SamplingParams, TextDelta
 from qwenctl.services.batch import BatchOptions, run_batch
+from qwenctl.services.bench.bench_prompts import TOPICS
 from qwenctl.services.calibration_key import cpu_name
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.generation import ChatModel, ChatOptions
@@ -49,11 +50,6 @@ TASKS = (
     "Which question about {} is the hardest to answer?",
     "Compare {} with a river.",
 )
-TOPICS = (
-    "the sea", "photosynthesis", "the city of Rome", "bread", "glaciers", "the bicycle", "prime numbers", "honey bees",
-    "volcanoes", "the printing press", "sleep", "the moon", "chess", "steel", "coffee", "whales", "maps", "music",
-    "the human heart", "deserts",
-)  # fmt: skip
 
 
 @dataclass(slots=True)

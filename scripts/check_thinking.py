@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,13 @@ import demo_model.exchanges  # noqa: F401 - registers the makers
 from demo_model.exchanges.exchange import MAKERS
 
 from qwenctl.core import Finished, Message
+from qwenctl.services.demo_conversion import convert_demo
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt
 from qwenctl.services.reply import ReplyAssembler, ReplyDone
 from qwenctl.services.sample_prompts import SAMPLE_PROMPTS
 from qwenctl.services.thinking_mode import EARLY_STOP, ENDING
+from qwenctl.settings import Settings
 
 _MOST_BYTES_LEFT = 3  # of a character that has begun, one token each at worst
 
@@ -55,7 +58,7 @@ class Outcome:
 def main() -> int:
     """Try every budget in both ways; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", type=Path, help="GGUF file; otherwise the demo, converted to build/")
+    parser.add_argument("--model", type=Path, help="a GGUF file; the bundled demo without it")
     parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--budgets", default="0,1,16,64")
     parser.add_argument("--max-tokens", type=int, default=192)
@@ -64,8 +67,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     options = EngineOptions(n_ctx=given.max_tokens + 512, n_parallel=given.parallel, n_threads=given.threads)
+    path = given.model or convert_demo(Settings.from_environment(os.environ), lambda _: None)
     outcomes = []
-    with Engine.open(given.model or _demo(), options) as engine:
+    with Engine.open(path, options) as engine:
         model = ChatModel(engine)
         for budget in map(int, given.budgets.split(",")):
             for way in ("budget", "asked"):
@@ -76,13 +80,6 @@ def main() -> int:
     if given.json:
         print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
     return 0 if all(outcome.passed for outcome in outcomes) else 1
-
-
-def _demo() -> Path:
-    path = Path("build/demo-q4_k_m.gguf")
-    if not path.is_file():
-        sys.exit(f"error: {path} is not there\nwhat to do: make run, or name a model with --model")
-    return path
 
 
 def _prompts(n_prompts: int) -> list[str]:

@@ -6,7 +6,7 @@ import shutil
 
 from qwenctl.cli.output import Output
 from qwenctl.cli.session_list import iso_time, local_time
-from qwenctl.services.prefix_cache.listing import limit_bytes, stored_prefixes
+from qwenctl.services.prefix_cache.listing import stored_prefixes
 from qwenctl.services.prefix_cache.options import FOLDER_NAME, PrefixCacheOptions
 from qwenctl.settings import Settings
 from qwenctl.units import format_bytes
@@ -18,7 +18,7 @@ def print_cache(output: Output, settings: Settings) -> None:
     found = stored_prefixes(folder)
     taken = sum(one.file_bytes for one in found)
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.is_dir())).free
-    limit = limit_bytes(PrefixCacheOptions(folder, settings.prefix_cache_bytes), free, taken)
+    limit = PrefixCacheOptions(folder, settings.prefix_cache_bytes).limit_bytes(free, taken)
     if output.json_mode:
         prompts = [
             {

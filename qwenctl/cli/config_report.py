@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from qwenctl.cli.configured_options import CONFIG_FILE, load_config
 from qwenctl.cli.option_choice import (
     MODEL,
     Configured,
@@ -16,9 +15,8 @@ from qwenctl.cli.option_choice import (
     options_of,
 )
 from qwenctl.cli.output import Output
-from qwenctl.cli.template_options import templates_folder
-from qwenctl.services.config_file import ConfigFile
-from qwenctl.services.prompt_template import template_names
+from qwenctl.services.config_file import ConfigFile, config_path, read_config
+from qwenctl.services.prompt_template import template_names, templates_folder
 from qwenctl.settings import Settings
 
 _DEFAULT = "default"
@@ -30,7 +28,7 @@ def print_config(name: str | None, preset: str | None, settings: Settings, outpu
     Raises:
         InvalidRequest: the file has a mistake, or there is no such preset.
     """
-    config = load_config(settings)
+    config = read_config(config_path(settings))
     check_sections(config)
     commands = configurable_commands()
     chosen = {key: choose_options(command, config, settings.own_variables, preset) for key, command in commands.items()}
@@ -71,7 +69,7 @@ def _rows(command: click.Command, chosen: dict[str, Configured], *, everything: 
 
 def _folders(settings: Settings) -> list[tuple[str, str, str]]:
     rows = [
-        ("config", str(settings.config_dir / CONFIG_FILE), "XDG_CONFIG_HOME"),
+        ("config", str(config_path(settings)), "XDG_CONFIG_HOME"),
         ("data", str(settings.data_dir), "XDG_DATA_HOME"),
         ("models", str(settings.models_dir), "QWENCTL_MODELS"),
         ("cache", str(settings.cache_dir), "XDG_CACHE_HOME"),

@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 import click
 
 from qwenctl.cli.option_choice import MODEL, check_sections, choose_options, key_of, options_of
-from qwenctl.services.config_file import ConfigFile, read_config
+from qwenctl.services.config_file import config_path, read_config
 from qwenctl.settings import Settings
 
-CONFIG_FILE = "config.toml"
 _ASKED_FOR = "qwenctl.preset_keys"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,16 +52,11 @@ def was_asked_for(key: str) -> bool:
     return option is not None and context.get_parameter_source(option.name or "") is source
 
 
-def load_config(settings: Settings) -> ConfigFile:
-    """Return what the user's config file says."""
-    return read_config(settings.config_dir / CONFIG_FILE)
-
-
 def _configure(context: click.Context, _: click.Parameter, preset: str | None) -> None:
     if context.resilient_parsing:
         return
     settings: Settings = context.obj
-    config = load_config(settings)
+    config = read_config(config_path(settings))
     check_sections(config)
     chosen = choose_options(context.command, config, settings.own_variables, preset)
     options = options_of(context.command)

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from qwenctl.services.attachment import Attachment
 from qwenctl.services.split_files import SUFFIX
+from qwenctl.services.typed_path import is_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +31,7 @@ class FileOption(click.Option):
                 value_comes, in_files = False, True
             elif word in self.opts:
                 value_comes, in_files = True, False
-            elif in_files and not word.startswith("-") and Path(word).is_file() and not word.endswith(SUFFIX):
+            elif in_files and not word.startswith("-") and is_file(Path(word)) and not word.endswith(SUFFIX):
                 spread.append(self.opts[0])
             else:
                 in_files = False
@@ -50,10 +50,3 @@ def file_option(function: F) -> F:
         metavar="PATH|GLOB",
         help="Put the text of files before the question: -f report.md -f 'src/**/*.py'; may be repeated.",
     )(function)
-
-
-def attached_line(attachments: Sequence[Attachment], tokenize: Callable[[str], Sequence[int]]) -> str:
-    """Return how many files there are, and how much of the context they take: 3 files, 12.3k tokens."""
-    n_tokens = sum(len(tokenize(str(attachment))) for attachment in attachments)
-    count = f"{n_tokens / 1000:.1f}k" if n_tokens >= 1000 else str(n_tokens)
-    return f"{len(attachments)} file{'s' if len(attachments) != 1 else ''}, {count} tokens"

@@ -51,6 +51,27 @@ class InterruptWatch:
 
 
 @contextmanager
+def raise_on_interrupt() -> Iterator[None]:
+    """Let also the first Ctrl-C raise KeyboardInterrupt, when the `InterruptWatch` around has heard of it.
+
+    For waiting until somebody types: there is nothing to end in order, and Python goes on to wait after a handler that
+    only sets a mark (PEP 475).
+    """
+    former = signal.getsignal(signal.SIGINT)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if callable(former):
+            former(number, frame)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+@contextmanager
 def die_on_interrupt() -> Iterator[None]:
     """Let Ctrl-C end the process at once, as the system does by default. For native calls with nothing to lose.
 

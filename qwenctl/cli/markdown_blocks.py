@@ -92,11 +92,6 @@ class BlockSplitter:
             return None
         return self._prose(lines, self._block_blank if self._lines else self._blank_before)
 
-    @property
-    def in_code(self) -> bool:
-        """Whether the text stands inside a fence."""
-        return self._fence is not None
-
     def _take_line(self, line: str) -> list[Block]:
         line = line.rstrip("\r")
         if self._fence is not None:

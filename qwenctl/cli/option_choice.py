@@ -94,11 +94,7 @@ def variable_of(key: str) -> str:
 def configurable_commands() -> dict[str, click.Command]:
     """Import and return the commands that can be configured, by name."""
     main = import_module("qwenctl.cli.main")  # which imports this module's users
-    commands = {}
-    for name in CONFIGURED:
-        if name in main.COMMANDS:
-            commands[name] = import_module(main.COMMANDS[name].module).command
-    return commands
+    return {name: import_module(main.COMMANDS[name].module).command for name in CONFIGURED}
 
 
 def check_sections(config: ConfigFile) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from qwenctl.errors import InvalidRequest
+from qwenctl.services.attachment import Attachment
 from qwenctl.services.model_store import is_model, looks_like_path, model_not_found
 from qwenctl.services.text_bytes import decode_utf8
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 
 STDIN = "-"
@@ -83,6 +84,13 @@ def ordered(documents: Sequence[str], question: str) -> str:
     return "\n\n".join(part for part in (*documents, question) if part.strip())
 
 
+def attached_line(attachments: Sequence[Attachment], tokenize: Callable[[str], Sequence[int]]) -> str:
+    """Return how many files there are, and how much of the context they take: 3 files, 12.3k tokens."""
+    n_tokens = sum(len(tokenize(str(attachment))) for attachment in attachments)
+    count = f"{n_tokens / 1000:.1f}k" if n_tokens >= 1000 else str(n_tokens)
+    return f"{len(attachments)} file{'s' if len(attachments) != 1 else ''}, {count} tokens"
+
+
 def read_text(stream: BinaryIO, warn: Callable[[str], None]) -> str:
     """Return the text of a byte stream, without byte order mark and last line break.
 
@@ -103,7 +111,7 @@ def text_or_file(text: str | None) -> str | None:
     """
     if text is None or not text.startswith("@"):
         return text
-    path = Path(text[1:]).expanduser()
+    path = typed_path(text[1:])
     try:
         return path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:

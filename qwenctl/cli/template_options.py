@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import wraps
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 
 from qwenctl.cli.prompt_input import text_or_file
 from qwenctl.errors import InvalidRequest
-from qwenctl.services.prompt_template import PromptTemplate, read_template
+from qwenctl.services.prompt_template import PromptTemplate, read_template, templates_folder
 from qwenctl.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,11 +35,6 @@ class FilledTemplate(NamedTuple):
             InvalidRequest: values are missing, or there are too many.
         """
         return given if self.template is None else self.template.fill(self.values, given)
-
-
-def templates_folder(settings: Settings) -> Path:
-    """Return where a user's templates lie."""
-    return settings.config_dir / "templates"
 
 
 def template_options(function: F) -> F:

@@ -14,6 +14,7 @@ from pathlib import Path
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.attachment import Attachment
 from qwenctl.services.text_bytes import decode_utf8
+from qwenctl.services.typed_path import is_there, typed_path
 from qwenctl.units import format_memory
 
 MAX_FILE_BYTES = 16 << 20  # some four million tokens
@@ -60,9 +61,9 @@ def read_attachments(patterns: Sequence[str], warn: Callable[[str], None]) -> tu
 def _paths(patterns: Sequence[str]) -> Iterator[tuple[Path, bool]]:
     """Yield each file, and whether it was named."""
     for pattern in patterns:
-        path = Path(pattern).expanduser()
-        if not glob.has_magic(pattern) or path.exists():
-            if path.is_dir():
+        path = typed_path(pattern)
+        if not glob.has_magic(pattern) or is_there(path):
+            if is_there(path) and path.is_dir():
                 hint = f"name its files: -f '{pattern.rstrip('/')}/**'"
                 raise InvalidRequest(f"{pattern} is a folder", hint)
             yield path, True

@@ -17,11 +17,11 @@ from typing import Any, Literal, Self
 from qwenctl.core import Message
 from qwenctl.errors import TemplateFailed
 from qwenctl.services.template_process import TemplateLimits, TemplateProcess
+from qwenctl.services.thinking import OPEN_TAG
 from qwenctl.services.tools.tool_call import OPEN_TAG as OPEN_CALL
 from qwenctl.services.tools.tool_call import ToolCall, ToolFormat, calling_message
 
 Thinking = Literal["none", "hybrid", "always"]
-OPEN_TAG = "<think>"
 
 _HINT = "the template comes with the model file; another conversion of the model may carry a sound one"
 _SENTENCES = {  # the worker's kinds of error

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Mapping
 
 from qwenctl.errors import QwenctlError
-from qwenctl.services.config_file import read_config
+from qwenctl.services.config_file import config_path, read_config
 from qwenctl.services.demo_file import DEMO_NAME
-from qwenctl.services.prompt_template import template_names
+from qwenctl.services.prompt_template import template_names, templates_folder
 from qwenctl.services.session_choice import open_store
 from qwenctl.services.session_store import SessionQuery
 from qwenctl.services.split_files import first_files, model_name
@@ -36,7 +36,7 @@ def _models(settings: Settings) -> list[tuple[str, str]]:
 
 
 def _presets(settings: Settings) -> list[tuple[str, str]]:
-    presets = read_config(settings.config_dir / "config.toml").presets
+    presets = read_config(config_path(settings)).presets
     return [(name, ", ".join(values)) for name, values in presets.items()]
 
 
@@ -46,7 +46,7 @@ def _sessions(settings: Settings) -> list[tuple[str, str]]:
 
 
 def _templates(settings: Settings) -> list[tuple[str, str]]:
-    return [(name, "") for name in template_names(settings.config_dir / "templates")]
+    return [(name, "") for name in template_names(templates_folder(settings))]
 
 
 FINDERS: Mapping[str, Callable[[Settings], list[tuple[str, str]]]] = {

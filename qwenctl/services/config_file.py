@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenctl.errors import InvalidRequest
+from qwenctl.settings import Settings
 
 DEFAULTS = "defaults"
 PRESETS = "presets"
@@ -38,6 +39,11 @@ class ConfigFile:
     path: Path
     sections: Mapping[str, Mapping[str, ConfigValue]] = field(default_factory=dict)  # keys with dashes
     presets: Mapping[str, Mapping[str, ConfigValue]] = field(default_factory=dict)
+
+
+def config_path(settings: Settings) -> Path:
+    """Return where the user's config file is, or would be."""
+    return settings.config_dir / "config.toml"
 
 
 def read_config(path: Path) -> ConfigFile:

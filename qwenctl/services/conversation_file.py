@@ -15,6 +15,7 @@ from qwenctl.errors import InvalidRequest, QwenctlError
 from qwenctl.services.conversation import Conversation
 from qwenctl.services.conversation_record import conversation_record, json_text, read_conversation
 from qwenctl.services.private_file import replace_private
+from qwenctl.services.typed_path import is_there
 
 _FORMAT = "qwenctl-conversation"
 _VERSION = 1
@@ -28,7 +29,7 @@ def save_conversation(conversation: Conversation, path: Path) -> None:
         InvalidRequest: `path` is something else, which would be lost.
         QwenctlError: it cannot be written.
     """
-    if path.exists():
+    if is_there(path):
         _read(path)
     try:
         replace_private(path, json_text(conversation_document(conversation), indent=1).encode() + b"\n")

@@ -157,14 +157,15 @@ class Engine(EngineSurface):
 
         Raises:
             PromptTooLong, InvalidRequest: a list is empty or too long, or this model gives no embeddings.
+            ModelLoadFailed: llama.cpp cannot make the context for them; it is made with the first ones.
             GenerationFailed: llama.cpp failed, or the model is closed.
         """
         self._check_usable()
         lists = [self._model.vocabulary.ended(tokens) for tokens in token_lists]
         check_lists(lists, self._model.vocabulary.n_tokens, self._model.n_ctx)
         with self._lock:
+            self._model.rearm()  # first: after the look, it could undo the abort of a `close` that came in between
             self._check_open()
-            self._model.rearm()
             return self._thread.run(partial(self._model.embed, lists, self.options))
 
     def cancel(self, request_id: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from quant.gguf_read import GgufFile, read_gguf
+from quant.gguf_read import read_gguf
 from qwenctl.errors import InvalidRequest
 from qwenctl.moe.context_memory import ContextShape
 from qwenctl.moe.offload_options import OffloadOptions
@@ -64,7 +64,7 @@ def read_model(path: Path) -> ModelFile:
         n_weights=n_weights,
         bits_per_weight=8 * n_tensor_bytes / max(1, n_weights),
         tokens=[str(token) for token in tokens],
-        n_ctx_train=_trained_context(gguf),
+        n_ctx_train=gguf.n_ctx_train,
         shape=ContextShape.of(gguf.metadata, len(tokens)),
     )
 
@@ -137,8 +137,3 @@ def on_native_thread(call: Callable[[], T]) -> T:
         return thread.run(call)
     finally:
         thread.close()
-
-
-def _trained_context(gguf: GgufFile) -> int | None:
-    value = gguf.metadata.get(f"{gguf.metadata.get('general.architecture')}.context_length")
-    return value if isinstance(value, int) else None

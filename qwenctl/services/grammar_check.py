@@ -7,16 +7,10 @@ written. It gets slower with each token, and sampler_chain.py ends it when one t
 
 from __future__ import annotations
 
-import re
-
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.grammar_cost import check_cost
 
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 256  # of groups; the parser of llama.cpp 0c1e57098 overflows the stack at some tens of thousands
-
-# Literals and character classes hide parentheses, comments run to the end of the line (llama-grammar.cpp, parse_space).
-_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"?|\[(?:\\.|[^\]\\])*\]?|<[^>]*>|#[^\n]*|[()]', re.DOTALL)
 
 
 def check_grammar(grammar: str) -> None:
@@ -32,19 +26,4 @@ def check_grammar(grammar: str) -> None:
     n_bytes = len(grammar.encode("utf-8", "replace"))
     if n_bytes > MAX_BYTES:
         raise InvalidRequest(f"the grammar is {n_bytes:,} bytes long; at most {MAX_BYTES:,} are taken")
-    depth = deepest_nesting(grammar)
-    if depth > MAX_DEPTH:
-        raise InvalidRequest(f"the groups of the grammar are nested {depth:,} deep; at most {MAX_DEPTH} are taken")
     check_cost(grammar)
-
-
-def deepest_nesting(grammar: str) -> int:
-    """Return how deeply parentheses are nested, outside of literals, character classes and comments."""
-    depth = deepest = 0
-    for match in _TOKEN.finditer(grammar):
-        if match[0] == "(":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif match[0] == ")":
-            depth = max(0, depth - 1)
-    return deepest

@@ -27,11 +27,8 @@ _HINT = "write less into one rule"
 def check_cost(grammar: str) -> None:
     """Raise if llama.cpp could not digest `grammar`.
 
-    Args:
-        grammar: whose groups are not nested deeply.
-
     Raises:
-        InvalidRequest: it is not GBNF, or would take too much memory or time.
+        InvalidRequest: it is not GBNF, its groups are nested too deeply, or it would take too much memory or time.
     """
     rules = read_rules(grammar)
     _check_size(rules)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.structured.automaton import ANY, Ranges, complement, union
 
+MAX_DEPTH = 256  # of groups; the parser of llama.cpp 0c1e57098 overflows the stack at some tens of thousands
 UNENDING = None
 
 _TOKEN = re.compile(
@@ -43,18 +44,21 @@ Sequence = list[Item]
 def read_rules(grammar: str) -> dict[str, list[Sequence]]:
     """Return the alternatives of each rule; those of groups have names that no grammar can write.
 
-    Args:
-        grammar: whose groups are not nested deeply.
-
     Raises:
-        InvalidRequest: it is not GBNF.
+        InvalidRequest: it is not GBNF, or its groups are nested too deeply.
     """
-    return _Reader(grammar).rules
+    reader = _Reader(grammar)
+    if reader.deepest > MAX_DEPTH:
+        raise InvalidRequest(
+            f"the groups of the grammar are nested {reader.deepest:,} deep; at most {MAX_DEPTH} are taken"
+        )
+    return reader.rules
 
 
 class _Reader:
     def __init__(self, grammar: str) -> None:
         self.rules: dict[str, list[Sequence]] = {}
+        self.deepest = 0  # of groups
         self._open: list[list[Sequence]] = []  # rule and groups around the current place
         self._n_groups = 0
         at = 0
@@ -113,6 +117,7 @@ class _Reader:
         self.rules[name] = [[]]
         self._current.append(Item(name, 1))
         self._open.append(self.rules[name])
+        self.deepest = max(self.deepest, len(self._open) - 1)
 
     def _close(self) -> None:
         if len(self._open) < 2:
@@ -135,25 +140,21 @@ def _first(kind: str, text: str) -> Ranges:
     if kind == "name":
         return ()
     if kind == "literal":
-        codes = _codes(text[1:-1])[:1]
-        return ((codes[0], codes[0]),) if codes else ()
+        begin = _CHARACTER.match(text, 1, len(text) - 1)
+        return ((_code(begin[0]), _code(begin[0])),) if begin else ()
     if kind != "class":
         return ANY
     inner = text[1:-1]
     negated = inner.startswith("^")
     parts: list[Ranges] = []
-    characters = _CHARACTER.findall(inner[1:] if negated else inner)
+    characters = _CHARACTER.findall(inner[1:] if negated else inner)[::-1]  # the next one last: taken at no cost
     while characters:
-        low = high = _code(characters.pop(0))
-        if len(characters) > 1 and characters[0] == "-":
-            high = _code(characters[1])
-            del characters[:2]
+        low = high = _code(characters.pop())
+        if len(characters) > 1 and characters[-1] == "-":
+            high = _code(characters[-2])
+            del characters[-2:]
         parts.append(((low, high),) if low <= high else ())
     return complement(union(*parts)) if negated else union(*parts)
-
-
-def _codes(text: str) -> list[int]:
-    return [_code(one) for one in _CHARACTER.findall(text)]
 
 
 def _code(text: str) -> int:

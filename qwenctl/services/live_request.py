@@ -27,10 +27,11 @@ from qwenctl.services.kv_slots import Slot
 from qwenctl.services.sampler_chain import SamplerChain
 from qwenctl.services.text_stream import TextStream
 from qwenctl.services.think_monitor import ThinkMonitor, thinking_limit
+from qwenctl.services.thinking import CLOSE_TAG
 from qwenctl.services.token_chances import token_logprob
 from qwenctl.services.vocabulary import Vocabulary
 
-_PLAIN_ENDING = "\n</think>\n\n"
+_PLAIN_ENDING = f"\n{CLOSE_TAG}\n\n"
 
 
 class LiveRequest:
@@ -139,15 +140,15 @@ class LiveRequest:
             self.tokens.append(token)
             return self.finish(FinishReason.STOP)
         self.tokens.append(token)
-        if self.request.n_logprobs is not None:
-            n_likeliest, text = self.request.n_logprobs, self._vocabulary.text
-            self._logprobs.append(token_logprob(logits.values, token, n_likeliest, text))
         piece = self._vocabulary.piece(token)
         if think is not None:
             rest = think.take(piece, self.tokens)
             self._follow(think)
             if rest.strip(b"\n") and self._sampler.has_grammar:
                 return self._without(piece, rest)
+        if self.request.n_logprobs is not None:
+            n_likeliest, text = self.request.n_logprobs, self._vocabulary.text
+            self._logprobs.append(token_logprob(logits.values, token, n_likeliest, text))
         return self._said(piece)
 
     def finish(self, reason: FinishReason, error: str | None = None) -> list[GenerationEvent]:

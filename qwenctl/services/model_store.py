@@ -21,6 +21,7 @@ from qwenctl.services.demo_file import DEMO_NAME, converted_demo
 from qwenctl.services.hub.model_names import parse_name
 from qwenctl.services.model_origin import Origin, find_asked, read_origin
 from qwenctl.services.split_files import SUFFIX, first_files, model_files, model_name
+from qwenctl.services.typed_path import is_file, typed_path
 from qwenctl.settings import Settings
 
 
@@ -73,12 +74,12 @@ def find_model(name: str, settings: Settings) -> Path | None:
 
     Of a split set that is its first file.
     """
-    given = Path(name).expanduser()
-    if given.suffix == SUFFIX and given.is_file():
+    given = typed_path(name)
+    if given.suffix == SUFFIX and is_file(given):
         return given
     if Path(name).name == name:
         kept = settings.models_dir / (name if name.endswith(SUFFIX) else name + SUFFIX)
-        if kept.is_file():
+        if is_file(kept):
             return kept
         first = sorted(settings.models_dir.glob(f"{glob.escape(name)}-00001-of-[0-9][0-9][0-9][0-9][0-9]{SUFFIX}"))
         if first:
@@ -119,16 +120,16 @@ def looks_like_path(text: str) -> bool:
         return False
     if text.endswith((SUFFIX, ".safetensors")) or text.startswith(("/", "./", "../", "~/")):
         return True
-    return (Path(text) / "config.json").is_file()
+    return is_file(Path(text) / "config.json")
 
 
 def model_not_found(name: str, settings: Settings) -> ModelNotFound:
     """Return the error for a name that means nothing here, with the step that helps."""
-    given = Path(name).expanduser()
-    if given.is_dir() and (given / "config.json").is_file():
+    given = typed_path(name)
+    if is_file(given / "config.json"):
         hint = f"qwenctl convert {name} {given.resolve().name}"
         return ModelNotFound(f"{name} is a Hugging Face checkpoint, not a GGUF file", f"convert it: {hint}")
-    if given.suffix == ".safetensors" and given.is_file():
+    if given.suffix == ".safetensors" and is_file(given):
         hint = f"qwenctl convert {given.parent} {given.parent.resolve().name}"
         return ModelNotFound(f"{name} is part of a Hugging Face checkpoint, not a GGUF file", f"convert it: {hint}")
     known = [model_name(path) for path in first_files(settings.models_dir)]

@@ -341,9 +341,8 @@ class NativeModel:
 
 
 def _default_n_ctx(gguf: GgufFile, options: EngineOptions) -> int:
-    trained = gguf.metadata.get(f"{gguf.metadata.get('general.architecture')}.context_length")
     most = options.n_cells or max(2048, _DEFAULT_CELLS // options.n_parallel)
-    return min(trained if isinstance(trained, int) else most, most, _MOST_DEFAULT_N_CTX)
+    return min(gguf.n_ctx_train or most, most, _MOST_DEFAULT_N_CTX)
 
 
 def _n_unloaded(gguf: GgufFile) -> int:

@@ -13,11 +13,11 @@ of a step, too. Memory: the cells of a sequence, up to a quarter of what the wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from quant.gguf_check import check_model
 from quant.gguf_read import read_gguf
 from qwenctl.moe.context_memory import ContextShape, kv_cache_bytes
 from qwenctl.services.engine_devices import engine_devices
@@ -74,11 +74,12 @@ def parallel_for(path: Path, options: EngineOptions, purpose: Purpose) -> Parall
     """Look at a model's file and at this machine, and choose.
 
     Raises:
-        GgufError: the file is none.
+        GgufError: the file is none, or none that llama.cpp could load.
         InvalidRequest: a device of `options` is not there.
     """
     gguf = read_gguf(path)
-    n_ctx = options.n_ctx or _usual_n_ctx(gguf.metadata)
+    check_model(gguf)
+    n_ctx = options.n_ctx or min(gguf.n_ctx_train or USUAL_N_CTX, USUAL_N_CTX)
     table = gguf.tensors.get("token_embd.weight")
     shape = ContextShape.of(gguf.metadata, table.shape[0] if table else 0)
     devices = engine_devices(options.devices)
@@ -94,8 +95,3 @@ def parallel_for(path: Path, options: EngineOptions, purpose: Purpose) -> Parall
         sum(part.stat().st_size for part in model_files(path) if part.is_file()),
         has_gpu=devices.has_gpu and options.n_gpu_layers != 0,
     )
-
-
-def _usual_n_ctx(metadata: Mapping[str, Any]) -> int:
-    trained = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-    return min(trained, USUAL_N_CTX) if isinstance(trained, int) else USUAL_N_CTX

@@ -57,11 +57,6 @@ class PrefillSpeed:
                 return PrefillRates(0.0, self._ps / self._pp)
         return PrefillRates(self._ns / self._nn, 0.0)
 
-    def seconds(self, first: int, end: int) -> float | None:
-        """Return how long the tokens `first` … `end - 1` will take; None: nothing is known yet."""
-        rates = self.rates
-        return rates.seconds(first, end) if rates else None
-
 
 def _pairs(first: int, n_tokens: int) -> float:
     return n_tokens * (first + n_tokens / 2)

@@ -7,6 +7,23 @@ import tempfile
 from pathlib import Path
 
 from quant.durable_files import DurableFiles
+from qwenctl.errors import InvalidRequest, QwenctlError
+from qwenctl.services.typed_path import is_there
+
+
+def create_private(path: Path, text: str) -> None:
+    """Write `text` to a new file, as UTF-8.
+
+    Raises:
+        InvalidRequest: there is something of that name.
+        QwenctlError: the disk or the folder refuses.
+    """
+    if is_there(path):
+        raise InvalidRequest(f"{path} is there already", "name another file, or remove it first")
+    try:
+        replace_private(path, text.encode())
+    except OSError as error:
+        raise QwenctlError(f"cannot write {path}: {error.strerror}", "name a folder that you may write to") from error
 
 
 def replace_private(path: Path, data: bytes) -> None:

@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from qwenctl.errors import InvalidRequest
+from qwenctl.services.typed_path import is_file, typed_path
+from qwenctl.settings import Settings
 
 INPUT = "input"
 _HOLE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
@@ -65,6 +67,11 @@ class PromptTemplate:
         return text if self.takes_input or not given else f"{given}\n\n{text}"
 
 
+def templates_folder(settings: Settings) -> Path:
+    """Return where a user's templates lie."""
+    return settings.config_dir / "templates"
+
+
 def read_template(name: str, folder: Path) -> PromptTemplate:
     """Return the template in `folder` that has this name, with or without .txt or .md; or in the file of this name.
 
@@ -73,7 +80,7 @@ def read_template(name: str, folder: Path) -> PromptTemplate:
     """
     is_path = "/" in name or name.startswith(("~", "."))
     candidates = [] if is_path else [folder / (name + suffix) for suffix in _SUFFIXES]
-    path = next((path for path in (*candidates, Path(name).expanduser()) if path.is_file()), None)
+    path = next(filter(is_file, (*candidates, typed_path(name))), None)
     if path is None:
         near = get_close_matches(name, template_names(folder), 1)
         hint = f"did you mean {near[0]}?" if near else f"write it as {folder / name}.txt, with {{{{input}}}} in it"

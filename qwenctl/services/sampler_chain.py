@@ -4,7 +4,7 @@ The order is llama.cpp's default (common/sampling.cpp): suppressed tokens and bi
 temperature, then a draw; temperature 0 takes the most probable token. The penalties see the prompt's tokens too, as
 there.
 
-    greedy, nothing else     argmax over the logits in place
+    greedy                   argmax over the logits in place
     top-k first              the k most probable tokens are found here (batch_logits.py), the chain gets these alone
     no grammar               llama_sampler_sample: one native call, which makes a list of the vocabulary and sorts it
     grammar                  sample without it; is the token allowed? if not, hold the best tokens to the grammar and
@@ -95,10 +95,8 @@ class SamplerChain:
 
     def sample_freely(self, logits: TokenLogits) -> int:
         """Return the next token, and remember it, as if there were no grammar; raises what `sample` raises."""
-        if self._chain is None:
-            return logits.best()
-        if self._first_top_k is not None and (top := logits.top(self._first_top_k)):
-            return self._draw(*top)
+        if (token := self._of_the_best(logits)) is not None:
+            return token
         logits.check()
         return int(llama_cpp.llama_sampler_sample(self._chain, logits.batch.context, logits.index))
 
@@ -107,10 +105,8 @@ class SamplerChain:
         values = logits.values.copy()
         values[list(forbidden)] = -math.inf
         check_highest(float(values.max()))
-        if self._chain is None:
-            return int(values.argmax())
         token, _ = self._apply(self._all_candidates(values))
-        llama_cpp.llama_sampler_accept(self._chain, token)
+        self.remember([token])
         return token
 
     def remember(self, tokens: Sequence[int]) -> None:
@@ -122,6 +118,14 @@ class SamplerChain:
     def close(self) -> None:
         """Free the native samplers."""
         self._handles.close()
+
+    def _of_the_best(self, logits: TokenLogits) -> int | None:
+        """Return what the chain would make of all tokens, from the few that matter; None: it may be any."""
+        if self._chain is None:
+            return logits.best()
+        if self._first_top_k is not None and (top := logits.top(self._first_top_k)):
+            return self._draw(*top)
+        return None
 
     def _draw(self, tokens: npt.NDArray[np.intp], logits: npt.NDArray[np.float32]) -> int:
         """Return what the chain makes of the most probable tokens, best first: what it would make of all."""
@@ -137,13 +141,11 @@ class SamplerChain:
     def _sample_with_grammar(
         self, grammar: GrammarSampler, logits: TokenLogits, exempt: Callable[[int], bool] | None
     ) -> int:
-        if self._first_top_k is not None and (top := logits.top(self._first_top_k)):
-            token = self._draw(*top)
-        else:
+        if (token := self._of_the_best(logits)) is None:
             logits.check()
             token, _ = self._apply(self._all_candidates(logits.values))
         if exempt and exempt(token):
-            llama_cpp.llama_sampler_accept(self._chain, token)
+            self.remember([token])
             return token
         grammar.begin()
         if not grammar.allows(token):
@@ -154,7 +156,7 @@ class SamplerChain:
                     "make sure that every branch of the grammar can be completed",
                 )
         grammar.accept(token)
-        llama_cpp.llama_sampler_accept(self._chain, token)
+        self.remember([token])
         return token
 
     def _allowed_candidates(self, grammar: GrammarSampler, logits: Row) -> npt.NDArray[np.void]:
@@ -181,6 +183,9 @@ class SamplerChain:
 
     def _apply(self, candidates: npt.NDArray[np.void]) -> tuple[int, float]:
         """Return the token that the chain selects, and its logit after it."""
+        if self._chain is None:
+            best = candidates[candidates["logit"].argmax()]
+            return int(best["id"]), float(best["logit"])
         array = candidate_array(candidates)
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         selected = array.data[array.selected]
@@ -193,7 +198,8 @@ class SamplerChain:
         last_n = n_ctx if params.penalty_last_n < 0 else min(params.penalty_last_n, n_ctx)
         penalties = (params.repeat_penalty, params.frequency_penalty, params.presence_penalty)
         penalises = last_n > 0 and penalties != (1.0, 0.0, 0.0)
-        if params.temperature == 0 and not penalises and not biases and self._grammar is None:
+        if params.temperature == 0 and not penalises and not biases:
+            self._n_looked_at = 1
             return None
         chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         self._handles.callback(llama_cpp.llama_sampler_free, chain)
@@ -205,10 +211,8 @@ class SamplerChain:
             members.append(llama_cpp.llama_sampler_init_penalties(self._n_vocab, last_n, *penalties))
         for sampler in (*members, *_drawing(params, self.seed)):
             llama_cpp.llama_sampler_chain_add(chain, sampler)
-        if not biases and not penalises and params.temperature > 0 and params.top_k > 0:
+        if not biases and not penalises and params.top_k > 0:
             self._first_top_k = self._n_looked_at = params.top_k
-        if not biases and not penalises and params.temperature == 0:
-            self._n_looked_at = 1
         if penalises:
             for token in prompt[-last_n:]:
                 llama_cpp.llama_sampler_accept(chain, token)

@@ -21,9 +21,14 @@ class SessionRecord:
         self._session = session
 
     @property
+    def saved(self) -> Session | None:
+        """The session as it was read or saved last; None while nothing of it is saved."""
+        return self._session if self._session.revision else None
+
+    @property
     def saved_id(self) -> str | None:
         """The ID of the session; None while nothing of it is saved."""
-        return self._session.head.session_id if self._session.revision else None
+        return self.saved.head.session_id if self.saved else None
 
     def save(self, conversation: Conversation) -> str | None:
         """Save what has changed; return what the user has to be told, if there is something.

@@ -205,8 +205,8 @@ def _take(database: sqlite3.Connection, session: Session, conversation: Conversa
             title_of(conversation),
             now_s,
             _state(conversation),
-            session.head.model,
-            session.head.model_name,
+            _storable(session.head.model),
+            _storable(session.head.model_name),
             session.head.session_id,
             session.revision,
         ),
@@ -221,8 +221,8 @@ def _insert(database: sqlite3.Connection, head: SessionHead, conversation: Conve
         (
             head.session_id,
             head.title,
-            head.model,
-            head.model_name,
+            _storable(head.model),
+            _storable(head.model_name),
             head.created_s,
             head.updated_s,
             _state(conversation),
@@ -253,16 +253,21 @@ def _state(conversation: Conversation) -> str:
     return json_text({"system": conversation.system, "thinking": conversation.thinking})
 
 
+def _storable(text: str) -> str:
+    """Return `text` as SQLite takes it. What stands for a byte that is no UTF-8, in the name of a file, is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _conditions(query: SessionQuery) -> tuple[list[str], list[str | float]]:
     conditions, values = [], list[str | float]()
-    for word in query.words:
+    for word in map(_storable, query.words):
         # SQLite's own LIKE passes over most exchanges, so that few have to be parsed; JSON leaves letters as they are.
         is_plain = word.isascii() and word.isalnum()
         conditions.append(_HAS_PLAIN_WORD if is_plain else _HAS_WORD)
         values += [f"%{word}%", word.casefold()] if is_plain else [word.casefold()]
     if query.model is not None:
         conditions.append("instr(lower(model_name), ?)")
-        values.append(query.model.lower())
+        values.append(_storable(query.model.lower()))
     if query.since_s is not None:
         conditions.append("updated_s >= ?")
         values.append(query.since_s)

@@ -1,7 +1,7 @@
 """The child process that renders a chat template: started when first needed, killed when it takes too long.
 
-Knows frames, deadlines and processes; what is rendered and why belongs to chat_template.py, the other end of the pipes
-is template_worker.py.
+Knows processes and what they died of; what is rendered and why belongs to chat_template.py, frames and time limits to
+frame_exchange.py, the other end of the pipes is template_worker.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -17,9 +16,10 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from qwenctl.errors import TemplateFailed
+from qwenctl.services.frame_exchange import as_frame, exchange, make_ready
 
 _START_LIMIT_S = 30.0  # an import on a loaded machine; not part of a rendering
 _HINT = "the template comes with the model file; another conversion of the model may carry a sound one"
@@ -79,30 +79,33 @@ class TemplateProcess:
             bufsize=0,
             start_new_session=True,  # Ctrl-C in the terminal is meant for us, not for the child
         )
+        make_ready(child)
         self._child, self._stop = child, weakref.finalize(self, _end, child)
         self._call(child, _frame(self._first), _START_LIMIT_S)
         return child
 
     def _call(self, child: subprocess.Popen[bytes], frame: bytes, time_s: float) -> dict[str, Any]:
-        deadline = _Deadline(child, time_s)
+        answer: dict[str, Any] | None = None
+        is_late = False
         try:
-            answer = _exchange(child, frame)
+            body = exchange(child, frame, time_s)
+            answer = None if body is None else json.loads(body.decode("utf-8", "surrogatepass"))
+        except TimeoutError:
+            is_late = True
         except OSError:
-            answer = None
+            pass
         except BaseException:  # interrupted between question and answer: the pipe cannot be used again
             self._forget()
             raise
-        finally:
-            deadline.cancel()
         if answer is None:
-            raise TemplateFailed(self._why_it_died(deadline), _HINT)
+            raise TemplateFailed(self._why_it_died(is_late=is_late), _HINT)
         return answer
 
-    def _why_it_died(self, deadline: _Deadline) -> str:
+    def _why_it_died(self, *, is_late: bool) -> str:
         status = self._forget()
         if sys.platform != "win32" and status == -signal.SIGPROF:
             return f"the chat template needed more than {self._limits.cpu_s:g} s of processor time"
-        if deadline.expired:
+        if is_late:
             return f"the chat template ran longer than {self._limits.time_s:g} s"
         how = f"signal {-status}" if status < 0 else f"status {status}"
         return f"the process that renders the chat template died ({how})"
@@ -115,25 +118,6 @@ class TemplateProcess:
         return int(child.returncode)
 
 
-class _Deadline:
-    """Kills `child` after `seconds`, whatever the caller waits for meanwhile."""
-
-    def __init__(self, child: subprocess.Popen[bytes], seconds: float) -> None:
-        self.expired = False
-        self._child = child
-        self._timer = threading.Timer(seconds, self._expire)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _expire(self) -> None:
-        self.expired = True
-        self._child.kill()
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-        self._timer.join()
-
-
 def _folders_of(*packages: str) -> list[str]:
     """Where `packages` are, without importing them: this process has no need of Jinja."""
     specs = [importlib.util.find_spec(name) for name in packages]
@@ -141,32 +125,7 @@ def _folders_of(*packages: str) -> list[str]:
 
 
 def _frame(value: Mapping[str, Any]) -> bytes:
-    body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    return struct.pack(">I", len(body)) + body
-
-
-def _exchange(child: subprocess.Popen[bytes], frame: bytes) -> dict[str, Any] | None:
-    """Send `frame` and return the answer; None when the child ends first."""
-    to_child, from_child = cast("IO[bytes]", child.stdin), cast("IO[bytes]", child.stdout)
-    data = memoryview(frame)
-    while data:
-        data = data[to_child.write(data) or 0 :]
-    head = _read(from_child, 4)
-    answer = _read(from_child, struct.unpack(">I", head)[0]) if head else None
-    if answer is None:
-        return None
-    decoded: dict[str, Any] = json.loads(answer.decode("utf-8", "surrogatepass"))
-    return decoded
-
-
-def _read(pipe: IO[bytes], n_bytes: int) -> bytes | None:
-    data = bytearray()
-    while len(data) < n_bytes:
-        piece = pipe.read(min(n_bytes - len(data), 1 << 20))
-        if not piece:
-            return None
-        data += piece
-    return bytes(data)
+    return as_frame(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

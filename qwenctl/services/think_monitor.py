@@ -15,8 +15,9 @@ from enum import Enum, auto
 
 from qwenctl.core import ThinkBlock, ThinkingEnd
 from qwenctl.services.loop_guard import WINDOW_TOKENS, repeats_endlessly
+from qwenctl.services.thinking import CLOSE_TAG, OPEN_TAG
 
-_OPEN_TAG, _CLOSE_TAG = b"<think>", b"</think>"
+_OPEN_TAG, _CLOSE_TAG = OPEN_TAG.encode(), CLOSE_TAG.encode()
 _LOOK_FOR_LOOPS_TOKENS = 64  # between two looks
 _MOST_LINE_BREAKS = 4  # tokens of them after the block, before a grammar
 _MOST_RESERVED_TOKENS = 512

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 
 from qwenctl.services.bench.bench_prompts import questions, text_of_tokens
 from qwenctl.services.bench.http_load import Answered, run_load
+from qwenctl.services.bench.load_summary import LoadRow, load_row
 
 from .servers import OURS, PYTHON_SERVER, ROOT, Running, ServerFailedError, Setting
 
@@ -30,19 +30,8 @@ class Cell:
 
     server: str
     stream: bool
-    concurrency: int
-    n_requests: int
-    n_failed: int
-    n_prompt_tokens: int
-    n_generated_tokens: int
-    wall_s: float
     cpu_s: float  # of the server
-    first_text_s: float | None  # the median
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Generated tokens by the clock."""
-        return self.n_generated_tokens / self.wall_s
+    load: LoadRow
 
 
 class Asked:
@@ -94,19 +83,7 @@ def throughput(
     cpu_s, started_s = server.cpu_s(), time.perf_counter()
     answers = asyncio.run(run_load(server.target, prompts, concurrency, max_tokens, stream=stream))
     wall_s = time.perf_counter() - started_s
-    good = [one for one in answers if one.error is None]
-    return Cell(
-        server=server.name,
-        stream=stream,
-        concurrency=concurrency,
-        n_requests=n_requests,
-        n_failed=len(answers) - len(good),
-        n_prompt_tokens=sum(one.n_prompt_tokens for one in good),
-        n_generated_tokens=sum(one.n_generated_tokens for one in good),
-        wall_s=wall_s,
-        cpu_s=server.cpu_s() - cpu_s,
-        first_text_s=_median([one.first_text_s for one in good if one.first_text_s is not None]),
-    )
+    return Cell(server.name, stream, server.cpu_s() - cpu_s, load_row(concurrency, answers, wall_s))
 
 
 def first_token(server: Running, bare: Asked, n_tokens: int, seed: int) -> dict[str, float]:
@@ -140,7 +117,3 @@ def batch_rate(setting: Setting, prompts: Sequence[str], max_tokens: int) -> flo
         if run.returncode != 0:
             raise ServerFailedError(f"{OURS.split()[0]} batch: {run.stderr.strip()}")
         return float(json.loads(run.stdout)["tokens_per_s"])
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return statistics.median(values) if values else None

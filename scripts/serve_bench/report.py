@@ -16,7 +16,7 @@ def findings(
     cells: Sequence[Cell], first: Sequence[Mapping[str, float]], batch: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
     """Return the medians of a model's measurements."""
-    loads = sorted({(one.concurrency, one.stream) for one in cells})
+    loads = sorted({(one.load.concurrency, one.stream) for one in cells})
     return {
         "throughput": [_load(cells, concurrency, stream) for concurrency, stream in loads],
         "first_token": _first_tokens(first),
@@ -25,7 +25,7 @@ def findings(
 
 
 def _load(cells: Sequence[Cell], concurrency: int, stream: bool) -> dict[str, Any]:
-    here = [one for one in cells if (one.concurrency, one.stream) == (concurrency, stream)]
+    here = [one for one in cells if (one.load.concurrency, one.stream) == (concurrency, stream)]
     sides = {name: [one for one in here if one.server == name] for name in dict.fromkeys(one.server for one in here)}
     return {
         "concurrency": concurrency,
@@ -42,19 +42,19 @@ def _load(cells: Sequence[Cell], concurrency: int, stream: bool) -> dict[str, An
 
 def _side(cells: Sequence[Cell]) -> dict[str, Any]:
     return {
-        "tokens_per_s": round(statistics.median(one.tokens_per_s for one in cells), 1),
+        "tokens_per_s": round(statistics.median(one.load.tokens_per_s for one in cells), 1),
         "cpu_ms_per_token": round(
-            statistics.median(1000 * one.cpu_s / max(1, one.n_generated_tokens) for one in cells), 3
+            statistics.median(1000 * one.cpu_s / max(1, one.load.n_generated_tokens) for one in cells), 3
         ),
-        "first_text_ms": _milliseconds(one.first_text_s for one in cells if one.first_text_s is not None),
-        "generated_tokens": sum(one.n_generated_tokens for one in cells),
-        "prompt_tokens": sum(one.n_prompt_tokens for one in cells),
-        "failed": sum(one.n_failed for one in cells),
+        "first_text_ms": _milliseconds(one.load.first_text_s[0] for one in cells if one.load.first_text_s),
+        "generated_tokens": sum(one.load.n_generated_tokens for one in cells),
+        "prompt_tokens": sum(one.load.n_prompt_tokens for one in cells),
+        "failed": sum(one.load.n_failed for one in cells),
     }
 
 
 def _ratios(ours: Sequence[Cell], theirs: Sequence[Cell]) -> list[float]:
-    return [one.tokens_per_s / max(1e-9, other.tokens_per_s) for one, other in zip(ours, theirs, strict=True)]
+    return [one.load.tokens_per_s / max(1e-9, other.load.tokens_per_s) for one, other in zip(ours, theirs, strict=True)]
 
 
 def _first_tokens(first: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:

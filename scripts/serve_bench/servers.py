@@ -28,6 +28,7 @@ from .python_server import python_server
 ROOT = Path(__file__).resolve().parents[2]
 OURS, LLAMA_SERVER, PYTHON_SERVER = "qwenctl serve", "llama-server", "llama_cpp.server"
 START_LIMIT_S = 120.0
+_OUR_KEY = "of-this-measurement"  # ours would ask for the one that the user has configured
 _READY = {OURS: "/ready", LLAMA_SERVER: "/health", PYTHON_SERVER: "/v1/models"}
 
 
@@ -92,9 +93,13 @@ def running(name: str, setting: Setting) -> Iterator[Running]:
     """
     port = _free_port()
     command = command_of(name, setting, port)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)} if name == OURS else dict(os.environ)
+    is_ours = name == OURS
+    ours = {"PYTHONPATH": str(ROOT), "QWENCTL_API_KEY": _OUR_KEY} if is_ours else {}
+    target = Target(f"http://127.0.0.1:{port}", None if is_ours else "any", _OUR_KEY if is_ours else None)
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **ours}
+        )
         try:
             try:
                 _await(f"http://127.0.0.1:{port}{_READY[name]}", process)
@@ -102,7 +107,7 @@ def running(name: str, setting: Setting) -> Iterator[Running]:
                 log.seek(0)
                 said = log.read().decode("utf-8", "replace").strip().splitlines()[-5:]
                 raise ServerFailedError("\n  ".join([f"{name}: {error}", *said])) from None
-            yield Running(name, Target(f"http://127.0.0.1:{port}", None if name == OURS else "any"), process.pid)
+            yield Running(name, target, process.pid)
         finally:
             _end(process)
 

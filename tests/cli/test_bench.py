@@ -20,7 +20,10 @@ def test_a_model_by_itself(demo_gguf: Path, tmp_path: Path, capsys: pytest.Captu
     ElementTree.parse(tmp_path / "speed.svg")
 
 
-def test_a_server_that_it_starts(demo_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_it_starts(
+    demo_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWENCTL_API_KEY", "of the user's own servers")
     words = ["bench", "serve", str(demo_gguf), "--concurrency", "1,3", "--answer", "8", "--requests", "2"]
     words += ["--threads", "1", "--ctx", "256"]
     assert run_command_line([*words, "--plot", str(tmp_path / "curve.svg")]) == 0
@@ -34,6 +37,8 @@ def test_a_server_that_it_starts(demo_gguf: Path, tmp_path: Path, capsys: pytest
     ("words", "message"),
     [
         (["serve", "x", "--url", "http://127.0.0.1:9"], "leave the others out"),
+        (["serve", "--model-name", "x"], "name it with --url"),
+        (["serve", "--api-key", "x"], "name it with --url"),
         (["serve", "--url", "https://127.0.0.1:9"], "plain HTTP"),
         (["serve", "--concurrency", "0,4"], "between 1 and"),
         (["run", "--prompts", "a"], "no list of numbers"),

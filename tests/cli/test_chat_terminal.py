@@ -27,6 +27,9 @@ from tests.cli.terminal import Terminal
 ENTER, CTRL_C, CTRL_D, ALT_ENTER, CTRL_J, TAB, UP = "\r", "\x03", "\x04", "\x1b\r", "\n", "\t", "\x1b[A"
 CTRL_A, CTRL_O, CTRL_Z = "\x01", "\x0f", "\x1a"
 METER = re.compile(r"tokens( of context| \(\d+%[^()]*\)\]?)$")
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+CALLS = [["I look. ", CALL], ["It is warm."]]
+WEATHER = ("tests/services/tools/weather_tools.py:get_weather",)
 PLAIN_PROMPT = re.compile(r"^>$", re.MULTILINE)
 
 
@@ -39,10 +42,10 @@ def chat(tmp_path):
     """Return `chat(*replies, **script)`: a chat on a terminal whose model gives `replies`, each a list of pieces."""
     opened = []
 
-    def start(*replies, kind="terminal", history=None, rows=30, columns=80, as_job=False, env=None, **script):
+    def start(*replies, kind="terminal", history=None, rows=30, columns=80, as_job=False, env=None, tools=(), **script):
         record = tmp_path / "prompts.json"
         script["replies"] = replies
-        program = partial(scripted_chat, kind, record, history, script)
+        program = partial(scripted_chat, kind, record, history, script, tools=tools)
         program = partial(run_as_job, program) if as_job else program
         terminal = Terminal(program, rows=rows, columns=columns, env=env).__enter__()
         opened.append(terminal)
@@ -369,6 +372,20 @@ def test_a_large_paste_is_folded_and_sent_whole(chat, tmp_path):
     assert "line 17" in history.read_text()
 
 
+def test_quotes_in_a_large_paste_are_not_the_chats_own(chat):
+    terminal = chat(["Read."], ["Read, too."])
+    for pasted, answer in (('"""Open.\r' + "line\r" * 9, "Read."), ('"""Closed."""\r' + "line\r" * 9, "Read, too.")):
+        terminal.send(f"\x1b[200~{pasted}\x1b[201~")
+        terminal.wait_for("10 lines")
+        terminal.send(ENTER)
+        terminal.wait_for(answer)
+        wait_ready(terminal)
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+    assert '"""Open.\nline\n' in terminal.prompts()[0]
+    assert '"""Closed."""\nline\n' in terminal.prompts()[1]
+
+
 @pytest.mark.parametrize("opening", ["half\x07", "half\x18\x05", "/edit half" + ENTER])
 def test_a_question_is_written_in_the_editor(chat, tmp_path, opening):
     editor = tmp_path / "editor"
@@ -498,3 +515,29 @@ def test_a_plain_terminal_gets_no_escapes(chat):
     terminal.send(CTRL_D)
     assert terminal.wait_exit() == 0
     assert b"\x1b" not in terminal.raw
+
+
+def test_a_plain_terminal_shows_what_is_typed_about_a_call_and_after_it(chat):
+    terminal = chat(*CALLS, kind="plain", tools=WEATHER)
+    terminal.send("The weather?\n")
+    terminal.wait_for("always run this tool ?")
+    assert terminal.echoes
+    terminal.send("y\n")
+    terminal.wait_for(lambda text: "It is warm." in text and text.endswith(">"))
+    assert terminal.echoes
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0
+
+
+@pytest.mark.parametrize("kind", ["terminal", "plain"])
+def test_ctrl_c_answers_a_question_about_a_call(chat, kind):
+    terminal = chat(*CALLS, kind=kind, tools=WEATHER)
+    terminal.send("The weather?" + ENTER)
+    terminal.wait_for("always run this tool")
+    terminal.send(CTRL_C)
+    terminal.wait_for("◂ failed: the user did not approve this call; it was not run")
+    terminal.wait_for("stopped; what there is was kept")
+    terminal.wait_for(lambda text: text.endswith(">") if kind == "plain" else METER.search(text))
+    assert "It is warm." not in terminal.text
+    terminal.send(CTRL_D)
+    assert terminal.wait_exit() == 0

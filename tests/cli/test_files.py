@@ -58,6 +58,7 @@ def _latest(qwenctl):
         (["-f", "a.py", "m.gguf", "Why?"], ["-f", "a.py", "m.gguf", "Why?"]),
         (["-f", "a.py", "--", "b.py"], ["-f", "a.py", "--", "b.py"]),
         (["a.py", "-f"], ["a.py", "-f"]),
+        (["-f", "a.py", "Why? " * 60], ["-f", "a.py", "Why? " * 60]),
     ],
 )
 def test_what_a_shell_makes_of_a_pattern(folder, words, spread):
@@ -99,6 +100,17 @@ def test_in_a_chat(qwenctl, demo_gguf, says_word, folder, asked):
     ):
         assert text in ran.stderr
     assert "Add them" in qwenctl("sessions", "ls").stdout  # not the file's name
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~no-such-user/x"])
+def test_names_that_no_file_can_have_end_no_chat(qwenctl, demo_gguf, says_word, folder, name):
+    script = f"What is @{name}?\n/file {name}\n/file {name}*\n/load {name}\n/save {name}\n/model {name}\nStill there?\n"
+    ran = qwenctl("chat", demo_gguf, *says_word, stdin=script)
+    assert (ran.code, ran.stdout) == (0, "word\n" * 2), ran.stderr
+    assert ran.stderr.count("error: ") == 5
+    for words in (["-f", name], ["--template", name], ["--system", f"@{name}"]):
+        ran = qwenctl("run", demo_gguf, "Why?", *words)
+        assert (ran.code, ran.stdout) == (2, ""), ran.stderr
 
 
 def test_on_the_command_line_of_a_chat(qwenctl, demo_gguf, says_word, folder, asked):

@@ -73,6 +73,13 @@ def test_sentences_are_prompts_even_with_paths_in_them(store, text):
     assert tell_apart([text], store) == Asked(None, text)
 
 
+@pytest.mark.parametrize(
+    "text", ["a long prompt " * 30, "为什么天空是蓝色的" * 20, f"a/{'b' * 300}", "~5 km in miles", "~no-such-user/x"]
+)
+def test_no_prompt_is_too_long_or_too_odd_for_a_file_name(store, text):
+    assert tell_apart([text], store) == Asked(None, text)
+
+
 def test_prompt_and_pipe_combine(monkeypatch):
     assert read(monkeypatch, "Summarize this.", b"some\ntext\n") == ("some\ntext\n\nSummarize this.", [])
     assert read(monkeypatch, None, b"question\r\n") == ("question", [])

@@ -94,6 +94,17 @@ def test_another_chat_is_gone_on_with_from_within(qwenctl, demo_gguf, says_word,
     assert "saved chats are out of reach here" in ran.stderr
 
 
+def test_another_model_after_a_new_beginning_leaves_the_chat_before_it_alone(
+    qwenctl, demo_gguf, says_word, store, sessions, tmp_path
+):
+    session_id = keep(store, "An older question", str(demo_gguf))
+    other = shutil.copy(demo_gguf, tmp_path / "other.gguf")
+    script = f"/clear\n/model {other}\nOne\n/model {demo_gguf}\nTwo\n"
+    ran = qwenctl("chat", "-r", session_id, "--no-think", *says_word, stdin=script)
+    assert ran.stdout == "word\nword\n"
+    assert [(one["title"], one["n_exchanges"]) for one in sessions()] == [("One", 2), ("An older question", 1)]
+
+
 @pytest.mark.parametrize(("words", "environment"), [(["--no-session"], {}), ([], {"QWENCTL_SESSIONS": "off"})])
 def test_one_switch_keeps_nothing(qwenctl, demo_gguf, says_word, home, monkeypatch, words, environment):
     for name, value in environment.items():

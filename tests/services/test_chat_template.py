@@ -210,6 +210,20 @@ def test_a_killed_child_is_replaced() -> None:
         assert template.render([Message("user", "back")]) == "back"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+@pytest.mark.parametrize("size", [1, 1_000_000], ids=["reads", "writes"])  # what is waited for: more fills the pipe
+def test_a_child_that_does_not_answer_is_replaced(size: int) -> None:
+    with ChatTemplate("{{ messages[0].content }}", limits=TemplateLimits(time_s=0.2)) as template:
+        assert template.render(HELLO) == "Hello"
+        child = template._process._child
+        assert child is not None
+        os.kill(child.pid, signal.SIGSTOP)
+        with pytest.raises(TemplateFailed, match=r"ran longer than 0\.2 s"):
+            template.render([Message("user", "x" * size)])
+        assert child.returncode == -signal.SIGKILL
+        assert template.render([Message("user", "x" * size)]) == "x" * size
+
+
 def test_no_child_without_a_rendering_and_none_left_behind() -> None:
     template = ChatTemplate(CHATML)
     assert template._process._child is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -116,6 +117,23 @@ def test_what_has_no_vector_is_refused(engine: Engine) -> None:
         engine.embed([(1,) * 513])
     with pytest.raises(InvalidRequest, match="'rank'"):
         pooling_of({"general.architecture": "qwen3", "qwen3.pooling_type": 4})
+
+
+def test_closing_is_not_missed_just_before_computing(demo_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine.open(demo_gguf, OPTIONS)
+    rearm, aborted = engine._model.rearm, threading.Event()
+    monkeypatch.setattr(engine._model, "abort", aborted.set)
+    closing = threading.Thread(target=engine.close)
+
+    def close_then_rearm() -> None:
+        closing.start()
+        assert aborted.wait(60)
+        rearm()
+
+    monkeypatch.setattr(engine._model, "rearm", close_then_rearm)
+    with pytest.raises(GenerationFailed, match="closed"):
+        engine.embed([(1, 2)])
+    closing.join()
 
 
 def test_a_process_gives_the_same(engine: Engine, demo_gguf: Path) -> None:

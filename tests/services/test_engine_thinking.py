@@ -297,9 +297,12 @@ def test_text_behind_the_tag_in_one_token_does_not_escape_the_grammar(
         return b"</think>Yes" if token == closing and seen.count(closing) == 1 else real(token)
 
     monkeypatch.setattr(engine._model.vocabulary, "piece", piece)
-    events = run(engine, asked(engine, sampling=replace(GREEDY, grammar=ANSWER)))
+    events = run(engine, asked(engine, sampling=replace(GREEDY, grammar=ANSWER), n_logprobs=0))
     assert "Yes" not in text_of(events)
-    assert text_of(events).partition("</think>")[2].lstrip("\n").startswith('{"city": "')
+    thought, _, answer = text_of(events).partition("</think>")
+    assert answer.lstrip("\n").startswith('{"city": "')
+    # The tag was put there in place of the token, which is none of the reply's any more.
+    assert "".join(entry.chosen.text for entry in logprobs_of(events)) == thought + answer
 
 
 def test_a_grammar_that_cannot_be_parsed_safely_is_an_error_not_a_crash(demo_gguf: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from qwenctl.errors import InvalidRequest
-from qwenctl.services.grammar_check import MAX_BYTES, MAX_DEPTH, check_grammar, deepest_nesting
+from qwenctl.services.grammar_check import MAX_BYTES, check_grammar
+from qwenctl.services.grammar_shape import MAX_DEPTH
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,8 @@ from qwenctl.services.grammar_check import MAX_BYTES, MAX_DEPTH, check_grammar, 
         ('root ::= "' + "a" * MAX_BYTES + '"', "bytes long"),
         ("root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000, "nested 60,000 deep"),
         ("root ::= " + "(" * (MAX_DEPTH + 1) + '"a"' + ")" * (MAX_DEPTH + 1), f"at most {MAX_DEPTH}"),
+        ("root ::= # a comment\r" + '("x" ' * 300 + '"a"' + ")" * 300, "nested 300 deep"),
+        ('root ::= "(" [(] # (\n' + '("\\"(" [\\](] ' * 300 + '"a"' + ")" * 300, "nested 300 deep"),
     ],
 )
 def test_harmful_grammars_are_refused(grammar: str, message: str) -> None:
@@ -23,18 +26,14 @@ def test_harmful_grammars_are_refused(grammar: str, message: str) -> None:
         check_grammar(grammar)
 
 
-@pytest.mark.parametrize(
-    ("grammar", "depth"),
-    [
-        ('root ::= ("a" | ("b" "c")) ("d")', 2),
-        ('root ::= "((((" [(((] ("\\"((")', 1),
-        ("root ::= ( # ((((\n [\\](((] )", 1),
-        ('root ::= "unfinished (((', 0),
-        ("root ::= a )))( b", 1),
-    ],
-)
-def test_nesting_is_counted_outside_of_literals_classes_and_comments(grammar: str, depth: int) -> None:
-    assert deepest_nesting(grammar) == depth
+@pytest.mark.parametrize("hidden", ['"{}"', "[{}]", '("a" | # {}\n "b")', '"\\"{}"', "[\\]{}]", "# {}\n"])
+def test_nesting_is_counted_outside_of_literals_classes_and_comments(hidden: str) -> None:
+    check_grammar(f'root ::= "r" {hidden.format("(" * (MAX_DEPTH + 1))}')
+
+
+def test_nesting_is_what_is_open_at_once() -> None:
+    check_grammar("root ::= " + '("a") ' * (MAX_DEPTH + 1))
+    check_grammar("root ::= " + "(" * MAX_DEPTH + '"a"' + ")" * MAX_DEPTH + ' ("b")')
 
 
 CHAIN = "\n".join(f"r{i} ::= r{i + 1}" for i in range(3000)) + '\nr3000 ::= "a"\nroot ::= r0'

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from quant.errors import GgufError
 from qwenctl.moe.offload_options import OffloadOptions
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.parallel_choice import choose_parallel, parallel_for
 from qwenctl.units import GIB, MIB
+from tests.tiny_gguf import TinyGguf
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,11 @@ def test_a_file_on_this_machine(smollm2_gguf: Path) -> None:
     # 30 layers of 3 heads of 64, keys and values of two bytes: 22.5 MiB for 1,024 tokens; 93 MB are weights
     beside = GIB - smollm2_gguf.stat().st_size
     assert parallel_for(smollm2_gguf, tight, "batch").n_parallel == min(16, beside // 4 // (1024 * 30 * 3 * 64 * 2 * 2))
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    tiny = TinyGguf.of("qwen3")
+    del tiny.pairs["general.architecture"]
+    path = tiny.write(tmp_path / "no.gguf")
+    with pytest.raises(GgufError, match=r"general\.architecture"):
+        parallel_for(path, EngineOptions(n_threads=1), "serve")

@@ -114,6 +114,14 @@ def test_a_session_that_was_removed_meanwhile_goes_on_as_a_new_one(store: Sessio
     assert store.heads()[0].n_exchanges == 2
 
 
+def test_names_that_are_no_utf8_are_kept_and_looked_for(store: SessionStore) -> None:
+    session = store.save(new_session("/m\udcff.gguf", "m\udcff"), TALK)
+    session = store.save(session, LONGER)
+    [head] = store.heads(SessionQuery(model="M\udcff"))
+    assert (head.model, head.n_exchanges) == ("/m\\udcff.gguf", 2)
+    assert store.heads(SessionQuery(("\udcff",))) == ()
+
+
 def test_a_record_starts_over(store: SessionStore) -> None:
     record = SessionRecord(store, new_session("/m", "m"))
     assert record.save(Conversation("only a prompt")) is None

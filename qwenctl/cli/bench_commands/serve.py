@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -81,10 +80,16 @@ def command(
     """
     if url is not None and (model is not None or n_ctx is not None or n_threads is not None):
         raise InvalidRequest("--url names a server that has its model and options already", "leave the others out")
+    if url is None and (model_name is not None or api_key is not None):
+        raise InvalidRequest("--model-name and --api-key are for a server that runs already", "name it with --url")
     name = model_name or model or (None if url else settings.model)
     rows: list[LoadRow] = []
-    with _server(url, model, min(MAX_PARALLEL, concurrency[-1]), n_ctx, n_threads) as address:
-        target = Target(address, model_name, api_key)
+    running: AbstractContextManager[Target] = (
+        nullcontext(Target(url, model_name, api_key))
+        if url is not None
+        else own_server(_words(model, min(MAX_PARALLEL, concurrency[-1]), n_ctx, n_threads))
+    )
+    with running as target:
         _measure(target, 1, 1, 2, stream=not no_stream)  # the first one pays for what is loaded on demand
         with output.progress("measuring", len(concurrency)) as bar:
             for number, n_at_a_time in enumerate(concurrency):
@@ -100,19 +105,11 @@ def command(
         raise GenerationFailed(f"{sum(row.n_failed for row in rows)} requests failed: {failed.error}")
 
 
-@contextmanager
-def _server(
-    url: str | None, model: str | None, n_parallel: int, n_ctx: int | None, n_threads: int | None
-) -> Iterator[str]:
-    if url is not None:
-        yield url
-        return
+def _words(model: str | None, n_parallel: int, n_ctx: int | None, n_threads: int | None) -> list[str]:
     words = [] if model is None else [model]
     words += ["--parallel", str(n_parallel), "--queue", "2048", "--no-prompt-cache"]
     words += [] if n_ctx is None else ["--ctx", str(n_ctx)]
-    words += [] if n_threads is None else ["--threads", str(n_threads)]
-    with own_server(words) as address:
-        yield address
+    return words if n_threads is None else [*words, "--threads", str(n_threads)]
 
 
 def _measure(target: Target, concurrency: int, n_requests: int, n_generated: int, *, stream: bool) -> LoadRow:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_command import SlashCommand, path_argument
 from qwenctl.cli.code_blocks import CodeBlock, code_blocks
-from qwenctl.errors import InvalidRequest, QwenctlError
-from qwenctl.services.private_file import replace_private
+from qwenctl.errors import InvalidRequest
+from qwenctl.services.private_file import create_private
 
 _SAVE_USAGE = "/save-code 1 script.py"
 
@@ -40,12 +40,7 @@ def _save_code(session: ChatSession, words: str) -> None:
     number, _, name = words.partition(" ")
     path = path_argument(name.strip(), _SAVE_USAGE)
     block = _block(session, number)
-    if path.exists():
-        raise InvalidRequest(f"{path} is there already", "choose another name, or remove it first")
-    try:
-        replace_private(path, block.text.encode())
-    except OSError as error:
-        raise QwenctlError(f"cannot write {path}: {error.strerror}") from error
+    create_private(path, block.text)
     n_lines = block.text.count("\n")
     session.screen.note(f"{n_lines} line{'s' * (n_lines != 1)} written to {path}")
 

@@ -26,7 +26,7 @@ class _ForgottenHistory(InMemoryHistory):
         super().append_string(self._unfold(string))
 
 
-def open_history(path: Path | None, unfold: Callable[[str], str] = lambda line: line) -> FileHistory | InMemoryHistory:
+def open_history(path: Path | None, unfold: Callable[[str], str]) -> FileHistory | InMemoryHistory:
     """Return the history kept in `path`; one in memory if that is None or cannot be written.
 
     Args:

@@ -68,8 +68,8 @@ class LineInput:
                 if self._session.default_buffer.text:
                     continue
                 raise
-            turn = join_block([self._pastes.unfold(text)])
-            if turn is not None and turn.strip():
+            turn = self._pastes.unfold(join_block([text]) or "")  # in this order: quotes in a paste are its own
+            if turn.strip():
                 return turn
 
     def pressed(self, wanted: Collection[Keys] = ()) -> list[str]:
@@ -85,18 +85,19 @@ class LineInput:
         store_typeahead(self._session.app.input, [enter if one.key is Keys.ControlJ else one for one in keys])
 
     def read_key(self, wanted: Collection[str]) -> str | None:
-        """Wait for one of the letters `wanted`, in capitals or not; None for Ctrl-C and Ctrl-D."""
+        """Wait for one of the letters `wanted`, in capitals or not; None for Ctrl-D.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, if nothing else takes it.
+        """
         source = self._session.app.input
-        try:
-            while not source.closed:
-                select.select([source.fileno()], [], [])
-                for key in (one.key.lower() for one in source.read_keys()):
-                    if key in wanted:
-                        return key
-                    if key in (Keys.ControlC, Keys.ControlD):
-                        return None
-        except KeyboardInterrupt:
-            pass
+        while not source.closed:
+            select.select([source.fileno()], [], [])
+            for key in (one.key.lower() for one in source.read_keys()):
+                if key in wanted:
+                    return key
+                if key in (Keys.ControlC, Keys.ControlD):
+                    return None
         return None
 
     def _prompt(self, status: str, level: MeterLevel) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from qwenctl.cli.chat.key_mode import KeyMode, forget_typed
-from qwenctl.cli.chat.screen import Meter, Screen, join_block
+from qwenctl.cli.chat.screen import Meter, Screen, join_block, thought_line
+from qwenctl.cli.interrupt import raise_on_interrupt
 from qwenctl.cli.output import Output
-from qwenctl.units import format_seconds
 
 
 class PlainScreen(Screen):
@@ -67,7 +68,8 @@ class PlainScreen(Screen):
             self._last_char = text[-1]
 
     def pause_reply(self) -> None:
-        """End the line, if one has begun: answers are lines, and this is not the end of one."""
+        """End the line, if one has begun: answers are lines, and this is not the end of one. What is typed is shown."""
+        self._keys.__exit__(None, None, None)
         self._fold()
         if self._last_char not in ("", "\n"):
             self._output.line()
@@ -96,25 +98,19 @@ class PlainScreen(Screen):
         if not self.interactive:
             return None
         forget_typed()
-        self._output.report(text)
-        while True:
-            self._output.aside(" · ".join(f"{key} {meaning}" for key, meaning in choices.items()) + " ? ")
-            try:
+        with suppress(KeyboardInterrupt), raise_on_interrupt():
+            self._output.report(text)
+            while True:
+                self._output.aside(" · ".join(f"{key} {meaning}" for key, meaning in choices.items()) + " ? ")
                 line = sys.stdin.readline()
-            except KeyboardInterrupt:
-                return None
-            if not line:
-                return None
-            if (key := line.strip().lower()[:1]) in choices:
-                return key
+                if not line:
+                    return None
+                if (key := line.strip().lower()[:1]) in choices:
+                    return key
+        return None
 
     def _fold(self) -> None:
         if self._thinking_since_s is not None:
             line = thought_line(time.monotonic() - self._thinking_since_s, self._n_thought_tokens)
             self._output.note(f"{line} · /reasoning shows it")
             self._thinking_since_s = None
-
-
-def thought_line(seconds: float, n_tokens: int) -> str:
-    """Return the line that stands for folded reasoning."""
-    return f"▸ thought for {format_seconds(seconds)}, {n_tokens} tokens"

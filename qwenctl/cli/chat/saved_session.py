@@ -73,9 +73,7 @@ class SavedSession(NamedTuple):
 
     def gone_on(self, record: SessionRecord | None) -> SavedSession:
         """Return it as the chat has left it so far, for another model."""
-        if record is None or record.saved_id is None:
-            return self
-        return self._replace(session=self.store.read(record.saved_id))
+        return self if record is None else self._replace(session=record.saved)
 
 
 def session_options(function: F) -> F:

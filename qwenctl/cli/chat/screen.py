@@ -13,6 +13,7 @@ from qwenctl.cli.tool_options import call_line, result_line
 from qwenctl.core import PromptProgress
 from qwenctl.services.tools.tool import ToolResult
 from qwenctl.services.tools.tool_call import ToolCall
+from qwenctl.units import format_seconds
 
 MeterLevel = Literal["fine", "high", "full"]
 _HIGH, _FULL = 0.8, 0.95  # of the context
@@ -152,3 +153,8 @@ def join_block(lines: list[str]) -> str | None:
     if not closing:
         return None
     return inner.strip("\n") + rest
+
+
+def thought_line(seconds: float, n_tokens: int) -> str:
+    """Return the line that stands for folded reasoning."""
+    return f"▸ thought for {format_seconds(seconds)}, {n_tokens} tokens"

@@ -14,9 +14,8 @@ from qwenctl.cli.chat.reply_view import show_reply
 from qwenctl.cli.chat.screen import Meter, MeterLevel, Screen
 from qwenctl.cli.condensing import context_warning
 from qwenctl.cli.errors import OutputClosed
-from qwenctl.cli.file_option import attached_line
 from qwenctl.cli.interrupt import HungUp, InterruptWatch
-from qwenctl.cli.prompt_input import ordered
+from qwenctl.cli.prompt_input import attached_line, ordered
 from qwenctl.cli.reply_stats import finish_note, mode_name, stats_lines, thinking_note
 from qwenctl.cli.schema_options import violation
 from qwenctl.cli.tool_options import chain_note

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qwenctl.cli.chat.session import ChatSession
 from qwenctl.errors import InvalidRequest
+from qwenctl.services.typed_path import typed_path
 
 
 class LeaveChat(Exception):
@@ -40,7 +41,7 @@ def path_argument(name: str, usage: str) -> Path:
     """
     if not name:
         raise InvalidRequest(f"{usage.split(maxsplit=1)[0]} needs the name of a file", usage)
-    return Path(name).expanduser()
+    return typed_path(name)
 
 
 def shortened(text: str) -> str:

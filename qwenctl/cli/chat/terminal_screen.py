@@ -11,6 +11,7 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +23,7 @@ from qwenctl.cli.chat.key_mode import KeyMode
 from qwenctl.cli.chat.line_input import SHOW_REASONING_COMMAND, LineInput
 from qwenctl.cli.chat.screen import Meter, Screen
 from qwenctl.cli.chat.thinking_view import ThinkingView
+from qwenctl.cli.interrupt import raise_on_interrupt
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.markdown_stream import MarkdownStream
 from qwenctl.cli.output import Output, cell_width
@@ -141,10 +143,12 @@ class TerminalScreen(Screen):
     def choose(self, text: str, choices: Mapping[str, str]) -> str | None:
         """Wait for the key of a choice; other keys do nothing."""
         self._input.pressed()  # typed before the question: for the next input line
-        self.show(text)
         keys = Text("   ").join(Text.assemble((f"[{key}]", "bold"), f" {meaning}") for key, meaning in choices.items())
-        self._region.show(render_lines(keys, terminal_size()[0], self._theme))
-        key = self._input.read_key(choices)
+        key = None
+        with suppress(KeyboardInterrupt), raise_on_interrupt():
+            self.show(text)
+            self._region.show(render_lines(keys, terminal_size()[0], self._theme))
+            key = self._input.read_key(choices)
         self._region.commit(self._dim(f"{key} {choices[key]}" if key else "no answer"))
         return key
 

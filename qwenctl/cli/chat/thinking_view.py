@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from qwenctl.cli.chat.screen import thought_line
 from qwenctl.cli.live_region import LiveRegion
 from qwenctl.cli.output import cell_width
 from qwenctl.cli.terminal_safety import without_controls
 from qwenctl.units import format_seconds
 
 _N_LINES = 3
-_SHOWN_CHARS = 2000  # of the latest: more than fits into those lines on any screen
 
 
 class ThinkingView:
@@ -47,8 +47,6 @@ class ThinkingView:
 
     def feed(self, text: str, n_tokens: int) -> None:
         """Take more thoughts, and the tokens generated so far."""
-        if not self._text:
-            self._started_s = self._clock()
         self._text += without_controls(text)
         self._n_tokens = n_tokens
         self.show()
@@ -61,7 +59,7 @@ class ThinkingView:
     def show(self) -> None:
         """Draw it, with the seconds that have passed."""
         if not self._whole:
-            tail = self._dim(self._text[self._n_committed :][-_SHOWN_CHARS:].strip())[-_N_LINES:]
+            tail = self._dim(self._text[self._tail_start() :].strip())[-_N_LINES:]
             self._region.show([*self._status(), *tail])
             return
         end = self._text.rfind("\n") + 1
@@ -72,10 +70,18 @@ class ThinkingView:
 
     def fold(self) -> None:
         """Replace it by its one line, where it was not shown whole."""
-        line = f"▸ thought for {format_seconds(self._clock() - self._started_s)}, {self._n_tokens} tokens"
+        line = thought_line(self._clock() - self._started_s, self._n_tokens)
         rest = self._dim(self._text[self._n_committed :].rstrip()) if self._whole else []
         hint = "" if self._whole else " · Ctrl-O shows it"
         self._region.commit([*rest, *self._dim(self._fitting(line, hint)), ""])
+
+    def _tail_start(self) -> int:
+        """Return where to begin with wrapping the last lines: this is done for every token, so not far back.
+
+        It moves on by whole windows, and is else the same from token to token: lines keep their breaks.
+        """
+        window = _N_LINES * self._columns()
+        return max(self._n_committed, (len(self._text) // window - 1) * window)
 
     def _status(self) -> list[str]:
         seconds = format_seconds(self._clock() - self._started_s)

@@ -13,11 +13,11 @@ from qwenctl.cli.command import Command
 from qwenctl.cli.condensing import condensing
 from qwenctl.cli.configured_options import configurable
 from qwenctl.cli.engine_flags import engine_flags, prompt_cache_option
-from qwenctl.cli.file_option import attached_line, file_option
+from qwenctl.cli.file_option import file_option
 from qwenctl.cli.open_model import open_model
 from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
-from qwenctl.cli.prompt_input import read_prompt, tell_apart, text_or_file
+from qwenctl.cli.prompt_input import attached_line, read_prompt, tell_apart, text_or_file
 from qwenctl.cli.reply_printer import ReplyPrinter
 from qwenctl.cli.reply_stats import finish_note, sampling_values, stats_lines, stats_values, thinking_note
 from qwenctl.cli.sampling_options import ReplyOptions, reply_options

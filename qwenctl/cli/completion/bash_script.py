@@ -50,17 +50,17 @@ complete -o nosort -F _qwenctl qwenctl 2>/dev/null || complete -F _qwenctl qwenc
 
 def bash_script(table: Sequence[CommandWords]) -> str:
     """Return the script."""
-    paths = "|".join(_path(entry) for entry in table if entry.path) or '""'
+    paths = "|".join(entry.place for entry in table if entry.path) or '""'
     lines = [_HEAD.replace("@PATHS@", paths)]
     for entry in table:
         for option in entry.options:
             if option.value is not None:
-                words = "|".join(f'"{_path(entry)} {name}"' for name in option.names)
+                words = "|".join(f'"{entry.place} {name}"' for name in option.names)
                 lines.append(f"        {words}) {_offer(option.value)}; return ;;\n")
     lines.append(_MIDDLE)
     for entry in table:
         names = [name for option in entry.options for name in option.names]
-        lines.append(f'        "{_path(entry)}")\n')
+        lines.append(f'        "{entry.place}")\n')
         lines.append(f"            if [[ $cur == -* ]]; then {_offer(Value('choices', tuple(names)))}; return; fi\n")
         offers = [Value("choices", tuple(name for name, _ in entry.commands))] if entry.commands else []
         for value in dict.fromkeys([*offers, *entry.words]):
@@ -68,10 +68,6 @@ def bash_script(table: Sequence[CommandWords]) -> str:
                 lines.append(f"            {_offer(value)}\n")
         lines.append("            ;;\n")
     return "".join([*lines, _TAIL])
-
-
-def _path(entry: CommandWords) -> str:
-    return "".join(f"/{word}" for word in entry.path.split())
 
 
 def _offer(value: Value) -> str:

@@ -45,6 +45,11 @@ class CommandWords:
     options: tuple[OptionWords, ...]
     words: tuple[Value, ...]  # of its arguments, in any order
 
+    @property
+    def place(self) -> str:
+        """The path as the scripts gather it from a command line: /models/ls; "" for the program itself."""
+        return "".join(f"/{word}" for word in self.path.split())
+
 
 def completion_table(cli: click.Group) -> tuple[CommandWords, ...]:
     """Return an entry for the program itself and for each of its commands."""

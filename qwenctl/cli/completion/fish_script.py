@@ -29,19 +29,15 @@ complete -c qwenctl -f
 
 def fish_script(table: Sequence[CommandWords]) -> str:
     """Return the script."""
-    lines = [_HEAD.replace("@PATHS@", " ".join(_path(entry) for entry in table if entry.path))]
+    lines = [_HEAD.replace("@PATHS@", " ".join(entry.place for entry in table if entry.path))]
     for entry in table:
-        start = f"complete -c qwenctl -n '__qwenctl_at \"{_path(entry)}\"'"
+        start = f"complete -c qwenctl -n '__qwenctl_at \"{entry.place}\"'"
         lines.extend(f"{start} -a {name} -d {_quoted(summary.rstrip('.'))}\n" for name, summary in entry.commands)
         for value in dict.fromkeys(entry.words):
             if value.kind != "nothing":
                 lines.append(f"{start}{_values(value)}\n")
         lines.extend(f"{start}{_option(option)}\n" for option in entry.options)
     return "".join(lines)
-
-
-def _path(entry: CommandWords) -> str:
-    return "".join(f"/{word}" for word in entry.path.split())
 
 
 def _option(option: OptionWords) -> str:

@@ -54,17 +54,17 @@ fi
 
 def zsh_script(table: Sequence[CommandWords]) -> str:
     """Return the script."""
-    paths = "|".join(_path(entry) for entry in table if entry.path) or '""'
+    paths = "|".join(entry.place for entry in table if entry.path) or '""'
     lines = [_HEAD.replace("@PATHS@", paths)]
     for entry in table:
         for option in entry.options:
             if option.value is not None:
-                names = "|".join(f'"{_path(entry)} {name}"' for name in option.names)
+                names = "|".join(f'"{entry.place} {name}"' for name in option.names)
                 lines.append(f"        {names}) {_offer(option.value)}; return ;;\n")
     lines.append(_MIDDLE)
     for entry in table:
         options = [_described(name, option.summary) for option in entry.options for name in option.names]
-        lines.append(f'        "{_path(entry)}")\n')
+        lines.append(f'        "{entry.place}")\n')
         lines.append(
             f"            if [[ $cur == -* ]]; then _qwenctl_offer choices no {' '.join(options)}; return; fi\n"
         )
@@ -76,10 +76,6 @@ def zsh_script(table: Sequence[CommandWords]) -> str:
                 lines.append(f"            {_offer(value)}\n")
         lines.append("            ;;\n")
     return "".join([*lines, _TAIL])
-
-
-def _path(entry: CommandWords) -> str:
-    return "".join(f"/{word}" for word in entry.path.split())
 
 
 def _described(name: str, summary: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from qwenctl.cli.command import Command
-from qwenctl.cli.configured_options import CONFIG_FILE
 from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
+from qwenctl.services.config_file import config_path
 from qwenctl.settings import Settings
 
 
@@ -15,7 +15,7 @@ from qwenctl.settings import Settings
 @output_options
 def command(*, output: Output, settings: Settings) -> None:
     """Say where the config file is, or would be."""
-    path = settings.config_dir / CONFIG_FILE
+    path = config_path(settings)
     if output.json_mode:
         output.data({"path": str(path), "exists": path.is_file()})
         return

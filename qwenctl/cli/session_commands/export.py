@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
 from qwenctl.cli.command import Command
 from qwenctl.cli.options import quiet_option
 from qwenctl.cli.output import Output
-from qwenctl.errors import InvalidRequest, QwenctlError
-from qwenctl.services.private_file import replace_private
+from qwenctl.services.private_file import create_private
 from qwenctl.services.session_choice import find_session, open_store
 from qwenctl.services.session_export import as_json, as_markdown, as_openai
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 
 _FORMATS: dict[str, Callable[..., str]] = {"markdown": as_markdown, "json": as_json, "openai": as_openai}
@@ -55,15 +54,5 @@ def command(
     if target is None:
         output.stream(text)
         return
-    _write_private(Path(target).expanduser(), text)
+    create_private(typed_path(target), text)
     output.note(f"{found.head.n_exchanges} exchanges written to {target}")
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read. What is there already is not replaced."""
-    if path.exists():
-        raise InvalidRequest(f"{path} is there already", "name another file, or remove it first")
-    try:
-        replace_private(path, text.encode())
-    except OSError as error:
-        raise QwenctlError(f"cannot write {path}: {error.strerror}", "name a folder that you may write to") from error

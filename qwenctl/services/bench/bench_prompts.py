@@ -13,7 +13,7 @@ _TASKS = (
     "Compare {} with a river, at length.",
     "Write a speech about {} for a school.",
 )
-_TOPICS = (
+TOPICS = (
     "the sea", "photosynthesis", "the city of Rome", "bread", "glaciers", "the bicycle", "prime numbers", "honey bees",
     "volcanoes", "the printing press", "sleep", "the moon", "chess", "steel", "coffee", "whales", "maps", "music",
     "the human heart", "deserts",
@@ -24,7 +24,7 @@ def questions(n_prompts: int, seed: int) -> list[str]:
     """Return so many questions; the number in front makes each unlike the others from its first word on."""
     dice = random.Random(seed)  # noqa: S311 - the same ones every time
     return [
-        f"Number {dice.randrange(10**6)}: {dice.choice(_TASKS).format(dice.choice(_TOPICS))}" for _ in range(n_prompts)
+        f"Number {dice.randrange(10**6)}: {dice.choice(_TASKS).format(dice.choice(TOPICS))}" for _ in range(n_prompts)
     ]
 
 

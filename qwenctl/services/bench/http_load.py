@@ -111,8 +111,8 @@ async def run_load(
                         connection.close()
                         connection, is_new = await _connect(target), True
                     answer = await connection.ask(message, stream=stream)
-                    if not connection.is_lost or connection.has_answer:
-                        break  # else it was closed while nothing was asked: once more, on a new one
+                    if not connection.was_stale:
+                        break  # else once more, on a new one
                 answers.append(answer)
         finally:
             connection.close()
@@ -140,20 +140,16 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.is_lost = False
+        self.was_stale = False  # it was closed without a word on the last request, maybe before that had come
         self._transport: asyncio.Transport | None = None
         self._data = bytearray()
         self._arrivals: list[tuple[float, int]] = []  # (time, bytes so far)
         self._end = -1  # bytes of the answer; -1: not known yet; 0: up to the last chunk
         self._done: asyncio.Future[None] | None = None
 
-    @property
-    def has_answer(self) -> bool:
-        """Whether anything came back for the last request."""
-        return bool(self._data)
-
     async def ask(self, message: bytes, *, stream: bool) -> Answered:
         """Send a request and return what became of it."""
-        self._data, self._arrivals, self._end = bytearray(), [], -1
+        self._data, self._arrivals, self._end, self.was_stale = bytearray(), [], -1, False
         self._done = asyncio.get_running_loop().create_future()
         started_s = time.perf_counter()
         if self._transport is None or self.is_lost:
@@ -165,6 +161,7 @@ class _Connection(asyncio.Protocol):
         except TimeoutError:
             self.is_lost = True
             return Answered(started_s, time.perf_counter(), (), 0, 0, f"no answer within {LIMIT_S:g} s")
+        self.was_stale = self.is_lost and not self._data
         return _answered(started_s, time.perf_counter(), bytes(self._data), self._arrivals, stream=stream)
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from qwenctl.core import Finished, FinishReason, Message
 from qwenctl.errors import GenerationFailed
@@ -42,21 +43,22 @@ def measure_model(
         PromptTooLong: a length does not fit into the context.
         GenerationFailed: llama.cpp failed.
     """
-    _answer(model, 16, 2, -1)  # the first one pays for pages and caches
+    seeds = count()
+    _answer(model, 16, 2, next(seeds))  # the first one pays for pages and caches
     found: dict[int, list[Finished]] = {length: [] for length in lengths}
-    for number in range(n_rounds):
+    for _ in range(n_rounds):
         for length, answers in found.items():
-            answers.append(_answer(model, length, n_generated, number * 1000 + length))
+            answers.append(_answer(model, length, n_generated, next(seeds)))
             on_request()
     return [_row(answers) for answers in found.values()]
 
 
 def _answer(model: ChatModel, n_prompt_tokens: int, n_generated: int, seed: int) -> Finished:
-    def count(text: str) -> int:
+    def n_tokens(text: str) -> int:
         return len(model.engine.tokenize(text))
 
     n_template = len(model.prepare([Message("user", "x")]).request.prompt_tokens)
-    text = text_of_tokens(max(1, n_prompt_tokens - n_template), count, seed)
+    text = text_of_tokens(max(1, n_prompt_tokens - n_template), n_tokens, seed)
     options = ChatOptions(sampling={"temperature": 0}, max_tokens=n_generated)
     *_, last = model.engine.generate(model.prepare([Message("user", text)], options).request)
     if not isinstance(last, Finished) or last.reason is FinishReason.CANCELLED:

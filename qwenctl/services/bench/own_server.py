@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from qwenctl.errors import ModelLoadFailed
+from qwenctl.services.bench.http_load import Target
 
 _END_LIMIT_S = 20.0
 # Nothing that lies in the current folder is to be imported (-P), but the package that this file belongs to is.
@@ -20,19 +22,25 @@ _START = f"import sys; sys.path.append({str(Path(__file__).parents[3])!r}); from
 
 
 @contextmanager
-def own_server(words: Sequence[str]) -> Iterator[str]:
-    """Start `qwenctl serve` with these arguments on a free port of loopback; yields its address when it is ready.
+def own_server(words: Sequence[str]) -> Iterator[Target]:
+    """Start `qwenctl serve` with these arguments on a free port of loopback; yields where it is when it is ready.
+
+    It has a key of its own: the one that the user may have configured is not ours to know.
 
     Raises:
         ModelLoadFailed: it ended before it was ready, with the last line it printed.
     """
-    command = [sys.executable, "-P", "-c", _START, "serve", *words, "--host", "127.0.0.1", "--port", "0", "--json"]
+    key = secrets.token_hex()
+    command = [
+        *(sys.executable, "-P", "-c", _START, "serve", *words),
+        *("--host", "127.0.0.1", "--port", "0", "--api-key", key, "--json"),
+    ]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
         )
         try:
-            yield _address(process, log)
+            yield Target(_address(process, log), api_key=key)
         finally:
             _end(process)
 

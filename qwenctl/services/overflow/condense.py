@@ -17,7 +17,7 @@ from typing import Literal
 from qwenctl.core import FinishReason, Message
 from qwenctl.errors import GenerationFailed, PromptTooLong
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
-from qwenctl.services.overflow.middle_cut import split_turns
+from qwenctl.services.overflow.middle_cut import joined, split_turns
 from qwenctl.services.overflow.policy import Summary, fits, room_for_prompt
 from qwenctl.services.overflow.text_borders import pieces
 from qwenctl.services.reply import ReplyDone
@@ -116,11 +116,11 @@ class Condenser:
         """
 
         def takes(n_condensed: int) -> int:
-            kept = [*head, *_flat(turns[n_condensed:])]
+            kept = [*head, *joined(turns[n_condensed:])]
             return self._count(kept, options) + (self._summary_tokens if n_condensed else 0)
 
         before = self._remembered[0] if self._remembered else ()
-        n_before = next((n for n in range(len(turns)) if tuple(_flat(turns[:n])) == before), 0)
+        n_before = next((n for n in range(len(turns)) if tuple(joined(turns[:n])) == before), 0)
         if takes(n_before) <= limit:
             return n_before
         return next((n for n in range(n_before, len(turns)) if takes(n) <= limit // 2), len(turns) - 1)
@@ -128,7 +128,7 @@ class Condenser:
     def _with_summary(
         self, head: Sequence[Message], turns: Sequence[Sequence[Message]], n_condensed: int, n_tokens: int
     ) -> list[Message]:
-        earlier = tuple(_flat(turns[:n_condensed]))
+        earlier = tuple(joined(turns[:n_condensed]))
         text, done = "", 0
         if self._remembered and earlier[: len(self._remembered[0])] == self._remembered[0]:
             done, text = len(self._remembered[0]), self._remembered[1]
@@ -139,7 +139,7 @@ class Condenser:
         system = head[0].content if head and head[0].role == "system" else ""
         whole = f"{system}\n\nWhat has been said before, in short:\n{text}".strip()
         rest = head[1:] if system else head
-        return [Message("system", whole), *rest, *_flat(turns[n_condensed:])]
+        return [Message("system", whole), *rest, *joined(turns[n_condensed:])]
 
     def _with_notes(
         self, messages: Sequence[Message], limit: int, n_tokens: int, options: ChatOptions
@@ -209,7 +209,3 @@ def _text_and_question(content: str) -> tuple[str, str]:
 
 def _said(message: Message) -> str:
     return f"{message.role.capitalize()}: {message.content}"
-
-
-def _flat(turns: Sequence[Sequence[Message]]) -> list[Message]:
-    return [message for turn in turns for message in turn]

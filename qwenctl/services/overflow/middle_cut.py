@@ -42,9 +42,9 @@ def cut_middle(
         shortened = _shorten(messages, longest, n_tokens, max_tokens, count)
         if shortened or len(turns) == 1:
             return shortened
-    n_dropped = _first(lambda n: count([*head, *_flat(turns[n:])]) <= max_tokens, 1, len(turns))
+    n_dropped = _first(lambda n: count([*head, *joined(turns[n:])]) <= max_tokens, 1, len(turns))
     if n_dropped < len(turns):
-        remaining = [*head, *_flat(turns[n_dropped:])]
+        remaining = [*head, *joined(turns[n_dropped:])]
         return remaining, MiddleCut(n_tokens, count(remaining), n_dropped)
     result = _shorten([*head, *turns[-1]], len(head), n_tokens, max_tokens, count)
     if result is None:
@@ -58,6 +58,11 @@ def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[M
     ends = [*starts[1:], *([len(messages)] if starts else [])]
     head = list(messages[: starts[0]] if starts else messages)
     return head, [list(messages[start:end]) for start, end in zip(starts, ends, strict=True)]
+
+
+def joined(turns: Sequence[Sequence[Message]]) -> list[Message]:
+    """Return the messages of turns, in order."""
+    return [message for turn in turns for message in turn]
 
 
 def _shorten(
@@ -103,7 +108,3 @@ def _first(is_true: Callable[[int], bool], start: int, stop: int) -> int:
         else:
             start = middle + 1
     return start
-
-
-def _flat(turns: Sequence[Sequence[Message]]) -> list[Message]:
-    return [message for turn in turns for message in turn]

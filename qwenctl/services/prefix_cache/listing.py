@@ -11,7 +11,6 @@ from pathlib import Path
 
 from qwenctl.services.model_removal import Removable
 from qwenctl.services.prefix_cache.entry_file import BadEntry, read_entry
-from qwenctl.services.prefix_cache.options import PrefixCacheOptions, default_limit
 from qwenctl.services.prefix_cache.prefix_store import stored_files
 
 
@@ -41,11 +40,6 @@ def stored_prefixes(folder: Path) -> list[StoredPrefix]:
             model, n_tokens = record.model, record.n_tokens
         found.append(StoredPrefix(file.path, file.file_bytes, file.used_s, model, n_tokens))
     return sorted(found, key=lambda one: -one.used_s)
-
-
-def limit_bytes(options: PrefixCacheOptions, free_bytes: int, taken_bytes: int) -> int:
-    """Return what all files may take, as prefix_store.py reckons."""
-    return default_limit(free_bytes, taken_bytes) if options.most_bytes is None else options.most_bytes
 
 
 def removable(prefix: StoredPrefix) -> Removable:

@@ -28,6 +28,10 @@ class PrefixCacheOptions:
         if self.most_bytes is not None and self.most_bytes < 0:
             raise InvalidRequest(f"the prompt cache cannot be limited to {self.most_bytes} bytes")
 
+    def limit_bytes(self, free_bytes: int, taken_bytes: int) -> int:
+        """Return what all files may take together; the arguments are `default_limit`'s."""
+        return default_limit(free_bytes, taken_bytes) if self.most_bytes is None else self.most_bytes
+
 
 def default_limit(free_bytes: int, taken_bytes: int) -> int:
     """Return the bytes that all files may take where nobody said: a tenth of what would be free without them.

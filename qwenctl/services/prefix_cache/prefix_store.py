@@ -23,7 +23,7 @@ from quant.durable_files import DurableFiles
 from qwenctl.services.kv_slots import common_prefix
 from qwenctl.services.live_process import is_alive
 from qwenctl.services.prefix_cache.entry_file import BadEntry, Entry, EntryRecord, complete_state, read_entry
-from qwenctl.services.prefix_cache.options import PrefixCacheOptions, default_limit
+from qwenctl.services.prefix_cache.options import PrefixCacheOptions
 from qwenctl.services.prefix_cache.state_key import StateKey
 
 _SUFFIX, _UNFINISHED = ".kv", ".new"
@@ -55,7 +55,7 @@ class PrefixStore:
     """
 
     def __init__(self, options: PrefixCacheOptions, files: DurableFiles | None = None) -> None:
-        self._folder, self._most_bytes = options.folder, options.most_bytes
+        self._options, self._folder = options, options.folder
         self._files = files or DurableFiles()
         self._read: dict[Path, tuple[int, Entry]] = {}  # path → inode and entry
 
@@ -97,7 +97,7 @@ class PrefixStore:
         remove_leftovers(self._folder)
         found = sorted(stored_files(self._folder), key=lambda file: file.used_s)
         taken, free = sum(file.file_bytes for file in found), self._files.free_bytes(self._folder)
-        limit = default_limit(free, taken) if self._most_bytes is None else self._most_bytes
+        limit = self._options.limit_bytes(free, taken)
         if n_bytes > limit or n_bytes > free + taken - _LEFT_FREE_BYTES:
             return False
         for file in found:

@@ -7,6 +7,7 @@ of something. A request's scope also gets a way to close the connection at once 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -32,6 +33,7 @@ class LimitedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
+        _send_at_once(transport.get_extra_info("socket"))
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
@@ -61,6 +63,15 @@ class LimitedConnection(H11Protocol):
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+
+
+def _send_at_once(connection: socket.socket) -> None:
+    """Let no small piece of a stream wait for the client's word on the one before, which takes Linux' clients 40 ms.
+
+    asyncio does it for sockets whose protocol is TCP by name; those of socket.create_server say 0, whichever fits.
+    """
+    if connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def connection_class(header_s: float) -> type[asyncio.Protocol]:

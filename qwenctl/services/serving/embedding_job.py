@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 
 import numpy as np
 
@@ -47,6 +48,6 @@ class EmbeddingJob:
         return not self.future.done()
 
     def fail(self, error: BaseException) -> None:
-        """End it with an error."""
-        if not self.future.done():
+        """End it with an error, unless it is over: whoever waits may cancel it at any moment."""
+        with suppress(InvalidStateError):
             self.future.set_exception(error)

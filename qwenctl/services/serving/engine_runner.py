@@ -4,7 +4,8 @@
     idle: the thread sleeps until something is submitted
 
 What a step brought is handed over while the next one computes: whoever is told wakes up and wants the interpreter, and
-would hold up that step's beginning by a third of a millisecond, a tenth of a small model's step.
+would hold up that step's beginning by a third of a millisecond, a tenth of a small model's step. Where vectors are
+computed first, which takes longer, it is handed over before that.
 
 What computes is the engine's own thread (native_thread.py); this one waits for it, so that the main thread is free for
 signals. Knows nothing of HTTP, messages and text.
@@ -263,7 +264,10 @@ class EngineRunner:
 
     def _embed_some(self) -> None:
         job = self._embeddings[0] if self._embeddings else None
-        if job and not job.advance(self._engine.embed):
+        if job is None:
+            return
+        self._hand_over()
+        if not job.advance(self._engine.embed):
             with self._changed:
                 self._embeddings.popleft()
                 self._changed.notify_all()

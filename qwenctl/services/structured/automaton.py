@@ -221,17 +221,21 @@ def _minimal(moves: list[dict[int, Ranges]], accepting: set[int], budget: Budget
     n_groups, n_moves = len(set(group)), sum(map(len, moves)) + len(moves)
     while True:
         budget.spend(n_moves)
-        signatures: list[Hashable] = []
-        for state, targets in enumerate(moves):
-            by_group: dict[int, list[Ranges]] = {}
-            for target, ranges in targets.items():
-                by_group.setdefault(group[target], []).append(ranges)
-            signatures.append((group[state], frozenset((to, _joined(parts)) for to, parts in by_group.items())))
-        group = _renumbered(signatures)
+        group = _renumbered(
+            (number, frozenset(_by_group(targets, group).items())) for number, targets in zip(group, moves, strict=True)
+        )
         if len(set(group)) == n_groups:
             break
         n_groups = len(set(group))
     return _numbered(moves, accepting, group)
+
+
+def _by_group(targets: dict[int, Ranges], group: list[int]) -> dict[int, Ranges]:
+    """Return which characters lead to which group of states."""
+    parts: dict[int, list[Ranges]] = {}
+    for target, ranges in targets.items():
+        parts.setdefault(group[target], []).append(ranges)
+    return {number: _joined(ranges) for number, ranges in parts.items()}
 
 
 def _renumbered(values: Iterable[Hashable]) -> list[int]:
@@ -281,10 +285,7 @@ def _numbered(moves: list[dict[int, Ranges]], accepting: set[int], group: list[i
     order: dict[int, int] = {group[0]: 0}
     result: list[tuple[tuple[Ranges, int], ...]] = []
     for number in (todo := [group[0]]):
-        by_group: dict[int, list[Ranges]] = {}
-        for target, ranges in moves[member[number]].items():
-            by_group.setdefault(group[target], []).append(ranges)
-        leads = sorted((_joined(parts), to) for to, parts in by_group.items())
+        leads = sorted((ranges, to) for to, ranges in _by_group(moves[member[number]], group).items())
         for _, to in leads:
             if to not in order:
                 order[to] = len(order)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, TypeVar
 
 from qwenctl.services.structured.automaton import Automaton, Budget, Ranges, explore
 
@@ -20,6 +20,7 @@ _INTEGER_DIGITS = 18  # what an int64 holds
 _DECIMAL_DIGITS = 15  # what a double holds
 
 _Side = Literal[-1, 0, 1]  # of the digits read, against the bound's
+_Sortable = TypeVar("_Sortable", int, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +154,8 @@ class _Digits:
 
 def _sides(state: _State, interval: _Interval) -> tuple[_Side, _Side]:
     """Where the whole part stands: shorter numbers are smaller, equally long ones differ at their first digit."""
-    low = _by_length(state.n_digits, len(interval.low.whole)) or state.low
-    high = (_by_length(state.n_digits, len(interval.high.whole)) or state.high) if interval.high else 0
+    low = _compare(state.n_digits, len(interval.low.whole)) or state.low
+    high = (_compare(state.n_digits, len(interval.high.whole)) or state.high) if interval.high else 0
     return low, high
 
 
@@ -175,11 +176,7 @@ def _value(bound: _Bound) -> Decimal:
     return Decimal(f"{bound.whole}.{bound.decimals or 0}")
 
 
-def _compare(one: str, other: str) -> _Side:
-    return -1 if one < other else 1 if one > other else 0
-
-
-def _by_length(one: int, other: int) -> _Side:
+def _compare(one: _Sortable, other: _Sortable) -> _Side:
     return -1 if one < other else 1 if one > other else 0
 
 

@@ -118,17 +118,20 @@ class _Parser:
         return parts[0] if len(parts) == 1 else _Sequence(tuple(parts))
 
     def _repeated(self, node: _Node) -> _Node:
-        while (count := self._count()) is not None:
-            low, high = count
-            if isinstance(node, _Begin | _End):
-                raise self._error("a repeated anchor")
-            if low > _MAX_COUNT or (high or 0) > _MAX_COUNT:
-                raise self._error(f"a repetition of more than {_MAX_COUNT}")
-            if high is not None and high < low:
-                raise self._error("a repetition whose numbers are out of order")
-            self._take("?")  # lazy or not, the same texts match
-            node = _Repeat(node, low, high)
-        return node
+        count = self._count()
+        if count is None:
+            return node
+        low, high = count
+        if isinstance(node, _Begin | _End):
+            raise self._error("a repeated anchor")
+        if low > _MAX_COUNT or (high or 0) > _MAX_COUNT:
+            raise self._error(f"a repetition of more than {_MAX_COUNT}")
+        if high is not None and high < low:
+            raise self._error("a repetition whose numbers are out of order")
+        self._take("?")  # lazy or not, the same texts match
+        if self._count() is not None:  # none in ECMA-262 either; without this, 1,000 of them are a tree 1,000 deep
+            raise self._error("a repetition of a repetition")
+        return _Repeat(node, low, high)
 
     def _count(self) -> tuple[int, int | None] | None:
         for sign, count in (("*", (0, None)), ("+", (1, None)), ("?", (0, 1))):
@@ -215,6 +218,8 @@ class _Parser:
         length = 2 if kind == "x" else 4
         if kind == "u" and self._take("{"):
             end = self._pattern.find("}", self._at)
+            if end < 0:
+                raise self._error("an unfinished \\u{ escape")
             digits, self._at = self._pattern[self._at : end], end + 1
         else:
             digits, self._at = self._pattern[self._at : self._at + length], self._at + length
@@ -281,7 +286,9 @@ class _Builder:
             for _ in range(node.high - node.low):
                 after = self._state(None, (self.add(node.part, after), end))
         for _ in range(node.low):
-            after = self.add(node.part, after)
+            before, after = after, self.add(node.part, after)
+            if after == before:  # it adds no state: (((){1000}){1000}){1000} would be counted to the end
+                break
         return after
 
     def _state(self, ranges: Ranges | None, nexts: tuple[int, ...]) -> int:

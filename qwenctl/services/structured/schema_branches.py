@@ -8,12 +8,13 @@ sees to that.)
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.structured.automaton import Budget
 from qwenctl.services.structured.plain_schema import TYPES, PlainSchema, Schema
+from qwenctl.services.structured.value_check import hashable
 
 MAX_BRANCHES = 256
 
@@ -90,11 +91,8 @@ def types_of(branch: Branch) -> list[str]:
 
 def listed_values(branch: Branch) -> list[Any]:
     """Return the values that all `const` and `enum` of a branch hold and its types allow; there must be one list."""
-    lists = [
-        [facts["const"]] if "const" in facts else facts["enum"] for facts in branch if {"const", "enum"} & set(facts)
-    ]
     wanted, kinds = _listed(branch) or set(), _kinds(branch)
-    return [value for value in lists[0] if _is_of(value, kinds) and json.dumps(value, sort_keys=True) in wanted]
+    return [value for value in _lists(branch)[0] if _is_of(value, kinds) and hashable(value) in wanted]
 
 
 def may_overlap(schema: PlainSchema, first: Schema, second: Schema, budget: Budget) -> bool:
@@ -132,13 +130,16 @@ def _kinds(branch: Branch) -> set[str]:
     return kinds | ({"integer"} if "number" in kinds else set())
 
 
-def _listed(branch: Branch) -> set[str] | None:
-    """The values that `const` and `enum` leave, as JSON; None: there is no list."""
-    lists = [
-        [facts["const"]] if "const" in facts else facts["enum"] for facts in branch if {"const", "enum"} & set(facts)
-    ]
-    sets = [{json.dumps(value, sort_keys=True) for value in values} for values in lists]
+def _listed(branch: Branch) -> set[Hashable] | None:
+    """The values that `const` and `enum` leave; None: there is no list."""
+    sets = [{hashable(value) for value in values} for values in _lists(branch)]
     return set.intersection(*sets) if sets else None
+
+
+def _lists(branch: Branch) -> list[list[Any]]:
+    """What each `const` and `enum` of a branch lists."""
+    constants = [[facts["const"]] for facts in branch if "const" in facts]
+    return [*constants, *(facts["enum"] for facts in branch if "enum" in facts)]
 
 
 def _required(branch: Branch) -> set[str]:

@@ -30,6 +30,7 @@ from qwenctl.services.structured.value_check import ValueCheck
 
 _MAX_GOALS = 5000
 _MOST_OPTIONS = 20  # of oneOf that are compared with each other
+_TOO_LONG = "the schema takes too long to be made a grammar: simplify it"
 _UNENFORCED = (
     *("not", "if", "dependentRequired", "dependentSchemas", "contains", "uniqueItems", "propertyNames"),
     *("unevaluatedItems", "unevaluatedProperties"),
@@ -65,8 +66,19 @@ class SchemaRules:
                 ways = [[item] for branch in branches(self.schema, goal, self.budget) for item in self._ways(branch)]
                 self.rules.define(waiting, self.rules.factored(ways))
         except TooManyStates as error:
-            raise InvalidRequest("the schema takes too long to be made a grammar: simplify it") from error
+            raise InvalidRequest(_TOO_LONG) from error
         return name
+
+    def branches(self, schema: Schema) -> list[Branch]:
+        """Return the branches of one of the schema's subschemas.
+
+        Raises:
+            InvalidRequest: there are too many.
+        """
+        try:
+            return branches(self.schema, [schema], self.budget)
+        except TooManyStates as error:
+            raise InvalidRequest(_TOO_LONG) from error
 
     def value(self, goal: Goal) -> str:
         """Return the name of the rule for values that satisfy all schemas of `goal`."""

@@ -6,9 +6,10 @@ schema refers to nothing outside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from fractions import Fraction
 from functools import partial
+from math import isfinite
 from typing import Any
 
 from qwenctl.errors import InvalidRequest
@@ -34,7 +35,7 @@ class ValueCheck:
         from jsonschema import Draft202012Validator, validators  # noqa: PLC0415  80 ms that only schemas need pay
         from referencing import Registry  # noqa: PLC0415
 
-        checks = _Checks(dict(Draft202012Validator.VALIDATORS))
+        checks = _Checks(dict(Draft202012Validator.VALIDATORS), document.get("$defs", {}))
         extend: Callable[..., Any] = validators.extend
         self._validator = extend(Draft202012Validator, checks.table)(dict(document), registry=Registry())
 
@@ -54,15 +55,17 @@ class ValueCheck:
 class _Checks:
     """jsonschema's table of keywords with ours in place of some, and all of them counted."""
 
-    def __init__(self, theirs: Mapping[str, _Check]) -> None:
+    def __init__(self, theirs: Mapping[str, _Check], definitions: Mapping[str, Any]) -> None:
+        self._definitions = definitions
         self._n_steps = 0
         self._budget = Budget()
         self._automata: dict[str, Automaton] = {}
         ours = {"pattern": self._pattern, "format": self._format, "multipleOf": _multiple_of}
-        ours["patternProperties"] = self._pattern_properties
+        ours |= {"patternProperties": self._pattern_properties, "uniqueItems": _unique_items}
         self.table = {keyword: partial(self._counted, check) for keyword, check in {**theirs, **ours}.items()}
-        self._additional = theirs["additionalProperties"]
+        self._additional, self._unevaluated = theirs["additionalProperties"], theirs["unevaluatedProperties"]
         self.table["additionalProperties"] = partial(self._counted, self._additional_properties)
+        self.table["unevaluatedProperties"] = partial(self._counted, self._unevaluated_properties)
 
     def _counted(self, check: _Check, validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
         self._n_steps += 1 + (len(value) // 8 if isinstance(value, list | dict) else 0)
@@ -101,13 +104,64 @@ class _Checks:
         without = {keyword: value for keyword, value in schema.items() if keyword != "patternProperties"}
         yield from self._additional(validator, rule, plain, without)
 
+    def _unevaluated_properties(self, validator: Any, rule: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        """Their own matches names against `patternProperties` with Python's `re`, which may backtrack for ever."""
+        if not isinstance(instance, dict):
+            return
+        others = {keyword: value for keyword, value in schema.items() if keyword != "unevaluatedProperties"}
+        known = self._evaluated(validator, instance, others)
+        rest = {name: value for name, value in instance.items() if name not in known}
+        yield from self._unevaluated(validator, rule, rest, {})
+
+    def _evaluated(self, validator: Any, instance: Mapping[str, Any], schema: Any) -> set[str]:
+        """The names that `schema`, which `instance` satisfies, says something of (draft 2020-12 core, section 11.3)."""
+        if isinstance(schema, bool):
+            return set()
+        if "additionalProperties" in schema or "unevaluatedProperties" in schema:
+            return set(instance)
+        automata = [self._automaton(pattern) for pattern in schema.get("patternProperties", {})]
+        known = {name for name in instance if any(one.matches(name) for one in automata)}
+        known |= instance.keys() & schema.get("properties", {}).keys()
+        for inner in self._in_place(validator, instance, schema):
+            if validator.evolve(schema=inner).is_valid(instance):
+                known |= self._evaluated(validator, instance, inner)
+        return known
+
+    def _in_place(self, validator: Any, instance: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Any]:
+        """The schemas within `schema` that are about the same value."""
+        if "$ref" in schema:
+            yield self._definitions[schema["$ref"].removeprefix("#/$defs/")]
+        for keyword in ("allOf", "anyOf", "oneOf"):
+            yield from schema.get(keyword, [])
+        yield from (inner for name, inner in schema.get("dependentSchemas", {}).items() if name in instance)
+        if "if" in schema:
+            holds = validator.evolve(schema=schema["if"]).is_valid(instance)
+            yield from (schema[one] for one in (("if", "then") if holds else ("else",)) if one in schema)
+
 
 def _multiple_of(validator: Any, step: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    """In decimal, as it is written: 19.99 is a multiple of 0.01, which binary fractions do not find."""
+    """Exactly, as it is written: 19.99 is a multiple of 0.01, which binary fractions do not find."""
     del validator, schema
-    is_number = isinstance(instance, int | float) and not isinstance(instance, bool)
-    if is_number and Decimal(repr(instance)) % Decimal(repr(step)):
+    if isinstance(instance, bool) or not isinstance(instance, int | float):
+        return
+    if not isfinite(instance) or Fraction(repr(instance)) % Fraction(repr(step)):  # 1e999 is read as infinite
         yield _failure(f"{instance} is not a multiple of {step}")
+
+
+def _unique_items(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    """By hash: jsonschema compares what cannot be sorted in pairs, which takes minutes for some thousand objects."""
+    del validator, schema
+    if wanted and isinstance(instance, list) and len({hashable(one) for one in instance}) < len(instance):
+        yield _failure(f"{instance!r} has non-unique elements")
+
+
+def hashable(value: Any) -> Hashable:
+    """Return what is equal for equal JSON values only: 1 and 1.0 are equal, 1 and true are not."""
+    if isinstance(value, dict):
+        return dict, frozenset((name, hashable(one)) for name, one in value.items())
+    if isinstance(value, list):
+        return list, tuple(map(hashable, value))
+    return (bool, value) if isinstance(value, bool) else value
 
 
 def _failure(message: str) -> Any:

@@ -18,13 +18,12 @@ class Approval:
 
     Args:
         mode: `all`: every call is approved, `none`: no call is.
-        ask: shows a call to a person; None: nobody can be asked.
+        ask: shows a call to a person; returns None where nobody can be asked.
     """
 
     def __init__(self, mode: ApprovalMode, ask: Callable[[ToolCall], Permission | None]) -> None:
         self._mode, self._ask = mode, ask
         self._always: set[str] = set()
-        self.n_unasked = 0  # calls refused because nobody could be asked
 
     def allows(self, call: ToolCall) -> bool:
         """Return whether `call` may be run; "always" is remembered for the tool."""
@@ -33,8 +32,6 @@ class Approval:
         if call.name in self._always:
             return True
         reply = self._ask(call)
-        if reply is None:
-            self.n_unasked += 1
         if reply == "always":
             self._always.add(call.name)
         return reply in ("yes", "always")

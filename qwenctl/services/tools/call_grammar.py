@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from qwenctl.errors import InvalidRequest
@@ -16,7 +17,7 @@ from qwenctl.services.structured.automaton_rules import list_rules, text_rules
 from qwenctl.services.structured.grammar_rules import Item, Ref, Repeat, RuleTable, literal
 from qwenctl.services.structured.plain_schema import plain_schema
 from qwenctl.services.structured.regex_automaton import pattern_automaton
-from qwenctl.services.structured.schema_branches import branches, types_of
+from qwenctl.services.structured.schema_branches import listed_values, types_of
 from qwenctl.services.structured.schema_rules import SchemaRules
 from qwenctl.services.tools.tool_call import CLOSE_TAG, OPEN_TAG, ToolFormat
 from qwenctl.services.tools.tool_choice import ToolChoice
@@ -41,12 +42,12 @@ def call_grammar(
     rules, budget = RuleTable(), Budget()
     left: dict[str, None] = {}
     ways = []
+    write = _hermes if tool_format == "hermes" else partial(_xml, raw=_raw_rule(rules, budget))
     for tool in tools:
         function = tool.get("function", tool)
         if choice.name in (None, function["name"]):
             schema = function.get("parameters") or {"type": "object"}
-            write = _hermes if tool_format == "hermes" else _xml
-            ways.append(write(SchemaRules(plain_schema(schema), rules, budget), function["name"], schema))
+            ways.append(write(SchemaRules(plain_schema(schema), rules, budget), function["name"]))
     call = rules.add("call", ways)
     more = rules.add("more", [[literal("\n"), Ref(call)]])
     starts: list[list[Item]] = [[Ref(call), Repeat(more, 0, MOST_CALLS - 1 if choice.parallel else 0)]]
@@ -60,19 +61,17 @@ def call_grammar(
     return AnswerGrammar(text, tuple(left))
 
 
-def _hermes(compiler: SchemaRules, name: str, schema: Any) -> list[Item]:
-    del schema
+def _hermes(compiler: SchemaRules, name: str) -> list[Item]:
     head = f'{OPEN_TAG}\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
     return [literal(head), Ref(compiler.root()), literal(f"}}\n{CLOSE_TAG}")]
 
 
-def _xml(compiler: SchemaRules, name: str, schema: Mapping[str, Any]) -> list[Item]:
+def _xml(compiler: SchemaRules, name: str, raw: str) -> list[Item]:
     items: list[Item] = [literal(f"{OPEN_TAG}\n<function={name}>\n")]
+    schema = compiler.schema.root if isinstance(compiler.schema.root, dict) else {}
     required = schema.get("required", [])
-    plain = compiler.schema.root
-    properties = plain.get("properties", {}) if isinstance(plain, dict) else {}
-    for key, value in properties.items():
-        way = [literal(f"<parameter={key}>\n"), _xml_value(compiler, value), literal("\n</parameter>\n")]
+    for key, value in schema.get("properties", {}).items():
+        way = [literal(f"<parameter={key}>\n"), _xml_value(compiler, value, raw), literal("\n</parameter>\n")]
         if key in required:
             items += way
         else:
@@ -80,13 +79,18 @@ def _xml(compiler: SchemaRules, name: str, schema: Mapping[str, Any]) -> list[It
     return [*items, literal(f"</function>\n{CLOSE_TAG}")]
 
 
-def _xml_value(compiler: SchemaRules, value: Any) -> Item:
+def _xml_value(compiler: SchemaRules, value: Any, raw: str) -> Item:
     """A value as the format writes it: strings without quotes, everything else as JSON."""
-    options = branches(compiler.schema, [value], compiler.budget)
+    options = compiler.branches(value)
     if not any("string" in types_of(branch) for branch in options):
         return Ref(compiler.root(value))
-    if len(options) == 1 and all(isinstance(one, str) for facts in options[0] for one in facts.get("enum", [None])):
-        texts = [one for facts in options[0] for one in facts["enum"]]
-        return Ref(list_rules(compiler.rules, "listed", texts))
-    end = pattern_automaton("\n</parameter>", compiler.budget)
-    return Ref(text_rules(compiler.rules, "raw", negation(end, compiler.budget)))
+    if len(options) == 1 and any("const" in facts or "enum" in facts for facts in options[0]):
+        values = listed_values(options[0])
+        if all(isinstance(one, str) for one in values):
+            return Ref(list_rules(compiler.rules, "listed", values))
+    return Ref(raw)
+
+
+def _raw_rule(rules: RuleTable, budget: Budget) -> str:
+    """The rule of any text up to its end; all parameters share it."""
+    return text_rules(rules, "raw", negation(pattern_automaton("\n</parameter>", budget), budget))

@@ -84,16 +84,13 @@ class McpServers:
 
     def __init__(self, servers: Sequence[McpServer], limit_s: float, start_limit_s: float = START_LIMIT_S) -> None:
         logging.getLogger("mcp").addHandler(logging.NullHandler())  # what a server does wrong is in our own words
-        self._stack = ExitStack()
         self.sources: list[McpSource] = []
-        try:
-            portal = self._stack.enter_context(start_blocking_portal())
+        with ExitStack() as stack:  # on an error, the portal is told of it: it does not wait for what still runs
+            portal = stack.enter_context(start_blocking_portal())
             for server in servers:
                 self.sources.append(McpSource(server, portal, limit_s, start_limit_s))
-                self._stack.callback(self.sources[-1].close)
-        except BaseException:
-            self._stack.close()
-            raise
+                stack.callback(self.sources[-1].close)
+            self._stack = stack.pop_all()
 
     def close(self) -> None:
         """End all servers and the loop."""

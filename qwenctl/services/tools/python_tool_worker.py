@@ -28,7 +28,7 @@ from typing import Any
 
 from qwenctl.services.tools.function_schema import describe_function
 
-_MAX_CHARACTERS = 2_000_000  # of one answer
+_MAX_CHARACTERS = 2_000_000  # of one answer: 12 MB at most, where all of them need an escape
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     while True:
         question = json.loads(lines.get())
         answer = _load(question, functions) if "path" in question else _call(question, functions)
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(json.dumps(answer, ensure_ascii=False, default=str) + "\n")
         answers.flush()
 
 

@@ -6,12 +6,15 @@ The child is started once and ends with us; one whose function ran too long is k
 from __future__ import annotations
 
 import json
+import os
 import select
+import signal
 import subprocess
 import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -20,7 +23,7 @@ from qwenctl.services.tools.tool import Tool, ToolResult
 
 _START_LIMIT_S = 30.0
 _POLL_S = 0.1
-_MAX_ANSWER_BYTES = 16 << 20
+_MAX_ANSWER_BYTES = 16 << 20  # python_tool_worker.py stays below it, unless a file has very many tools
 _START = (
     f"import sys; sys.path.append({str(Path(__file__).parents[3])!r}); "
     "from qwenctl.services.tools.python_tool_worker import main; main()"
@@ -45,7 +48,7 @@ class PythonTools:
         self._child: subprocess.Popen[bytes] | None = None
         self._stop: weakref.finalize[..., Any] | None = None
         self._buffer = bytearray()
-        answer = self._start()
+        answer = self._start(lambda: False)
         self.tools: Sequence[Tool] = tuple(
             Tool(one["name"], one["description"], one["parameters"], self._path.stem, one["name"])
             for one in answer["tools"]
@@ -55,7 +58,7 @@ class PythonTools:
         """Run a function; errors are results."""
         try:
             if self._child is None:
-                self._start()
+                self._start(cancelled)
             answer = self._ask({"call": tool.own_name, "arguments": dict(arguments)}, self._limit_s, cancelled)
         except QwenctlError as error:
             return ToolResult(error.message, is_error=True)
@@ -67,7 +70,7 @@ class PythonTools:
             self._stop()
         self._child = None
 
-    def _start(self) -> dict[str, Any]:
+    def _start(self, cancelled: Callable[[], bool]) -> dict[str, Any]:
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-c", _START],
             stdin=subprocess.PIPE,
@@ -79,7 +82,7 @@ class PythonTools:
         self._stop = weakref.finalize(self, _end, self._child)
         self._buffer.clear()
         question = {"path": str(self._path), "function": self._function}
-        answer = self._ask(question, _START_LIMIT_S, lambda: False)
+        answer = self._ask(question, _START_LIMIT_S, cancelled)
         if "error" in answer:
             self.close()
             raise QwenctlError(f"{self._path} offers no tools: {answer['error']}")
@@ -92,7 +95,7 @@ class PythonTools:
             line = self._line(cast("IO[bytes]", child.stdout), limit_s, cancelled)
         except OSError:
             line = b""
-        except BaseException:
+        except BaseException:  # too late, stopped, interrupted: what it answers now nobody asked for
             self.close()
             raise
         if not line:
@@ -104,10 +107,12 @@ class PythonTools:
     def _line(self, pipe: IO[bytes], limit_s: float, cancelled: Callable[[], bool]) -> bytes:
         end_s = time.monotonic() + limit_s
         while b"\n" not in self._buffer:
-            if time.monotonic() > end_s or cancelled() or len(self._buffer) > _MAX_ANSWER_BYTES:
-                self.close()
-                why = "was stopped" if cancelled() else f"took longer than {limit_s:g} s, and was ended"
-                raise QwenctlError(f"the tool {why}")
+            if cancelled():
+                raise QwenctlError("the tool was stopped")
+            if time.monotonic() > end_s:
+                raise QwenctlError(f"the tool took longer than {limit_s:g} s, and was ended")
+            if len(self._buffer) > _MAX_ANSWER_BYTES:
+                raise QwenctlError(f"the tool answered more than {_MAX_ANSWER_BYTES >> 20} MiB, and was ended")
             if select.select([pipe], [], [], _POLL_S)[0]:
                 piece = pipe.read(1 << 16)
                 if not piece:
@@ -135,7 +140,8 @@ def _send(pipe: IO[bytes], data: bytes) -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    child.kill()
+    with suppress(OSError):
+        os.killpg(child.pid, signal.SIGKILL)  # and what its functions have started
     child.wait()
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:

@@ -31,10 +31,18 @@ class ToolCall:
 
 def calling_message(text: str, reasoning: str | None, calls: Sequence[ToolCall]) -> Message:
     """Return the assistant's message that makes `calls`; templates want arguments as objects."""
-    entries = [{"type": "function", "function": {"name": one.name, "arguments": dict(one.arguments)}} for one in calls]
+    entries = [
+        {"type": "function", "function": {"name": _utf8(one.name), "arguments": json.loads(_utf8(one.json_arguments))}}
+        for one in calls
+    ]
     return Message("assistant", text, reasoning, {"tool_calls": entries})
 
 
 def result_message(call: ToolCall, text: str) -> Message:
     """Return the message that brings the result of `call`."""
-    return Message("tool", text, extra={"name": call.name})
+    return Message("tool", _utf8(text), extra={"name": _utf8(call.name)})
+
+
+def _utf8(text: str) -> str:
+    """Halves of surrogate pairs, which JSON's escapes and Python's texts allow, become "?": no prompt holds them."""
+    return text.encode("utf-8", "replace").decode()

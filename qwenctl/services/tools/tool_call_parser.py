@@ -47,7 +47,6 @@ class ToolCallParser:
         self._gap = ""  # white space before the call, for the case that it is none
         self._in_call = False
         self._after_call = False
-        self.n_calls = 0
 
     def feed(self, text: str) -> list[Part]:
         """Return what `text` settles, in order."""
@@ -104,7 +103,6 @@ class ToolCallParser:
             self._after_call = False
             return [self._gap + text]
         self._after_call = True
-        self.n_calls += 1
         return [taken.call]
 
     def _hermes(self, body: str, final: bool) -> _Taken | None:

@@ -58,19 +58,24 @@ def _types(tools: Sequence[Mapping[str, Any]], name: str) -> dict[str, frozenset
     for tool in tools:
         function = tool.get("function", tool)
         if function.get("name") == name:
-            properties = (function.get("parameters") or {}).get("properties", {})
-            return {key: _named(schema) for key, schema in properties.items()}
+            properties = (function.get("parameters") or {}).get("properties")
+            return {key: _named(schema) for key, schema in properties.items()} if isinstance(properties, dict) else {}
     return {}
 
 
 def _named(schema: Any) -> frozenset[str]:
+    """The types that a schema names. Where calls are the model's choice, nobody has checked that it is one."""
     if not isinstance(schema, dict):
         return frozenset()
-    options = [option for keyword in ("anyOf", "oneOf") for option in schema.get(keyword, [])]
+    options = [option for keyword in ("anyOf", "oneOf") for option in _listed(schema.get(keyword))]
     if options:
         return frozenset().union(*map(_named, options))
     kind = schema.get("type")
-    return frozenset(kind if isinstance(kind, list) else [kind] if isinstance(kind, str) else [])
+    return frozenset(one for one in (kind, *_listed(kind)) if isinstance(one, str))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _typed(text: str, types: frozenset[str] | None) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from qwenctl.errors import GenerationFailed, InvalidRequest
+from qwenctl.services.bench import http_load
 from qwenctl.services.bench.http_load import Answered, Target, run_load
 
 Answer = Callable[[asyncio.StreamWriter, dict[str, object]], object]
@@ -141,6 +142,14 @@ def test_what_goes_wrong_is_said() -> None:
 
     with pytest.raises(GenerationFailed, match="nobody answers"):
         asyncio.run(nobody())
+
+
+def test_a_request_that_nobody_answers_is_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_load, "LIMIT_S", 0.1)
+    server = Server(lambda writer, body: None)
+    answers = load(server, ["one", "two"])
+    assert [answer.error for answer in answers] == ["no answer within 0.1 s"] * 2
+    assert len({str(body) for body in server.bodies}) == len(server.bodies)
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1", "127.0.0.1:80", "http://", "ftp://host"])

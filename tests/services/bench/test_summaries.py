@@ -60,6 +60,13 @@ def test_the_speed_of_an_engine_whose_clock_is_known() -> None:
     assert len(set(engine.prompts[1:])) == len(engine.prompts[1:])
 
 
+def test_no_prompt_begins_as_another_one_does() -> None:
+    engine = ScriptedEngine(answer=lambda _: list("0123456789"))
+    measure_model(ChatModel(engine), (100, 1100, 2100), 2, 3)
+    beginnings = [prompt.partition("Number ")[2][:6] for prompt in engine.prompts]
+    assert len(set(beginnings)) == len(beginnings)
+
+
 def test_a_picture_is_well_formed_and_its_points_lie_where_they_should() -> None:
     panel = Panel("a < b & c", "requests", (1.0, 2.0, 4.0), (("one", (0.0, 50.0, 100.0)), ("two", (None, 25.0, None))))
     root = ElementTree.fromstring(svg([panel, panel], "caption"))

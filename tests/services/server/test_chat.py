@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
+import socket
 import time
 from collections.abc import Callable
 
+import pytest
+
 from qwenctl.core import FinishReason
 from qwenctl.errors import GenerationFailed
+from qwenctl.services.server.http_connection import LimitedConnection
 from tests.chat_templates import QWEN3
 from tests.scripted_engine import ScriptedEngine
 from tests.services.server.live_server import MESSAGES, live_server
@@ -50,6 +55,20 @@ def test_a_stream_with_reasoning() -> None:
         assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
         assert usage["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
         assert len({chunk["id"] for chunk in answer.events}) == 1
+
+
+def test_the_pieces_of_a_stream_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, found = LimitedConnection.connection_made, list[int]()
+
+    def note(self: LimitedConnection, transport: asyncio.Transport) -> None:
+        made(self, transport)
+        connection = transport.get_extra_info("socket")
+        found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(LimitedConnection, "connection_made", note)
+    with live_server() as server:
+        assert server.chat(stream=True).status == 200
+    assert found == [1]
 
 
 def test_several_answers_to_one_question() -> None:
@@ -224,3 +243,11 @@ def test_completions_and_embeddings() -> None:
         vectors = server.ask("POST", "/v1/embeddings", {"input": ["one", [1, 2]], "model": "scripted"}).json
         assert [entry["index"] for entry in vectors["data"]] == [0, 1]
         assert vectors["usage"] == {"prompt_tokens": 5, "total_tokens": 5}
+
+
+def test_a_prompt_is_counted_even_where_it_would_be_refused() -> None:
+    with live_server() as server:
+        asked = {"messages": [{"role": "user", "content": "x" * 5000}]}
+        count = server.ask("POST", "/v1/messages/count_tokens", asked)
+        assert (count.status, count.json) == (200, {"input_tokens": 5000})
+        assert server.ask("POST", "/v1/messages", asked | {"max_tokens": 5}).status == 400

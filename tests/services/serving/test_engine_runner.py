@@ -345,6 +345,29 @@ def test_vectors_are_computed_between_steps_in_portions(start: Callable[..., Eng
     assert runner.embed([]).result(LIMIT_S).shape[0] == 0
 
 
+def test_what_a_step_brought_does_not_wait_for_vectors(start: Callable[..., EngineRunner]) -> None:
+    heard, asked, stepped = Heard(), threading.Event(), threading.Event()
+
+    class Watched(ScriptedEngine):
+        def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
+            assert asked.wait(LIMIT_S)
+            events = super().step(meanwhile)
+            stepped.set()
+            return events
+
+        def embed(self, token_lists: Sequence[Sequence[int]]) -> Embeddings:
+            assert heard.first.is_set() or not stepped.is_set()
+            return super().embed(token_lists)
+
+    runner = start(Watched([["a", "b"]]))
+    runner.submit(request("1"), heard)
+    futures = [runner.embed([[number] * 500] * 2) for number in range(1, 3)]
+    asked.set()
+    for future in futures:
+        future.result(LIMIT_S)
+    assert heard.finished().reason is FinishReason.STOP
+
+
 def test_vectors_that_cannot_be_had_are_an_error_of_their_own(start: Callable[..., EngineRunner]) -> None:
     runner = start(ScriptedEngine([["a"]]))
     with pytest.raises(InvalidRequest):

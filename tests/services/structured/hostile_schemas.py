@@ -76,6 +76,7 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "200 alternatives compared": lambda: _one_of(5),
     "20,000 values": lambda: {"enum": list(range(20_000))},
     "values that are checked": lambda: {"enum": list(range(10_000)), "not": {"enum": list(range(5_000))}},
+    "values told from each other": lambda: {"const": [{"a": i} for i in range(9000)], "uniqueItems": True},
     "2,000 properties": lambda: {"properties": {f"p{i}": {} for i in range(2000)}},
     "large schema in every place": lambda: {
         "allOf": [{"patternProperties": {"": BIG}}, {"properties": {f"q{i}": {"minimum": i} for i in range(400)}}]
@@ -90,7 +91,14 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "a tiny step": lambda: {"type": "number", "multipleOf": 1e-300},
     "nested groups": lambda: {"type": "string", "pattern": "(" * 1000 + ")" * 1000},
     "repeated repetitions": lambda: {"type": "string", "pattern": "^((((a?){30}){30}){30}){30}$"},
+    "repetitions of nothing": lambda: {"type": "string", "pattern": "((((){1000}){1000}){1000}){1000}"},
+    "1,999 signs of repetition": lambda: {"type": "string", "pattern": "a" + "+" * 1999},
+    "an escape without its end": lambda: {"type": "string", "pattern": "\\u{410"},
     "backtracking": lambda: {"type": "string", "pattern": "^(a+)+(a|aa)*(.*a){20}b$"},
+    "backtracking over names": lambda: {
+        "const": {"a" * 60 + "!": 1}, "patternProperties": {"^(a+)+$": True}, "unevaluatedProperties": False,
+    },
+    "doubling references, unevaluated": lambda: {**_doubling(200), "unevaluatedProperties": False, "const": {}},
     "too many states": lambda: {"type": "string", "pattern": "(a|b)*a(a|b){20}"},
     "many patterns": lambda: {
         "properties": {f"p{i}": {"type": "string", "pattern": f"(a|b)*a(a|b){{8}}{i}"} for i in range(300)}

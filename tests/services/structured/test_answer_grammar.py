@@ -85,6 +85,7 @@ CASES: dict[str, tuple[Any, list[str], list[str]]] = {
         ['"re"', '"greene"', "2", "red"],
     ),
     "enum and type": ({"enum": ["a", 1, 2.5, None], "type": ["integer", "null"]}, ["1", "null"], ['"a"', "2.5"]),
+    "const and enum": ({"const": 1, "enum": [True, 1.0, 2]}, ["1"], ["2", "true", "1.0"]),
     "const": ({"const": "yes"}, ['"yes"'], ['"no"', "yes"]),
     "anyOf beside properties": (
         {
@@ -229,6 +230,7 @@ def test_what_cannot_be_enforced_is_named(schema: Any, left: str) -> None:
     [
         ("text", "is an object, not text"),
         (False, "no JSON value satisfies"),
+        ({"const": 5, "enum": [1, 2]}, "no JSON value satisfies"),
         ({"type": "integer", "minimum": 5, "maximum": 4}, "no JSON value satisfies"),
         ({"type": "string", "allOf": [{"type": "integer"}]}, "no JSON value satisfies"),
         (ENDLESS, "no JSON value satisfies"),
@@ -263,3 +265,51 @@ def test_validation_names_the_place() -> None:
     assert validate_answer(PERSON, "{")[0].startswith("the answer is not JSON: Expecting property name")
     assert validate_answer({}, "[" * 100_000) == ["the answer is nested too deeply"]
     assert validate_answer({}, "NaN") == ["the answer is not JSON: NaN is no number of JSON"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"multipleOf": 0.3}, ["3e50", "0.9", "-3", "true"], ["1e50", "1e999", "0.31"]),
+        (
+            {"uniqueItems": True},
+            ["[]", '[1, true, "1", [1], {"a": 1}, {"a": true}, null]', '{"a": 1}', "[0, false, [], {}]"],
+            ["[1, 1.0]", '[{"a": [1, 2], "b": 0}, {"b": 0.0, "a": [1, 2]}]', "[[], []]"],
+        ),
+        (
+            {
+                "properties": {"a": {}},
+                "patternProperties": {"^(?<x>x)-": {}},  # a group that Python's `re` does not know
+                "unevaluatedProperties": False,
+            },
+            ["{}", '{"a": 1, "x-1": 2}', "[1]"],
+            ['{"b": 1}', '{"x": 1}'],
+        ),
+        (
+            {
+                "allOf": [{"$ref": "#/$defs/named"}],
+                "anyOf": [{"properties": {"b": {"const": 1}}}, {"required": ["c"], "properties": {"c": {}}}],
+                "dependentSchemas": {"d": {"properties": {"d": {}, "e": {}}}},
+                "if": {"required": ["f"], "properties": {"f": {}}},
+                "then": {"properties": {"g": {}}},
+                "else": {"properties": {"h": {}}},
+                "unevaluatedProperties": {"type": "null"},
+                "$defs": {"named": {"properties": {"a": {}}}},
+            },
+            ['{"a": 1, "b": 1}', '{"a": 1, "c": 1, "z": null}', '{"d": 1, "e": 1}', '{"f": 1, "g": 1}', '{"h": 1}'],
+            ['{"c": 1, "b": 2}', '{"e": 1}', '{"f": 1, "h": 1}', '{"g": 1}', '{"z": 1}'],
+        ),
+        (
+            {
+                "properties": {"a": {"additionalProperties": True}},
+                "allOf": [{"additionalProperties": {"type": "null"}}],
+                "unevaluatedProperties": False,
+            },
+            ['{"a": null, "b": null}'],
+            [],
+        ),
+    ],
+)
+def test_what_only_the_check_of_the_answer_sees(schema: Any, good: list[str], bad: list[str]) -> None:
+    assert [validate_answer(schema, text) for text in good] == [[]] * len(good)
+    assert [len(validate_answer(schema, text)) for text in bad] == [1] * len(bad)

@@ -72,6 +72,32 @@ def test_text_in_xml_is_written_as_it_is(demo_gguf: Path) -> None:
     assert accepted(demo_gguf, grammar, [good, good.replace("\n</parameter>", "")]) == [True, False]
 
 
+def test_listed_texts_in_xml(demo_gguf: Path) -> None:
+    letters = {"allOf": [{"enum": ["a", "b", "c"]}, {"enum": ["b", "c", 1]}]}
+    parameters = {"properties": {"kind": {"const": "note"}, "letter": letters}, "required": ["kind", "letter"]}
+    grammar = call_grammar([tool("t", parameters)], ToolChoice("required"), "xml").gbnf
+    texts = [
+        f"<tool_call>\n<function=t>\n<parameter=kind>\n{kind}\n</parameter>\n"
+        f"<parameter=letter>\n{letter}\n</parameter>\n</function>\n</tool_call>"
+        for kind, letter in [("note", "b"), ("note", "a"), ("text", "b")]
+    ]
+    assert accepted(demo_gguf, grammar, texts) == [True, False, False]
+
+
+def test_many_texts_in_xml_are_one_rule() -> None:
+    many = {f"p{n}": {"type": "string"} for n in range(400)}
+    grammar = call_grammar([tool("t", {"properties": many}), NOTE], ToolChoice("required"), "xml").gbnf
+    assert grammar.count("\nraw ::= ") == 1
+    assert len(grammar) < 60_000
+
+
+def test_parameters_that_take_too_long_are_refused() -> None:
+    steps = {"anyOf": [{"anyOf": [{"minimum": 16 * n + m} for m in range(16)]} for n in range(15)]}
+    schema = {"properties": {f"p{n}": {"$ref": "#/$defs/steps"} for n in range(400)}, "$defs": {"steps": steps}}
+    with pytest.raises(InvalidRequest, match="takes too long"):
+        call_grammar([tool("t", schema)], ToolChoice("required"), "xml")
+
+
 def test_the_form_of_a_reply() -> None:
     free, sampling = ToolChoice(), {"temperature": 0.0}
     assert held_to_form(sampling, ReplyForm(None, TOOLS, free, "hermes")) == (sampling, ())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,29 @@ def test_servers_that_do_not_start(how: str, limit_s: float, words: str) -> None
         boxed(server(how, name="poor"), start_limit_s=limit_s)
     assert caught.value.message.startswith("the MCP server poor did not start")
     assert words in caught.value.message
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the children of a process are read from /proc")
+def test_ctrl_c_does_not_wait_for_a_server_that_hangs() -> None:
+    before, started = _children(), threading.Event()
+
+    def interrupt_once_it_runs() -> None:
+        while _children() == before:
+            time.sleep(0.01)
+        started.set()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt_once_it_runs).start()
+        began_s = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            boxed(server("hang"), start_limit_s=120.0)
+    finally:
+        signal.signal(signal.SIGINT, former)
+    assert started.is_set()
+    assert time.monotonic() - began_s < 60
+    assert _children() == before
 
 
 def test_a_program_that_is_not_there() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,20 @@ def test_a_long_result_is_cut_and_says_so(box: ToolBox) -> None:
     assert text.endswith("980,000 more characters were cut off]")
 
 
+def test_what_json_or_utf8_cannot_hold_comes_through(tmp_path: Path) -> None:
+    file = tmp_path / "t.py"
+    file.write_text(
+        "import typing\nSIZES = typing.Literal[b'S', b'L']\n"
+        "def smile(size: SIZES = b'S'):\n    return '\U0001f600' * 3_000_000\n"
+        "def half():\n    return 'a\\ud83d\\x00'\n"
+    )
+    source = PythonTools(str(file), 60.0)
+    with ToolBox([source], source.close) as box:
+        assert box.tools[0].parameters["properties"]["size"]["enum"] == ["b'S'", "b'L'"]
+        assert box.run(ToolCall("smile")).text.startswith("\U0001f600" * 1000)
+        assert box.run(ToolCall("half")).text == "a\ud83d\0"
+
+
 def test_a_call_that_takes_too_long_is_ended() -> None:
     source = PythonTools(f"{FILE}:sleep", 0.3)
     with ToolBox([source], source.close) as box:
@@ -106,10 +121,35 @@ def test_a_call_that_takes_too_long_is_ended() -> None:
         assert box.run(ToolCall("sleep", {"seconds": 0})) == ToolResult("awake")
 
 
+def test_what_a_function_started_ends_with_it(tmp_path: Path) -> None:
+    file, fifo = tmp_path / "t.py", tmp_path / "alive"
+    file.write_text(
+        f"import subprocess\ndef hang():\n    subprocess.run(['sleep', '600'], stdout=open({str(fifo)!r}, 'w'))\n"
+    )
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    source = PythonTools(str(file), 1.0)
+    with ToolBox([source], source.close) as box:
+        assert box.run(ToolCall("hang")).is_error
+    assert select.select([reader], [], [], 20)[0]  # its end: nobody holds the other side any more
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
 def test_a_call_that_is_stopped(box: ToolBox) -> None:
     stopped = threading.Event()
     threading.Timer(0.2, stopped.set).start()
     assert box.run(ToolCall("sleep", {"seconds": 60}), stopped.is_set).text == "the tool was stopped"
+
+
+def test_a_child_that_starts_again_can_be_stopped(tmp_path: Path) -> None:
+    file = tmp_path / "t.py"
+    file.write_text("import os\ndef die():\n    os._exit(1)\n")
+    source = PythonTools(str(file), 10.0)
+    with ToolBox([source], source.close) as box:
+        assert box.run(ToolCall("die")).is_error
+        file.write_text("import time\ntime.sleep(600)\n")
+        assert box.run(ToolCall("die"), lambda: True).text == "the tool was stopped"
 
 
 def test_the_child_ends_with_the_pipe_even_in_the_midst_of_a_call(tmp_path: Path) -> None:
