@@ -162,6 +162,15 @@ def test_progress(files: Files) -> None:
     assert seen[-1].tokens_per_s > 0
 
 
+def test_progress_of_a_line_that_is_not_finished(files: Files) -> None:
+    files.ask(*prompts(2))
+    seen: list[BatchProgress] = []
+    engine = ScriptedEngine(answer=lambda _: ["x"] * 40, seconds_per_step=0.02)
+    run_batch(ChatModel(engine), files.input, files.output, BatchOptions(parallel=2), seen.append)
+    assert any(0 < progress.n_generated_tokens < 80 for progress in seen if not progress.n_finished)
+    assert seen[-1].n_generated_tokens == 80
+
+
 # Going on
 
 
