@@ -88,16 +88,22 @@ def run(engine: Engine, questions: list[str], max_tokens: int) -> Run:
         )
         greedy = SamplingParams(temperature=0)
         engine.submit(GenerationRequest(f"{number}", engine.tokenize(text), greedy, max_tokens))
-    result = Run(0, 0, 0, 0, 0, {f"{number}": "" for number in range(len(questions))})
+    return run_submitted(engine, wall, cpu)
+
+
+def run_submitted(engine: Engine, wall_s: float, cpu_s: float) -> Run:
+    """Step until all is answered; the times are those at the beginning."""
+    result = Run(0, 0, 0, 0, 0, {})
     while engine.has_work:
         for event in engine.step():
+            text = result.texts.setdefault(event.request_id, "")
             if isinstance(event, TextDelta):
-                result.texts[event.request_id] += event.text
+                result.texts[event.request_id] = text + event.text
             elif isinstance(event, Finished):
                 result.n_prompt_tokens += event.usage.n_prompt_tokens
                 result.n_cached_tokens += event.usage.n_cached_tokens
                 result.n_generated_tokens += event.usage.n_generated_tokens
-    result.wall_s, result.cpu_s = time.perf_counter() - wall, time.process_time() - cpu
+    result.wall_s, result.cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
     return result
 
 
@@ -163,18 +169,10 @@ def run_prepared(engine: Engine, questions: list[str], options: BatchOptions) ->
             ).request
             for number, text in enumerate(questions)
         ]
-    result = Run(0, 0, 0, 0, 0, {})
     wall, cpu = time.perf_counter(), time.process_time()
     for request in requests:
         engine.submit(request)
-    while engine.has_work:
-        for event in engine.step():
-            if isinstance(event, Finished):
-                result.n_prompt_tokens += event.usage.n_prompt_tokens
-                result.n_cached_tokens += event.usage.n_cached_tokens
-                result.n_generated_tokens += event.usage.n_generated_tokens
-    result.wall_s, result.cpu_s = time.perf_counter() - wall, time.process_time() - cpu
-    return result
+    return run_submitted(engine, wall, cpu)
 
 
 def against_engine(arguments: argparse.Namespace, path: Path, questions: list[str]) -> dict[str, object]:
