@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+N_SEEDS = 0xFFFF_FFFF  # they are the numbers below it: llama.cpp takes this one for "any" (LLAMA_DEFAULT_SEED)
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -57,8 +59,8 @@ class SamplingParams:
             value = getattr(self, name)
             if not low <= value <= high:  # also false for NaN
                 raise ValueError(f"{name} must lie between {low} and {high}, not {value}")
-        if self.seed is not None and not 0 <= self.seed < 0xFFFF_FFFF:
-            raise ValueError(f"seed must lie between 0 and {0xFFFF_FFFF - 1}, not {self.seed}")
+        if self.seed is not None and not 0 <= self.seed < N_SEEDS:
+            raise ValueError(f"seed must lie between 0 and {N_SEEDS - 1}, not {self.seed}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,15 +34,15 @@ from qwenctl.services.batch_job import (
 )
 from qwenctl.services.batch_local import LocalWorker
 from qwenctl.services.batch_mailbox import Mailbox
+from qwenctl.services.batch_names import LineNames
 from qwenctl.services.batch_options import BatchOptions
 from qwenctl.services.batch_order import record_order
 from qwenctl.services.batch_output import BatchOutput
 from qwenctl.services.batch_progress import BatchProgress, BatchSummary, BatchTally, ProgressTeller
 from qwenctl.services.batch_record import RecordKey, answer_record, encode_record, error_record
-from qwenctl.services.batch_request import BadLine, BatchRequest, default_id, parse_line
+from qwenctl.services.batch_request import BadLine
 from qwenctl.services.batch_resume import check_earlier_results, settings_digest
 from qwenctl.services.batch_window import LineWindow
-from qwenctl.services.fingerprint_table import FingerprintTable, fingerprint
 from qwenctl.services.generation import ChatModel
 
 __all__ = ["BatchOptions", "BatchProgress", "BatchSummary", "run_batch"]
@@ -131,7 +131,7 @@ class _Run:
         self._settings = settings
         self._tally, self._teller = tally, teller
         self._budget = TokenBudget(options.max_total_tokens, output.n_spent_tokens)
-        self._seen = FingerprintTable()  # custom_id → number of its line
+        self._names = LineNames()
         self._again: deque[BatchJob] = deque()  # to be handed out before further lines
         self._n_out = 0  # jobs that workers have
         self._n_left = 0  # lines passed after the limit
@@ -224,7 +224,7 @@ class _Run:
             last_number = line.number
             n_bytes += line.n_bytes
             if self._at_limit:
-                self._n_left += fingerprint(self._named_once(line, parse_line(line)).custom_id.encode()) not in answered
+                self._n_left += self._names.read(line).name not in answered
             elif (job := self._pass(line)) is not None:
                 yield job
             else:
@@ -234,8 +234,7 @@ class _Run:
         tally.n_bytes -= lines.n_bytes - n_bytes  # of blank lines
 
     def _pass(self, line: InputLine) -> BatchJob | None:
-        request = self._named_once(line, parse_line(line))
-        name = fingerprint(request.custom_id.encode())
+        request, name = self._names.read(line)
         if name in self._output.answered:
             self._tally.skip(line.n_bytes)
             if (span := self._output.kept.get(name)) is not None:
@@ -248,16 +247,6 @@ class _Run:
             self._put_error(line.number, key, request.code, request.message, {})
             return None
         return BatchJob(line.number, line.n_bytes, key, request)
-
-    def _named_once(self, line: InputLine, request: BatchRequest | BadLine) -> BatchRequest | BadLine:
-        name = fingerprint(request.custom_id.encode())
-        earlier = self._seen.get(name)
-        if earlier is None:
-            self._seen.put(name, line.number)
-            return request
-        message = f"line {earlier} has the custom_id {request.custom_id!r} already"
-        own_name = default_id(line.number, request.sha256)
-        return BadLine(own_name, request.sha256, "duplicate_custom_id", message)
 
     def _count_left(self, waiting: Iterator[BatchJob]) -> int:
         """Return the number of lines without a record, when no more are begun."""

@@ -15,12 +15,13 @@ from qwenctl.errors import InvalidRequest
 from qwenctl.services.batch_input import BatchInput
 from qwenctl.services.batch_job import BatchJob, LineRefused
 from qwenctl.services.batch_local import LinePreparer
+from qwenctl.services.batch_names import LineNames
 from qwenctl.services.batch_options import BatchOptions
 from qwenctl.services.batch_output import BatchOutput
 from qwenctl.services.batch_record import RecordKey
-from qwenctl.services.batch_request import BadLine, default_id, parse_line
+from qwenctl.services.batch_request import BadLine
 from qwenctl.services.batch_resume import check_earlier_results, settings_digest
-from qwenctl.services.fingerprint_table import FingerprintTable, fingerprint
+from qwenctl.services.fingerprint_table import FingerprintTable
 from qwenctl.services.generation import ChatModel
 
 _LINES_AHEAD = 64
@@ -159,17 +160,10 @@ class _Checker:
 
 def _jobs(lines: BatchInput, answered: FingerprintTable, settings: str, checker: _Checker) -> Iterator[BatchJob]:
     """The lines that are to be answered; bad ones are reported, answered ones counted."""
-    seen = FingerprintTable()
+    names = LineNames()
     for line in lines.lines():
         checker.n_lines += 1
-        request = parse_line(line)
-        name = fingerprint(request.custom_id.encode())
-        if (earlier := seen.get(name)) is not None:
-            name = fingerprint(default_id(line.number, request.sha256).encode())
-            message = f"line {earlier} has the custom_id {request.custom_id!r} already"
-            request = BadLine(request.custom_id, request.sha256, "duplicate_custom_id", message)
-        else:
-            seen.put(name, line.number)
+        request, name = names.read(line)
         if name in answered:
             checker.n_answered += 1
         elif isinstance(request, BadLine):

@@ -6,6 +6,7 @@ the engine, so that a sequence that ends makes room for one that is ready.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -46,11 +47,8 @@ from qwenctl.services.generation import ChatModel
 from qwenctl.services.reply import ReplyDone
 from qwenctl.services.serving.engine_runner import EngineRunner
 
-_SEED_STEP = 0x9E37_79B1  # 2^32 / golden ratio: seeds of attempts lie far apart
-_N_SEEDS = 0xFFFF_FFFF
-
-
 _READY_LINES = 32  # a small model ends some in the time that this thread waits for a busy processor
+_TELL_EVERY_S = 0.1  # how far lines are
 
 
 @dataclass(slots=True)
@@ -62,14 +60,14 @@ class _Running:
     readers: dict[str, ReplyReader]  # by name of the request
     n_tokens: dict[str, int] = field(default_factory=dict)  # generated so far, by name of the request
 
-    def count(self, event: GenerationEvent) -> int:
-        """Return the generated tokens that `event` adds."""
-        n_before = self.n_tokens.get(event.request_id, 0)
-        if isinstance(event, TextDelta):
-            self.n_tokens[event.request_id] = event.n_tokens
-        elif isinstance(event, Finished):
-            self.n_tokens[event.request_id] = event.usage.n_generated_tokens
-        return self.n_tokens.get(event.request_id, 0) - n_before
+    def count(self, last: GenerationEvent) -> int:
+        """Return the generated tokens that `last`, and what came unread before it, add."""
+        n_before = self.n_tokens.get(last.request_id, 0)
+        if isinstance(last, TextDelta):
+            self.n_tokens[last.request_id] = last.n_tokens
+        elif isinstance(last, Finished):
+            self.n_tokens[last.request_id] = last.usage.n_generated_tokens
+        return self.n_tokens.get(last.request_id, 0) - n_before
 
     @property
     def tokens(self) -> TokenCounts:
@@ -143,6 +141,8 @@ class LocalWorker(BatchWorker):
         self._mailbox = mailbox
         self._prepared: dict[int, LineWork | EmbeddingWork] = {}  # by number of line
         self._running: dict[str, _Running] = {}  # by name of request
+        self._unread: dict[str, list[GenerationEvent]] = {}  # by name of request; of the runner's thread alone
+        self._told_s = time.monotonic()
         self._runner = EngineRunner(model.engine, options.parallel)
         self._n_embedding = 0  # lines
         self._is_lost = False
@@ -193,7 +193,7 @@ class LocalWorker(BatchWorker):
                 return
 
     def digest(self, item: Any) -> Sequence[Outcome]:
-        """Take the events of a step."""
+        """Take the events of a request."""
         if isinstance(item, Lost):
             return self._lose(item)
         if isinstance(item, Refused):
@@ -201,27 +201,37 @@ class LocalWorker(BatchWorker):
             return [item]
         if isinstance(item, _Embedded):
             return self._end_embedding(item)
-        return [outcome for event in item for outcome in self._take(event)]
+        return self._take(item)
 
     def stop(self) -> None:
         """Cancel what runs."""
         self._runner.stop()
 
     def _hear(self, events: Sequence[GenerationEvent]) -> None:
-        """On the runner's thread: an end is worth waking for, a few tokens are not."""
-        self._mailbox.put(self, events, wakes=isinstance(events[-1], Finished))
+        """On the runner's thread: an end is told at once, a few tokens are not worth a small model's time."""
+        name = events[0].request_id
+        self._unread.setdefault(name, []).extend(events)
+        if isinstance(events[-1], Finished):
+            self._mailbox.put(self, self._unread.pop(name))
+        elif (now_s := time.monotonic()) - self._told_s >= _TELL_EVERY_S:
+            self._told_s = now_s
+            for unread in self._unread.values():
+                self._mailbox.put(self, unread, wakes=False)
+            self._unread.clear()
 
-    def _take(self, event: GenerationEvent) -> Sequence[Outcome]:
-        running = self._running.get(event.request_id)
+    def _take(self, events: Sequence[GenerationEvent]) -> Sequence[Outcome]:
+        name = events[0].request_id
+        running = self._running.get(name)
         if running is None:
             return ()
         outcomes: list[Outcome] = []
-        if n_tokens := running.count(event):
+        if n_tokens := running.count(events[-1]):
             outcomes.append(Generated(running.job, n_tokens))
-        reader = running.readers[event.request_id]
-        reader.take(event)
+        reader = running.readers[name]
+        for event in events:
+            reader.take(event)
         if reader.done:
-            del self._running[event.request_id]
+            del self._running[name]
             outcomes += self._end(running, reader.done)
         return outcomes
 

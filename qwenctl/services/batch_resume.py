@@ -11,10 +11,10 @@ from typing import Any
 from qwenctl.core import ModelInfo
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.batch_input import BatchInput
+from qwenctl.services.batch_names import LineNames
 from qwenctl.services.batch_options import BatchOptions
 from qwenctl.services.batch_output import BatchOutput
-from qwenctl.services.batch_request import default_id, parse_line
-from qwenctl.services.fingerprint_table import FingerprintTable, fingerprint
+from qwenctl.services.fingerprint_table import fingerprint
 
 _DEFAULT_ID = re.compile(r"line-\d+-[0-9a-f]{8}")
 _START_ANEW = "--restart answers all lines anew; another output file keeps both"
@@ -58,13 +58,9 @@ def check_earlier_results(lines: BatchInput, output: BatchOutput, settings: str)
         return 0
     if output.settings != {settings}:
         raise InvalidRequest(f"{output.path} was written by another model or with other options", _START_ANEW)
-    found, n_matching, n_bytes = FingerprintTable(), 0, 0
+    names, n_matching, n_bytes = LineNames(), 0, 0
     for line in lines.lines():
-        request = parse_line(line)
-        name = fingerprint(request.custom_id.encode())
-        if name in found:  # a duplicate: not what was answered under this name
-            name = fingerprint(default_id(line.number, request.sha256).encode())
-        found.put(name, 0)
+        request, name = names.read(line)
         if (answered := output.answered.get(name)) is None:
             continue
         n_matching += 1
@@ -74,7 +70,7 @@ def check_earlier_results(lines: BatchInput, output: BatchOutput, settings: str)
             raise InvalidRequest(f"{what} since {output.path} answered it", _START_ANEW)
     for record in output.records() if n_matching < len(output.answered) else ():
         custom_id = record.key.custom_id
-        if _DEFAULT_ID.fullmatch(custom_id) and fingerprint(custom_id.encode()) not in found:
+        if _DEFAULT_ID.fullmatch(custom_id) and fingerprint(custom_id.encode()) not in names:
             what = f"{output.path} answers {custom_id!r}"
             raise InvalidRequest(f"{what}, which {lines.path} no longer has: it was changed since", _START_ANEW)
     return n_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import llama_cpp
@@ -18,6 +19,9 @@ from qwenctl.services.text_segments import TextSegments
 # of others, these pre-tokenizers belong to families whose tokenizer.json normalises so.
 _NFC_PRE_TOKENIZERS = frozenset({"qwen2", "qwen35"})
 _BYTE_LEVEL_BPE = "gpt2"  # tokenizer.ggml.model
+
+# The lines of a batch and the turns of a chat have most of their text in common. At most some 40 MB.
+_KEPT_PIECES, _KEPT_CHARACTERS = 64, 1 << 14
 
 
 def normalises_nfc(normalizer: str | None, pre_tokenizer: str | None) -> bool:
@@ -49,6 +53,7 @@ class Vocabulary:
         self._declared_ends = {metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")}
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
+        self._kept_tokens = lru_cache(_KEPT_PIECES)(self._piece_tokens)  # of the pieces that were used last
 
     def _find_segments(self, metadata: Mapping[str, Any]) -> TextSegments | None:
         """Return what cuts text at added tokens; None for vocabularies whose spaces depend on what stands before."""
@@ -82,7 +87,7 @@ class Vocabulary:
                 tokens.append(part)
             else:
                 for piece in safe_pieces(part, self._pre_tokenizer):
-                    tokens += self._tokenize_natively(piece, add_special=False, parse_special=False)
+                    tokens += (self._kept_tokens if len(piece) <= _KEPT_CHARACTERS else self._piece_tokens)(piece)
         return tuple(tokens)
 
     def ended(self, tokens: Sequence[int]) -> tuple[int, ...]:
@@ -90,6 +95,9 @@ class Vocabulary:
         wanted = llama_cpp.llama_vocab_get_add_eos(self.handle)
         end = int(llama_cpp.llama_vocab_eos(self.handle)) if wanted else -1
         return tuple(tokens) if end < 0 or (tokens and tokens[-1] == end) else (*tokens, end)
+
+    def _piece_tokens(self, piece: str) -> tuple[int, ...]:
+        return self._tokenize_natively(piece, add_special=False, parse_special=False)
 
     def _tokenize_natively(self, text: str, *, add_special: bool, parse_special: bool) -> tuple[int, ...]:
         data = text.encode("utf-8", "replace")

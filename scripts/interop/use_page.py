@@ -47,6 +47,7 @@ def main(address: str, key: str, folder: str) -> None:
         page.emulate_media(color_scheme="light")
         seen["stopped"] = _stop(page)
         seen["kept"] = _reload(page)
+        seen["left_over"] = _begin_anew(page, key)
         browser.close()
     print(json.dumps(seen))
 
@@ -124,6 +125,26 @@ def _reload(page: Page) -> int:
     page.reload()
     page.wait_for_selector("article.user")
     return page.locator("article.user").count()
+
+
+def _begin_anew(page: Page, key: str) -> int:
+    """Begin another conversation with an answer's first words; return how many messages of the old one it has."""
+    _settings(page, key)
+    page.evaluate(
+        """() => {
+            const log = document.getElementById("log");
+            new MutationObserver((_, observer) => {
+                if (!log.querySelector("article.assistant:last-of-type .answer")?.textContent) return;
+                observer.disconnect();
+                document.getElementById("new").click();
+            }).observe(log, { childList: true, subtree: true });
+        }"""
+    )
+    page.fill("#prompt", "Tell me a long story about mountains, please.")
+    page.press("#prompt", "Enter")
+    expect(page.locator("#log article")).to_have_count(0, timeout=LIMIT_MS)
+    page.wait_for_selector("#send:visible")
+    return page.evaluate("JSON.parse(localStorage.getItem('qwenctl-conversation')).messages.length")
 
 
 if __name__ == "__main__":

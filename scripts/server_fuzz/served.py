@@ -17,7 +17,8 @@ class Served:
     """The process. Its standard error goes to a file, so that it never waits for a reader."""
 
     def __init__(self, model: str | None, *options: str) -> None:
-        self.log = Path(tempfile.mkstemp(prefix="qwenctl-serve-", suffix=".log")[1])
+        self._log = tempfile.NamedTemporaryFile(prefix="qwenctl-serve-", suffix=".log")  # noqa: SIM115  (as long as we)
+        self.log = Path(self._log.name)
         words = [
             sys.executable,
             "-m",
@@ -29,8 +30,7 @@ class Served:
             "--json",
             *options,
         ]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=self._log, text=True)
         assert self.process.stdout is not None
         ready = self.process.stdout.readline()
         if not ready:

@@ -116,6 +116,18 @@ def test_what_is_refused_before_anything_is_loaded() -> None:
             assert message in err
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"k" * 5000, "is longer than 4096 bytes"), ("schlüssel".encode(), "is not ASCII"), (b"\n", "and not empty")],
+    ids=["long", "foreign", "empty"],
+)
+def test_files_without_a_key(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "key").write_bytes(content)
+    with run("--api-key-file", str(tmp_path / "key"), "--lazy") as process:
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, reason in said) == (2, True)
+
+
 def test_what_options_say_of_answers_holds_where_a_request_says_nothing(demo_gguf: Path) -> None:
     with served(str(demo_gguf), "--no-think", "--max-tokens", "3") as server:
         answer = server.ask("POST", "/v1/chat/completions", {"messages": CHAT["messages"]})[1]

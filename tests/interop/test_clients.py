@@ -90,4 +90,5 @@ def test_the_chat_page(clients_python: Path, server: Server, tmp_path: Path) -> 
     assert seen["hostile"] == {"caught": None, "elements": 0, "code": "print('<b>')", "cells": 2}
     assert not seen["too_wide"]
     assert seen["kept"] >= 2
+    assert seen["left_over"] == 0
     assert {path.name for path in tmp_path.glob("*.png")} >= {"first.png", "answer.png", "thinking.png", "dark.png"}

@@ -114,6 +114,17 @@ def test_one_error_record_for_each_bad_line(files: Files) -> None:
     assert counts(files.run()) == (0, 0, 10, 8)
 
 
+def test_a_name_that_a_bad_line_was_given_is_taken(files: Files) -> None:
+    same = [{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}]
+    files.ask(*same)
+    files.run()
+    [given] = files.errors
+    files.ask(*same, {"id": given, "prompt": "z"})
+    assert counts(files.run(restart=True)) == (1, 2, 0, 0)
+    assert len(set(files.names)) == 3
+    assert counts(files.run()) == (0, 0, 3, 2)
+
+
 @pytest.mark.parametrize("n_lines", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_bad_lines_among_many(files: Files, n_lines: int) -> None:
     bad: list[Any] = [b"{", b"\xff", [], {}, {"prompt": 1}, {"prompt": "a", "seed": "x"}, b"null", {"body": 1}]
@@ -160,6 +171,15 @@ def test_progress(files: Files) -> None:
     assert [progress.n_finished for progress in seen] == sorted(progress.n_finished for progress in seen)
     assert seen[-1].n_generated_tokens == 10
     assert seen[-1].tokens_per_s > 0
+
+
+def test_progress_of_a_line_that_is_not_finished(files: Files) -> None:
+    files.ask(*prompts(2))
+    seen: list[BatchProgress] = []
+    engine = ScriptedEngine(answer=lambda _: ["x"] * 40, seconds_per_step=0.02)
+    run_batch(ChatModel(engine), files.input, files.output, BatchOptions(parallel=2), seen.append)
+    assert any(0 < progress.n_generated_tokens < 80 for progress in seen if not progress.n_finished)
+    assert seen[-1].n_generated_tokens == 80
 
 
 # Going on

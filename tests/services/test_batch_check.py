@@ -50,6 +50,7 @@ def test_lines_are_counted_and_bad_ones_named(files: Files) -> None:
     assert not files.output.exists()
     assert (found.n_lines, found.n_answered, found.n_bad) == (9, 0, 4)
     assert [problem.line for problem in found.problems] == [4, 6, 5, 7]
+    assert found.problems[1].custom_id.startswith("line-6-")  # as its record would be named
     assert found.problems[1].message == "line 1 has the custom_id 'id-0' already"
     assert found.by_url == {"/v1/chat/completions": 3, "/v1/embeddings": 1, "/v1/completions": 1}
     assert found.n_prompt_tokens == 3 * 10 + 5 + 4

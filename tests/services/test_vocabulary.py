@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
+import pytest
 
 from qwenctl.services.engine import Engine, EngineOptions
 from tests.tiny_gguf import TinyGguf
@@ -36,3 +38,26 @@ def test_plain_text_in_the_vocabulary_does_not_end_the_turn(tmp_path: Path) -> N
         assert llama_cpp.llama_vocab_is_eog(vocabulary.handle, 200)
         assert not vocabulary.ends_generation(200)
         assert 200 not in engine.tokenize("a</s>b")
+
+
+def test_pieces_that_come_again_are_not_tokenized_again(demo_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine.open(demo_gguf, EngineOptions(n_ctx=256)) as engine:
+        n_calls, tokenize = 0, llama_cpp.llama_tokenize
+
+        def counted(*arguments: Any) -> int:
+            nonlocal n_calls
+            n_calls += 1
+            return int(tokenize(*arguments))
+
+        monkeypatch.setattr(llama_cpp, "llama_tokenize", counted)
+        texts = [f"<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nWhat is {n}?<|im_end|>" for n in range(9)]
+        first = [engine.tokenize(text) for text in texts]
+        assert n_calls == 2 + 9  # what stands before the questions is the same
+        assert [engine.tokenize(text) for text in texts] == first
+        assert [engine.detokenize(tokens) for tokens in first] == [
+            f"system\nBe short.\nuser\nWhat is {n}?" for n in range(9)
+        ]
+        assert n_calls == 2 + 9
+        long = "word " * 4000
+        assert engine.tokenize(long) == engine.tokenize(long)
+        assert n_calls == 2 + 9 + 2  # too long to be kept

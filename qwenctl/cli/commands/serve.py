@@ -203,5 +203,8 @@ def _key(given: str | None, file: Path | None) -> str | None:
     if file is None:
         return given
     with suppress(UnicodeDecodeError), file.open("rb") as opened:
-        return opened.read(_MOST_KEY_BYTES).decode("ascii").strip()
+        key = opened.read(_MOST_KEY_BYTES + 1).decode("ascii")
+        if len(key) > _MOST_KEY_BYTES:
+            raise InvalidRequest(f"{file} holds no key: it is longer than {_MOST_KEY_BYTES} bytes")
+        return key.strip()
     raise InvalidRequest(f"{file} holds no key: it is not ASCII")

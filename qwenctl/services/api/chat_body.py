@@ -6,7 +6,7 @@ name, and in a batch, where nobody looks, so is whatever we do not know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from qwenctl.services.api.body_fields import (
     BadRequest,
     read_flag,
     read_mapping,
+    read_object,
     read_text,
     read_texts,
     read_whole_number,
@@ -143,7 +144,7 @@ def parse_chat_body(value: Any, *, strict: bool = False) -> ChatBody:
     Raises:
         BadRequest: a field is missing, of another kind, out of range, or asks for something that is not supported.
     """
-    body = _checked_fields(value, strict)
+    body = read_fields(value, KNOWN, UNSUPPORTED, strict=strict)
     wish, tools = read_thinking(body), read_tools(body)
     answer_schema = read_answer_schema(body)
     sampling = read_sampling(body)
@@ -170,6 +171,22 @@ def parse_chat_body(value: Any, *, strict: bool = False) -> ChatBody:
     )
 
 
+def read_fields(
+    value: Any, known: Set[str], unsupported: Mapping[str, tuple[Any, ...]], *, strict: bool
+) -> Mapping[str, Any]:
+    """Return `value` if it is an object that asks for nothing in `unsupported`; `strict`: nor for what is not `known`.
+
+    Raises:
+        BadRequest: it is not.
+    """
+    body = read_object(value)
+    unknown = sorted(set(body) - known)
+    if strict and unknown:
+        raise BadRequest(f"unknown field {shown(unknown[0])} in 'body'", unknown[0])
+    refuse_unsupported(body, unsupported)
+    return body
+
+
 def refuse_unsupported(body: Mapping[str, Any], unsupported: Mapping[str, tuple[Any, ...]]) -> None:
     """Refuse the fields of `unsupported` that ask for something.
 
@@ -191,16 +208,6 @@ def read_max_tokens(body: Mapping[str, Any]) -> int | None:
 def wants_usage(body: Mapping[str, Any]) -> bool:
     """Return whether a stream is to end with a chunk that counts tokens."""
     return read_flag(read_mapping(body, "stream_options"), "include_usage") or False
-
-
-def _checked_fields(value: Any, strict: bool) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise BadRequest("the body must be a JSON object")
-    unknown = sorted(set(value) - KNOWN)
-    if strict and unknown:
-        raise BadRequest(f"unknown field {shown(unknown[0])} in 'body'", unknown[0])
-    refuse_unsupported(value, UNSUPPORTED)
-    return value
 
 
 def _n_logprobs(body: Mapping[str, Any]) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qwenctl.core import GenerationRequest
+from qwenctl.core import N_SEEDS, GenerationRequest
 from qwenctl.services.api.body_fields import BadRequest
 from qwenctl.services.api.chat_body import ChatBody
 from qwenctl.services.api.choice_reader import ChoiceReader
@@ -15,8 +15,6 @@ from qwenctl.services.api.completion_request import completion_request
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt
 from qwenctl.services.tools.tool_call import ToolFormat
 from qwenctl.services.tools.tool_call_parser import ToolCallParser
-
-_N_SEEDS = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,5 +85,5 @@ def _copies(request: GenerationRequest, n: int) -> tuple[GenerationRequest, ...]
     return tuple(
         replace(request, request_id=f"{request.request_id}-{index}", sampling=replace(request.sampling, seed=seed))
         for index in range(n)
-        for seed in (None if request.sampling.seed is None else (request.sampling.seed + index) % _N_SEEDS,)
+        for seed in (None if request.sampling.seed is None else (request.sampling.seed + index) % N_SEEDS,)
     )

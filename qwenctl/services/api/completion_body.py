@@ -12,11 +12,9 @@ from qwenctl.services.api.body_fields import (
     BadRequest,
     is_unicode,
     read_flag,
-    read_object,
     read_text,
     read_texts,
     read_whole_number,
-    shown,
 )
 from qwenctl.services.api.chat_body import (
     HARMLESS,
@@ -24,8 +22,8 @@ from qwenctl.services.api.chat_body import (
     MOST_LOGPROBS,
     MOST_STOPS,
     UNSUPPORTED,
+    read_fields,
     read_max_tokens,
-    refuse_unsupported,
     wants_usage,
 )
 from qwenctl.services.api.sampling_fields import read_biases, read_sampling
@@ -81,11 +79,7 @@ def parse_completion_body(value: Any, *, strict: bool = False) -> CompletionBody
     Raises:
         BadRequest: as `parse_chat_body`.
     """
-    body = read_object(value)
-    unknown = sorted(set(body) - KNOWN)
-    if strict and unknown:
-        raise BadRequest(f"unknown field {shown(unknown[0])} in 'body'", unknown[0])
-    refuse_unsupported(body, _UNSUPPORTED)
+    body = read_fields(value, KNOWN, _UNSUPPORTED, strict=strict)
     n = read_whole_number(body, "n", 1, MOST_CHOICES) or 1
     if read_whole_number(body, "best_of", 1, MOST_CHOICES) not in (None, n):
         raise BadRequest("'best_of' is not supported", "best_of")

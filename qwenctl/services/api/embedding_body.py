@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qwenctl.services.api.body_fields import BadRequest, read_choice, read_object, read_text, shown
-from qwenctl.services.api.chat_body import HARMLESS, refuse_unsupported
+from qwenctl.services.api.body_fields import read_choice, read_text
+from qwenctl.services.api.chat_body import HARMLESS, read_fields
 from qwenctl.services.api.completion_body import Prompt, read_prompts
 
 MOST_INPUTS = 2048
@@ -33,11 +33,7 @@ def parse_embedding_body(value: Any, *, strict: bool = False) -> EmbeddingBody:
     Raises:
         BadRequest: as `parse_chat_body`.
     """
-    body = read_object(value)
-    unknown = sorted(set(body) - KNOWN)
-    if strict and unknown:
-        raise BadRequest(f"unknown field {shown(unknown[0])} in 'body'", unknown[0])
-    refuse_unsupported(body, _UNSUPPORTED)
+    body = read_fields(value, KNOWN, _UNSUPPORTED, strict=strict)
     form = read_choice(body, "encoding_format", ("float", "base64"))
     return EmbeddingBody(read_prompts(body, "input", MOST_INPUTS), read_text(body, "model"), form == "base64")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qwenctl.core import SamplingParams, TokenBias
+from qwenctl.core import N_SEEDS, SamplingParams, TokenBias
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.api.body_fields import BadRequest, read_mapping, read_number, read_text, read_whole_number
 from qwenctl.services.grammar_check import check_grammar
@@ -23,7 +23,6 @@ NUMBERS = {  # field → parameter of SamplingParams
 _MOST_GRAMMAR = 1 << 16  # its checks take a tenth of a second
 FIELDS = frozenset({*NUMBERS, "top_k", "seed", "grammar", "logit_bias"})
 
-_N_SEEDS = 0xFFFF_FFFF
 _MOST_BIASES = 1024
 
 
@@ -48,7 +47,7 @@ def read_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     if seed is not None:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise BadRequest("'seed' must be a whole number", "seed")
-        values["seed"] = seed % _N_SEEDS
+        values["seed"] = seed % N_SEEDS
     grammar = read_text(body, "grammar")
     if grammar is not None:
         values["grammar"] = _checked_grammar(grammar)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from qwenctl.services.api.api_errors import ApiError
-from qwenctl.services.server.asgi_answers import Refused
+from qwenctl.services.server.asgi_answers import Refused, shutting_down
 
-_RETRY_FULL_S, _RETRY_CLOSING_S = 2, 30
+_RETRY_FULL_S = 2
 
 
 class Admission:
@@ -27,8 +27,7 @@ class Admission:
             Refused: 503, the server is about to end; 429, there are not so many places.
         """
         if self.is_draining:
-            error = ApiError(503, "the server is shutting down", None, "shutting_down", _RETRY_CLOSING_S)
-            raise Refused(error, closes=True)
+            raise shutting_down()
         if self.n_under_way + n_answers > self._n_most():
             message = f"{self.n_under_way} answers are under way, which is as many as may wait"
             raise Refused(ApiError(429, message, None, "queue_full", _RETRY_FULL_S))

@@ -12,6 +12,8 @@ from qwenctl.services.api.event_bytes import encode_json
 
 Header = tuple[bytes, bytes]
 
+_RETRY_CLOSING_S = 30
+
 JSON_TYPE: Header = (b"content-type", b"application/json")
 CLOSE: Header = (b"connection", b"close")
 SAFETY: tuple[Header, ...] = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
@@ -28,6 +30,11 @@ class Refused(Exception):
         super().__init__(error.message)
         self.error = error
         self.closes = closes
+
+
+def shutting_down() -> Refused:
+    """Return what everybody is told who comes too late, or is not done in time."""
+    return Refused(ApiError(503, "the server is shutting down", None, "shutting_down", _RETRY_CLOSING_S), closes=True)
 
 
 async def send_bytes(send: Send, status: int, body: bytes, headers: Sequence[Header]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,15 +17,14 @@ from qwenctl.services.api.chat_body import parse_chat_body
 from qwenctl.services.api.chat_chunks import ChatChunks
 from qwenctl.services.api.choice_reader import ChoicePiece
 from qwenctl.services.api.event_bytes import DONE_EVENT, comment, data_event
-from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
-from qwenctl.services.server.asgi_answers import Refused, error_body, send_json
+from qwenctl.services.reply import AnswerDelta, ReasoningDelta
+from qwenctl.services.server.asgi_answers import Refused, send_json
 from qwenctl.services.server.chat_start import StartedChat, start_chat
+from qwenctl.services.server.delivery import collect, stream
 from qwenctl.services.server.desk import Desk, new_id
-from qwenctl.services.server.exchange import Arrival, Exchange
+from qwenctl.services.server.exchange import Arrival
 from qwenctl.services.server.model_host import LoadedModel
-from qwenctl.services.server.reply_writer import EventStream, watch_client
-
-_KEEP_ALIVE_S = 10.0
+from qwenctl.services.server.reply_writer import watch_client
 
 
 class ChatEndpoint:
@@ -47,54 +46,43 @@ class ChatEndpoint:
                     async with watch_client(receive, started.exchange):
                         if body.stream:
                             chunks = ChatChunks(head, include_usage=body.include_usage)
-                            await _ChatStream(desk, model, chunks, started).run(scope, send)
+                            encoder = _ChatEncoder(desk, model, chunks, started)
+                            await stream(desk, scope, send, started.exchange, encoder)
                         else:
-                            await self._whole(send, model, head, started)
+                            await collect(desk, model, started.exchange, started.readers)
+                            choices = [reader.choice() for reader in started.readers]
+                            await send_json(send, chat_answer(head, choices, started.notes))
                 finally:
                     del desk.live[head.id]
 
-    async def _whole(self, send: Send, model: LoadedModel, head: AnswerHead, started: StartedChat) -> None:
-        while arrivals := await started.exchange.arrivals():
-            for index, event in arrivals:
-                for piece in started.readers[index].take(event):
-                    if isinstance(piece, ReplyDone):
-                        self._desk.ended(piece, model)
-        await send_json(send, chat_answer(head, [reader.choice() for reader in started.readers], started.notes))
 
-
-class _ChatStream:
-    """One answer as a stream."""
+class _ChatEncoder:
+    """One answer as chunks."""
 
     def __init__(self, desk: Desk, model: LoadedModel, chunks: ChatChunks, started: StartedChat) -> None:
         self._desk = desk
         self._model = model
         self._chunks = chunks
-        self._exchange, self._readers, self._notes = started
+        self._readers = started.readers
+        self._notes = started.notes
 
-    async def run(self, scope: Scope, send: Send) -> None:
-        exchange, stream = self._exchange, EventStream(scope, send, self._desk.options.limits.stall_s)
-        try:
-            await stream.begin()
-            await stream.write(b"".join(self._chunks.first(index) for index in range(len(self._readers))))
-            try:
-                arrivals = await first_arrivals(exchange, stream, comment("computing the prompt"))
-                while arrivals:
-                    if data := self._encoded(arrivals):
-                        await stream.write(data)
-                    arrivals = await exchange.arrivals()
-            except Refused as refused:
-                exchange.abandon()
-                await stream.end(data_event(error_body(scope, refused.error)))
-                return
-            replies = [reader.choice().done for reader in self._readers]
-            await stream.end(self._chunks.usage(replies, self._notes) + DONE_EVENT)
-        finally:
-            stream.close()
+    def begin(self) -> bytes:
+        return b"".join(self._chunks.first(index) for index in range(len(self._readers)))
 
-    def _encoded(self, arrivals: Sequence[Arrival]) -> bytes:
+    def sign_of_life(self) -> bytes:
+        return comment("computing the prompt")
+
+    def events(self, arrivals: Sequence[Arrival]) -> bytes:
         return b"".join(
             self._chunk(index, piece) for index, event in arrivals for piece in self._readers[index].take(event)
         )
+
+    def failure(self, error: Mapping[str, Any]) -> bytes:
+        return data_event(error)
+
+    def end(self) -> bytes:
+        replies = [reader.choice().done for reader in self._readers]
+        return self._chunks.usage(replies, self._notes) + DONE_EVENT
 
     def _chunk(self, index: int, piece: ChoicePiece) -> bytes:
         if isinstance(piece, AnswerDelta):
@@ -107,16 +95,6 @@ class _ChatStream:
             return self._chunks.call(index, piece)
         done = self._desk.ended(piece, self._model)
         return self._chunks.last(index, done, calls_tools=self._readers[index].calls_tools)
-
-
-async def first_arrivals(exchange: Exchange, stream: EventStream, sign_of_life: bytes) -> list[Arrival]:
-    """Return the first events; a long prompt takes its time, and proxies take silence for death."""
-    while True:
-        try:
-            async with asyncio.timeout(_KEEP_ALIVE_S):
-                return await exchange.arrivals()
-        except TimeoutError:
-            await stream.write(sign_of_life)
 
 
 class ControlEndpoint:

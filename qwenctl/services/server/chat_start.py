@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+from qwenctl.errors import PromptTooLong
 from qwenctl.services.api.chat_body import ChatBody
 from qwenctl.services.api.chat_requests import ChatRequests, chat_requests
 from qwenctl.services.api.choice_reader import ChoiceReader
@@ -37,9 +39,12 @@ async def start_chat(desk: Desk, model: LoadedModel, body: ChatBody, name: str) 
 
 
 async def count_tokens(desk: Desk, model: LoadedModel, body: ChatBody) -> int:
-    """Return how many tokens the prompt of `body` has."""
-    make = partial(chat_requests, model.chat, body, desk.defaults, "count")
-    return len((await desk.off_loop(make)).prepared.request.prompt_tokens)
+    """Return how many tokens the prompt of `body` has, whole, whether or not the context holds so many."""
+    make = partial(chat_requests, model.chat, body, replace(desk.defaults, overflow="refuse"), "count")
+    try:
+        return len((await desk.off_loop(make)).prepared.request.prompt_tokens)
+    except PromptTooLong as error:
+        return error.n_prompt_tokens
 
 
 def _submit(desk: Desk, model: LoadedModel, body: ChatBody, name: str, exchange: Exchange) -> ChatRequests:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -15,12 +16,12 @@ from qwenctl.services.api.completion_answer import CompletionChunks, TextChoice,
 from qwenctl.services.api.completion_body import CompletionBody, parse_completion_body
 from qwenctl.services.api.event_bytes import DONE_EVENT, comment, data_event
 from qwenctl.services.reply import AnswerDelta, ReplyDone
-from qwenctl.services.server.asgi_answers import Refused, error_body, send_json
-from qwenctl.services.server.chat_endpoint import first_arrivals
+from qwenctl.services.server.asgi_answers import send_json
+from qwenctl.services.server.delivery import collect, stream
 from qwenctl.services.server.desk import Desk, new_id
 from qwenctl.services.server.exchange import Arrival, Exchange
 from qwenctl.services.server.model_host import LoadedModel
-from qwenctl.services.server.reply_writer import EventStream, watch_client
+from qwenctl.services.server.reply_writer import watch_client
 
 
 class CompletionEndpoint:
@@ -43,53 +44,41 @@ class CompletionEndpoint:
                     await desk.off_loop(partial(self._submit, model, body, head.id, exchange))
                     if body.stream:
                         chunks = CompletionChunks(head, include_usage=body.include_usage)
-                        await _CompletionStream(desk, model, readers, chunks).run(scope, send, exchange, body.n)
+                        encoder = _CompletionEncoder(desk, model, readers, chunks, body.n)
+                        await stream(desk, scope, send, exchange, encoder)
                     else:
-                        await self._collect(model, exchange, readers)
+                        await collect(desk, model, exchange, readers)
                         choices = [TextChoice(one.done, one.logprobs) for one in readers if one.done]
                         await send_json(send, completion_answer(head, choices, body.n))
 
     def _submit(self, model: LoadedModel, body: CompletionBody, name: str, exchange: Exchange) -> None:
         exchange.submit(completion_requests(model.chat, body, self._desk.defaults, name))
 
-    async def _collect(self, model: LoadedModel, exchange: Exchange, readers: Sequence[PlainReader]) -> None:
-        while arrivals := await exchange.arrivals():
-            for index, event in arrivals:
-                piece = readers[index].take(event)
-                if isinstance(piece, ReplyDone):
-                    self._desk.ended(piece, model)
 
-
-class _CompletionStream:
-    """One answer as a stream."""
+class _CompletionEncoder:
+    """One answer as chunks."""
 
     def __init__(
-        self, desk: Desk, model: LoadedModel, readers: Sequence[PlainReader], chunks: CompletionChunks
+        self,
+        desk: Desk,
+        model: LoadedModel,
+        readers: Sequence[PlainReader],
+        chunks: CompletionChunks,
+        n_per_prompt: int,
     ) -> None:
         self._desk = desk
         self._model = model
         self._readers = readers
         self._chunks = chunks
+        self._n_per_prompt = n_per_prompt
 
-    async def run(self, scope: Scope, send: Send, exchange: Exchange, n_per_prompt: int) -> None:
-        stream = EventStream(scope, send, self._desk.options.limits.stall_s)
-        try:
-            await stream.begin()
-            try:
-                arrivals = await first_arrivals(exchange, stream, comment("computing the prompt"))
-                while arrivals:
-                    await stream.write(self._encoded(arrivals))
-                    arrivals = await exchange.arrivals()
-            except Refused as refused:
-                exchange.abandon()
-                await stream.end(data_event(error_body(scope, refused.error)))
-                return
-            replies = [reader.done for reader in self._readers if reader.done]
-            await stream.end(self._chunks.usage(replies, n_per_prompt) + DONE_EVENT)
-        finally:
-            stream.close()
+    def begin(self) -> bytes:
+        return b""
 
-    def _encoded(self, arrivals: Sequence[Arrival]) -> bytes:
+    def sign_of_life(self) -> bytes:
+        return comment("computing the prompt")
+
+    def events(self, arrivals: Sequence[Arrival]) -> bytes:
         found = []
         for index, event in arrivals:
             reader = self._readers[index]
@@ -100,3 +89,10 @@ class _CompletionStream:
             elif isinstance(piece, ReplyDone):
                 found.append(self._chunks.last(index, self._desk.ended(piece, self._model)))
         return b"".join(found)
+
+    def failure(self, error: Mapping[str, Any]) -> bytes:
+        return data_event(error)
+
+    def end(self) -> bytes:
+        replies = [reader.done for reader in self._readers if reader.done]
+        return self._chunks.usage(replies, self._n_per_prompt) + DONE_EVENT

@@ -13,7 +13,7 @@ from qwenctl.services.api.api_errors import ApiError
 from qwenctl.services.generation import ChatOptions
 from qwenctl.services.reply import ReplyDone
 from qwenctl.services.server.admission import Admission
-from qwenctl.services.server.asgi_answers import Refused
+from qwenctl.services.server.asgi_answers import Refused, shutting_down
 from qwenctl.services.server.event_inbox import EventInbox
 from qwenctl.services.server.exchange import Exchange
 from qwenctl.services.server.model_host import LoadedModel, ModelHost, ModelSource
@@ -73,7 +73,7 @@ class Desk:
         """
         self.metrics.count_reply(done)
         if done.reason is FinishReason.CANCELLED:
-            raise Refused(ApiError(503, "the server is shutting down", None, "shutting_down"), closes=True)
+            raise shutting_down()
         if done.reason is FinishReason.ERROR:
             what = done.error or "the model stopped with an error"
             if model.runner.failure is not None:  # the next request loads it again

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -13,13 +14,13 @@ from qwenctl.services.api.chat_answer import CalledTool
 from qwenctl.services.api.choice_reader import ChoicePiece, ChoiceReader
 from qwenctl.services.api.event_bytes import named_event
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
-from qwenctl.services.server.asgi_answers import Refused, error_body, send_json
-from qwenctl.services.server.chat_endpoint import first_arrivals
+from qwenctl.services.server.asgi_answers import send_json
 from qwenctl.services.server.chat_start import count_tokens, start_chat
+from qwenctl.services.server.delivery import collect, stream
 from qwenctl.services.server.desk import Desk, new_id
-from qwenctl.services.server.exchange import Arrival, Exchange
+from qwenctl.services.server.exchange import Arrival
 from qwenctl.services.server.model_host import LoadedModel
-from qwenctl.services.server.reply_writer import EventStream, watch_client
+from qwenctl.services.server.reply_writer import watch_client
 
 
 class MessagesEndpoint:
@@ -41,49 +42,40 @@ class MessagesEndpoint:
                     async with watch_client(receive, exchange):
                         if body.stream:
                             events = AnthropicEvents(name, model.name)
-                            await _MessageStream(desk, model, readers[0], events).run(scope, send, exchange)
+                            encoder = _MessageEncoder(desk, model, readers[0], events, exchange.n_prompt_tokens)
+                            await stream(desk, scope, send, exchange, encoder)
                         else:
-                            await self._collect(model, exchange, readers[0])
+                            await collect(desk, model, exchange, readers)
                             await send_json(send, anthropic_answer(name, model.name, readers[0].choice()))
                 finally:
                     del desk.live[name]
 
-    async def _collect(self, model: LoadedModel, exchange: Exchange, reader: ChoiceReader) -> None:
-        while arrivals := await exchange.arrivals():
-            for _, event in arrivals:
-                for piece in reader.take(event):
-                    if isinstance(piece, ReplyDone):
-                        self._desk.ended(piece, model)
 
+class _MessageEncoder:
+    """One answer as events."""
 
-class _MessageStream:
-    """One answer as a stream."""
-
-    def __init__(self, desk: Desk, model: LoadedModel, reader: ChoiceReader, events: AnthropicEvents) -> None:
+    def __init__(
+        self, desk: Desk, model: LoadedModel, reader: ChoiceReader, events: AnthropicEvents, n_prompt_tokens: int
+    ) -> None:
         self._desk = desk
         self._model = model
         self._reader = reader
         self._events = events
+        self._n_prompt_tokens = n_prompt_tokens
 
-    async def run(self, scope: Scope, send: Send, exchange: Exchange) -> None:
-        stream = EventStream(scope, send, self._desk.options.limits.stall_s)
-        try:
-            await stream.begin()
-            await stream.write(self._events.start(exchange.n_prompt_tokens))
-            try:
-                arrivals = await first_arrivals(exchange, stream, self._events.ping())
-                while arrivals:
-                    await stream.write(self._encoded(arrivals))
-                    arrivals = await exchange.arrivals()
-            except Refused as refused:
-                exchange.abandon()
-                await stream.end(named_event("error", error_body(scope, refused.error)))
-                return
-            await stream.end(b"")
-        finally:
-            stream.close()
+    def begin(self) -> bytes:
+        return self._events.start(self._n_prompt_tokens)
 
-    def _encoded(self, arrivals: Sequence[Arrival]) -> bytes:
+    def sign_of_life(self) -> bytes:
+        return self._events.ping()
+
+    def failure(self, error: Mapping[str, Any]) -> bytes:
+        return named_event("error", error)
+
+    def end(self) -> bytes:
+        return b""  # the reply's own end was the last
+
+    def events(self, arrivals: Sequence[Arrival]) -> bytes:
         return b"".join(self._event(piece) for _, event in arrivals for piece in self._reader.take(event))
 
     def _event(self, piece: ChoicePiece) -> bytes:

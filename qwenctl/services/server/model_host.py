@@ -21,7 +21,7 @@ from qwenctl.errors import ModelNotFound, QwenctlError
 from qwenctl.services.api.answer_head import fingerprint_of
 from qwenctl.services.api.api_errors import ApiError
 from qwenctl.services.generation import ChatModel
-from qwenctl.services.server.asgi_answers import Refused
+from qwenctl.services.server.asgi_answers import Refused, shutting_down
 from qwenctl.services.server.server_metrics import ServerMetrics
 from qwenctl.services.server.server_options import ServerOptions
 from qwenctl.services.serving.engine_runner import EngineRunner, RunnerCounters
@@ -76,7 +76,8 @@ class ModelHost:
         self._lock = asyncio.Lock()  # held while the current model changes
         self._freed = asyncio.Condition()
         self._threads = ThreadPoolExecutor(1, "qwenctl-load")
-        self._is_starting = False
+        self._is_starting = not options.lazy  # from here on: connections are taken before `start` is called
+        self._is_closing = False
         self._idle_timer: asyncio.TimerHandle | None = None
         self._closings: set[asyncio.Task[None]] = set()
         self._earlier: list[RunnerCounters] = []  # of models that are closed
@@ -87,7 +88,6 @@ class ModelHost:
         Raises:
             QwenctlError: it could not be loaded.
         """
-        self._is_starting = True
         try:
             async with self._lock:
                 await self._open(self.source.name)
@@ -114,7 +114,7 @@ class ModelHost:
 
         Raises:
             ModelNotFound: as `resolve`.
-            Refused: 503, it is being loaded or could not be.
+            Refused: 503, it is being loaded or could not be, or the server ends.
         """
         wanted = self.resolve(name)
         if self._is_starting:
@@ -157,7 +157,10 @@ class ModelHost:
         return (self.current.runner.n_running, self.current.runner.n_waiting) if self.current else (0, 0)
 
     async def close(self) -> None:
-        """Unload; whoever still uses the model hears that it ended."""
+        """Unload; whoever still uses the model, or waits for another one, hears that it ended."""
+        self._is_closing = True
+        async with self._freed:
+            self._freed.notify_all()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         async with self._lock:
@@ -183,8 +186,10 @@ class ModelHost:
         current = self.current
         if current is not None:
             async with self._freed:  # a failed engine's requests have ended by now, others finish
-                await self._freed.wait_for(lambda: not current.n_users)
-            await self._drop()
+                await self._freed.wait_for(lambda: not current.n_users or self._is_closing)
+        if self._is_closing:
+            raise shutting_down()
+        await self._drop()
         try:
             return await self._open(wanted)
         except (QwenctlError, QuantError, OSError, MemoryError) as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from qwenctl.errors import InvalidRequest
-from qwenctl.services.server.access_rules import AccessRules, host_name
+from qwenctl.services.server.access_rules import PAGE_PATHS, AccessRules, host_name
+from qwenctl.services.server.page_files import page_files
 from qwenctl.services.server.server_options import ServerOptions, is_loopback
 from tests.services.server.live_server import live_server
 
@@ -77,6 +78,10 @@ def test_keys() -> None:
         assert status(rules, **wrong) == 401
     assert [status(rules, path=path) for path in ("/health", "/ready", "/", "/page.js")] == [None] * 4
     assert status(rules, path="/metrics") == 401
+
+
+def test_the_page_is_open_and_nothing_but_the_page() -> None:
+    assert set(page_files()) == set(PAGE_PATHS)
 
 
 def test_content_types() -> None:

@@ -243,3 +243,11 @@ def test_completions_and_embeddings() -> None:
         vectors = server.ask("POST", "/v1/embeddings", {"input": ["one", [1, 2]], "model": "scripted"}).json
         assert [entry["index"] for entry in vectors["data"]] == [0, 1]
         assert vectors["usage"] == {"prompt_tokens": 5, "total_tokens": 5}
+
+
+def test_a_prompt_is_counted_even_where_it_would_be_refused() -> None:
+    with live_server() as server:
+        asked = {"messages": [{"role": "user", "content": "x" * 5000}]}
+        count = server.ask("POST", "/v1/messages/count_tokens", asked)
+        assert (count.status, count.json) == (200, {"input_tokens": 5000})
+        assert server.ask("POST", "/v1/messages", asked | {"max_tokens": 5}).status == 400

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
+import pytest
+
+from qwenctl.services.server.asgi_answers import Refused
+from qwenctl.services.server.model_host import ModelHost, ModelSource
+from qwenctl.services.server.server_metrics import ServerMetrics
+from qwenctl.services.server.server_options import ServerOptions
 from tests.scripted_engine import ScriptedEngine
-from tests.services.server.live_server import live_server
+from tests.services.server.live_server import Answer, live_server
 from tests.services.server.test_chat import until
 
 
@@ -20,6 +27,21 @@ def test_requests_while_the_model_loads() -> None:
         go.set()
         until(lambda: server.ask("GET", "/ready").status == 200)
         assert server.chat().status == 200
+
+
+def test_a_server_is_not_ready_before_it_begins_to_load() -> None:
+    """uvicorn takes connections a moment earlier."""
+    source = ModelSource("scripted", lambda _: pytest.fail("loaded twice"), lambda: ())
+    host, lazy = (ModelHost(source, ServerOptions(port=0, lazy=lazy), ServerMetrics()) for lazy in (False, True))
+    assert (host.state, lazy.state) == ("loading", "empty")
+
+    async def ask() -> None:
+        async with host.lend(None):
+            pass
+
+    with pytest.raises(Refused) as refused:
+        asyncio.run(ask())
+    assert refused.value.error.code == "loading"
 
 
 def test_loaded_with_the_first_request_and_unloaded_when_idle() -> None:
@@ -66,6 +88,27 @@ def test_switching_waits_for_answers_under_way() -> None:
         assert answers == {"one": "one" + "x" * 50, "two": "two" + "x" * 50}
         assert opened == ["one", "two"]
         assert server.chat(model="three").status == 404
+
+
+def test_the_end_does_not_wait_for_answers_that_another_model_waits_for() -> None:
+    endless = ["x"] * 100_000
+    answers: dict[str, Answer] = {}
+    with live_server(
+        lambda: ScriptedEngine(answer=lambda _: endless, seconds_per_step=0.005),
+        names=("one", "two"), allow_switch=True,
+    ) as server:  # fmt: skip
+
+        def ask(model: str) -> None:
+            answers[model] = server.chat(model=model)
+
+        threads = [threading.Thread(target=ask, args=(name,)) for name in ("one", "two")]
+        for n, thread in enumerate(threads, 1):
+            thread.start()
+            until(lambda n=n: server.desk.admission.n_under_way == n)
+    for thread in threads:
+        thread.join()
+    assert [answers[name].json["error"]["code"] for name in ("one", "two")] == ["shutting_down"] * 2
+    assert len(server.engines) == 1
 
 
 def test_without_permission_nothing_is_switched() -> None:

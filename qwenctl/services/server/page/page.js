@@ -143,6 +143,7 @@ function busy(state) {
 
 async function ask(text) {
   add({ role: "user", content: text });
+  const asked = messages; // "New chat" begins another list
   const view = new AnswerView();
   log.append(view.root);
   log.scrollTop = log.scrollHeight;
@@ -161,8 +162,8 @@ async function ask(text) {
   }
   if (view.drawn || reply.content) view.draw();
   view.note(ending, failed);
-  if (reply.content || reply.reasoning) messages.push(reply);
-  else giveBack(text);
+  if (reply.content || reply.reasoning) asked.push(reply);
+  else if (asked === messages) giveBack(text);
   running = null;
   busy(false);
   keep();
