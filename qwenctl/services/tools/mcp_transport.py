@@ -52,15 +52,16 @@ async def server_pipes(server: McpServer, last_words: LastWords) -> AsyncGenerat
     Raises:
         OSError, ValueError: it cannot be started.
     """
-    process = await anyio.open_process(
-        [server.command, *server.args],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=get_default_environment() | dict(server.env),
-        cwd=server.cwd,
-        start_new_session=True,  # Ctrl-C is ours
-    )
+    with anyio.CancelScope(shield=True):  # one that was started half would be ended by nobody
+        process = await anyio.open_process(
+            [server.command, *server.args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=get_default_environment() | dict(server.env),
+            cwd=server.cwd,
+            start_new_session=True,  # Ctrl-C is ours
+        )
     to_session, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     outgoing, from_session = anyio.create_memory_object_stream[SessionMessage](0)
     async with anyio.create_task_group() as tasks:
