@@ -10,6 +10,7 @@ halves where progress is asked for, and every token's probability is e⁻¹ wher
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -174,6 +175,14 @@ class ScriptedEngine:
                         return
         finally:
             self._active = [one for one in self._active if one.request.request_id != request.request_id]
+
+    def rest(self) -> None:
+        pass
+
+    def occupy(self, loop: Callable[[], None], end: Callable[[], None]) -> Callable[[], None]:
+        thread = threading.Thread(target=loop)
+        thread.start()
+        return thread.join
 
     def close(self) -> None:
         self.closed = True

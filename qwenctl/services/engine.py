@@ -69,6 +69,8 @@ class Engine(EngineSurface):
         self._n_failures = 0
         self._meanwhile: Callable[[], None] | None = None  # of the step under way
         self._closed = False
+        self._end_loop: Callable[[], None] = _nothing  # of who occupies the thread
+        self._await_loop: Callable[[], None] = _nothing
 
     @classmethod
     def open(
@@ -214,18 +216,40 @@ class Engine(EngineSurface):
                     events += self._compute(generating_batch(self._line.pending()))
             except BaseException:
                 # Whatever interrupted this, slots and llama.cpp's memory may differ now. Compute everything again.
-                self._prefixes.settle()
-                self._cache.forget_all()
-                self._last_events = events
+                try:
+                    self._prefixes.settle()
+                finally:  # interrupted again, perhaps
+                    self._cache.forget_all()
+                    self._last_events = events
                 raise
             if not self._line.running:
                 self._prefixes.write()
             return events
 
+    def occupy(self, loop: Callable[[], None], end: Callable[[], None]) -> Callable[[], None]:
+        """Run `loop` on the thread that computes: no step is handed from one thread to another and back.
+
+        Args:
+            loop: steps until it has enough; nobody else may step or embed meanwhile.
+            end: makes it return soon; called by `close`.
+
+        Returns:
+            What waits for the end of `loop`.
+        """
+        self._end_loop, ticket = end, self._thread.post(loop)
+        self._await_loop = partial(self._thread.settle, ticket)
+        return self._await_loop
+
+    def rest(self) -> None:
+        """Write the prefixes that the last step left. By the loop of `occupy`, before it waits."""
+        self._thread.catch_up()
+
     def close(self) -> None:
         """Free the model. Requests under way end as cancelled: `step` still returns their last events."""
         already_closed, self._closed = self._closed, True
         self._model.abort()
+        self._end_loop()
+        self._await_loop()
         with self._lock:
             if already_closed:
                 return
@@ -358,3 +382,7 @@ def _hand_over(events: list[GenerationEvent], take: TakeEvents) -> None:
     early = events[:]
     events.clear()
     take(early)
+
+
+def _nothing() -> None:
+    """Stand in for a loop that there is not."""

@@ -11,6 +11,7 @@ under way ends with an error, and every later call raises the same one. Knows no
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -157,6 +158,15 @@ class EngineProcess(EngineSurface):
             with suppress(GenerationFailed):  # those under way have had their last event then
                 self._call("step", self._take_events)
         return self._taken()
+
+    def occupy(self, loop: Callable[[], None], end: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002 - closing is possible before
+        """Run `loop` on a thread of its own; closing does not depend on its end. Returns what waits for that."""
+        thread = threading.Thread(target=loop, name="qwenctl-steps", daemon=True)
+        thread.start()
+        return thread.join
+
+    def rest(self) -> None:
+        """Nothing is put off on this side."""
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books on slots and cells agree."""

@@ -55,6 +55,22 @@ class EngineSurface(ABC):
         """Return what to raise for a request that ended with an error."""
         return GenerationFailed(event.error or "llama.cpp failed")
 
+    @abstractmethod
+    def occupy(self, loop: Callable[[], None], end: Callable[[], None]) -> Callable[[], None]:
+        """Run `loop`, which steps this engine, on the thread that suits best.
+
+        Args:
+            loop: steps until it has enough; nobody else may step or embed meanwhile.
+            end: makes it return soon. An engine that cannot be closed before calls it then.
+
+        Returns:
+            What waits for the end of `loop`.
+        """
+
+    @abstractmethod
+    def rest(self) -> None:
+        """Do what was put off until there is nothing to compute. By the loop of `occupy`, before it waits."""
+
     def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
         """Submit `request` and step until it is finished. Only while the engine has nothing else to do.
 

@@ -8,7 +8,7 @@ A model without a chat template completes the plain text of the messages.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
@@ -66,6 +66,12 @@ class TextEngine(Protocol):
 
     def generate(self, request: GenerationRequest) -> Iterator[GenerationEvent]:
         """Submit `request` and step until it is finished; raises GenerationFailed where a step reports an error."""
+
+    def occupy(self, loop: Callable[[], None], end: Callable[[], None]) -> Callable[[], None]:
+        """Run `loop`, which steps and which `end` ends; return what waits for that."""
+
+    def rest(self) -> None:
+        """Do what was put off until there is nothing to compute."""
 
     def close(self) -> None:
         """Free the model."""

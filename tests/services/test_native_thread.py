@@ -147,3 +147,21 @@ def test_further_interrupts_wait_for_the_call_to_return() -> None:
     assert steps[-1] == "returned"
     assert thread.run(lambda: 9) == 9
     thread.close()
+
+
+def test_whoever_is_on_the_thread_calls_at_once_and_what_he_posts_is_put_off(thread: NativeThread) -> None:
+    done: list[str] = []
+
+    def nested() -> None:
+        ticket = thread.post(lambda: done.append("posted"))
+        assert not ticket.done
+        assert thread.run(lambda: done.append("called") or 7, lambda: done.append("meanwhile")) == 7
+        first, second = thread.post(lambda: done.append("first")), thread.post(lambda: done.append("second"))
+        thread.settle(first)
+        assert second.done
+        with pytest.raises(ZeroDivisionError):
+            thread.run(lambda: 1 // 0)
+        thread.post(lambda: done.append("last"))
+
+    thread.run(nested)
+    assert thread.run(lambda: done) == ["posted", "meanwhile", "called", "first", "second", "last"]

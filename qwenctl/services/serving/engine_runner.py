@@ -1,14 +1,15 @@
-"""The thread that steps an engine for a server: any thread submits and cancels, events come back by callback.
+"""Steps an engine for a server: any thread submits and cancels, events come back by callback.
 
-    submit ──► engine ──► step, step, step … on the runner's thread ──► on_events([...]), once a request and step
-    idle: the thread sleeps until something is submitted
+    submit ──► engine ──► step, step, step … ──► mailbox ──► on_events([...]), once a request and step
+               on the thread that computes       on the runner's thread
+    idle: both sleep until something is submitted
 
-What a step brought is handed over while the next one computes: whoever is told wakes up and wants the interpreter, and
-would hold up that step's beginning by a third of a millisecond, a tenth of a small model's step. Where vectors are
-computed first, which takes longer, it is handed over before that.
+Two threads, because whoever is told of events wakes up and wants the interpreter, which would hold up the next step's
+beginning by a third of a millisecond, a tenth of a small model's step: the thread that steps only drops events into a
+mailbox as it begins to compute. And it is the engine's own (native_thread.py), because two hand-overs between threads
+a step would cost about as much.
 
-What computes is the engine's own thread (native_thread.py); this one waits for it, so that the main thread is free for
-signals. Knows nothing of HTTP, messages and text.
+Knows nothing of HTTP, messages and text.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Protocol
 
 from qwenctl.core import Finished, FinishReason, GenerationEvent, GenerationRequest, TextDelta
@@ -28,6 +30,7 @@ from qwenctl.services.engine_surface import TakeEvents
 from qwenctl.services.serving.embedding_job import EmbeddingJob
 from qwenctl.services.under_way import UnderWay
 
+_AGAIN_S = 0.1
 _CLOSING = "the model is being closed: it takes no more requests"
 
 OnEvents = Callable[[Sequence[GenerationEvent]], None]
@@ -59,8 +62,14 @@ class SteppedEngine(Protocol):
     def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
         """Compute once for all requests that can run; `meanwhile` gets events when that has begun."""
 
+    def occupy(self, loop: Callable[[], None], end: Callable[[], None]) -> Callable[[], None]:
+        """Run `loop`, which steps and which `end` ends; return what waits for that."""
+
+    def rest(self) -> None:
+        """Do what was put off until there is nothing to compute."""
+
     def close(self) -> None:
-        """Free the model; `step` still returns the last events."""
+        """Free the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ class _Listener(UnderWay):
 
 
 class EngineRunner:
-    """Steps `engine` on a thread of its own, from now on; nobody else may. Close it and the engine with it, or stop it.
+    """Steps `engine`, from now on; nobody else may. Close it and the engine with it, or stop it.
 
     Args:
         engine: an opened one without requests.
@@ -101,15 +110,17 @@ class EngineRunner:
         self._embeddings: deque[EmbeddingJob] = deque()
         self._failure: GenerationFailed | None = None
         self._closing = False  # no more requests
-        self._closed = False  # the engine is
-        self._stopped = False  # the engine stays open
+        self._stopped = False  # no more steps when the requests have ended
+        self._ended = False  # no more steps at all
         self._over = False  # nobody steps any more
         self._n_steps = self._n_prompt = self._n_cached = self._n_generated = 0
         self._busy_s = 0.0
-        self._news: Sequence[GenerationEvent] = ()  # not handed over yet; of the runner's thread alone
+        self._news: Sequence[GenerationEvent] = ()  # not sent off yet; of the thread that steps alone
+        self._mailbox: SimpleQueue[Sequence[GenerationEvent] | None] = SimpleQueue()  # None: it is over
         self._n_ended: Counter[FinishReason] = Counter()
-        self._thread = threading.Thread(target=self._run, name="qwenctl-runner", daemon=True)
+        self._thread = threading.Thread(target=self._tell_all, name="qwenctl-runner", daemon=True)
         self._thread.start()
+        self._await_loop = engine.occupy(self._run, self._end)
 
     @property
     def failure(self) -> GenerationFailed | None:
@@ -205,10 +216,8 @@ class EngineRunner:
                 self._changed.wait_for(lambda: not self._listeners and not self._embeddings, timeout=drain_s)
         finally:
             self._engine.close()
-            with self._changed:
-                self._closed = True
-                self._changed.notify_all()
-            self._thread.join()
+            self._end()
+            self._join()
 
     def stop(self) -> None:
         """Take no more requests, end those under way as cancelled and let go of the engine, which stays open.
@@ -216,14 +225,21 @@ class EngineRunner:
         Not to be called from `on_events`.
         """
         with self._changed:
-            self._closing = True
-            names = list(self._listeners)
-        for name in names:
-            self._engine.cancel(name)
-        with self._changed:
-            self._changed.wait_for(lambda: not self._listeners)
-            self._stopped = True
+            self._closing = self._stopped = True
             self._changed.notify_all()
+            while names := list(self._listeners):
+                for name in names:
+                    self._engine.cancel(name)
+                self._changed.wait(_AGAIN_S)  # one that was just being submitted may not have been there to cancel
+        self._join()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _join(self) -> None:
+        self._await_loop()
         self._thread.join()
 
     def _check_open(self) -> None:
@@ -232,49 +248,59 @@ class EngineRunner:
         if failure := self.failure:
             raise failure
 
-    # --- on the runner's thread --------------------------------------------------------------------------------------
+    # --- on the thread that steps ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while self._awaits_work():
-            is_last, started_s = self._closed, self._clock()
-            try:
+        try:
+            while self._awaits_work():
+                started_s = self._clock()
                 self._embed_some()
-                events = self._engine.step(self._hand_over)
-            except BaseException as error:  # whatever it is, those who wait must hear of it
-                self._report(error)
-                self._failure = GenerationFailed(f"the engine stopped: {type(error).__name__}: {error}")
-                break
-            with self._changed:
-                self._n_steps += 1
+                news = self._engine.step(self._post)
+                self._n_steps += 1  # nobody else writes these
                 self._busy_s += self._clock() - started_s
-            self._hand_over()  # where nothing was computed
-            self._news = events
-            if is_last or not self._engine.has_work:
-                self._hand_over()
-            if is_last:
-                break
-        self._hand_over()
-        self._end_all()
+                self._post()  # where nothing was computed
+                self._news = news
+                if not self._engine.has_work:
+                    self._post()
+                    self._engine.rest()
+        except BaseException as error:  # whatever it is, those who wait must hear of it
+            self._report(error)
+            self._failure = GenerationFailed(f"the engine stopped: {type(error).__name__}: {error}")
+        self._post()
+        self._mailbox.put(None)
 
     def _awaits_work(self) -> bool:
         """Sleep until there is something to compute. False: it is over."""
+        if self._engine.has_work and not self._ended:
+            return True
         with self._changed:
-            self._changed.wait_for(lambda: self._engine.has_work or self._embeddings or self._closed or self._stopped)
-            return self._engine.has_work or (bool(self._embeddings) and not self._stopped)
+            self._changed.wait_for(lambda: self._engine.has_work or self._embeddings or self._stopped or self._ended)
+            return not self._ended and (self._engine.has_work or (bool(self._embeddings) and not self._stopped))
 
     def _embed_some(self) -> None:
         job = self._embeddings[0] if self._embeddings else None
         if job is None:
             return
-        self._hand_over()
+        self._post()
         if not job.advance(self._engine.embed):
             with self._changed:
                 self._embeddings.popleft()
                 self._changed.notify_all()
 
-    def _hand_over(self, early: Sequence[GenerationEvent] = ()) -> None:
-        """Tell everybody what the last step brought, and this one so far."""
-        events, self._news = [*self._news, *early], ()
+    def _post(self, early: Sequence[GenerationEvent] = ()) -> None:
+        """Send off what the last step brought, and this one so far."""
+        if news := [*self._news, *early]:
+            self._mailbox.put(news)
+        self._news = ()
+
+    # --- on the runner's thread --------------------------------------------------------------------------------------
+
+    def _tell_all(self) -> None:
+        while (news := self._mailbox.get()) is not None:
+            self._hand_over(news)
+        self._end_all()
+
+    def _hand_over(self, events: Sequence[GenerationEvent]) -> None:
         by_request: dict[str, list[GenerationEvent]] = {}
         for event in events:
             by_request.setdefault(event.request_id, []).append(event)
@@ -322,8 +348,7 @@ class EngineRunner:
             for job in self._embeddings:
                 job.fail(failure or GenerationFailed(_CLOSING))
             self._embeddings.clear()
-        self._news = [listener.finish(reason, failure.message if failure else None) for listener in left]
-        self._hand_over()
+        self._hand_over([listener.finish(reason, failure.message if failure else None) for listener in left])
 
     def _report(self, error: BaseException) -> None:
         """A bug: shown as one that ended a thread would be."""

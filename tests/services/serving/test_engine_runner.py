@@ -19,6 +19,7 @@ from qwenctl.services.embedder import Embeddings
 from qwenctl.services.engine import Engine, EngineOptions
 from qwenctl.services.engine_process import EngineProcess
 from qwenctl.services.engine_surface import TakeEvents
+from qwenctl.services.prefix_cache.options import PrefixCacheOptions
 from qwenctl.services.serving.engine_runner import EngineRunner
 from tests.scripted_engine import ScriptedEngine
 
@@ -255,6 +256,23 @@ def test_closing_waits_no_longer_than_there_are_requests() -> None:
     runner.close(drain_s=1e6)
 
 
+def test_the_last_event_does_not_wait_for_what_the_engine_put_off(start: Callable[..., EngineRunner]) -> None:
+    heard = Heard()
+    n_rests = 0
+
+    class Tidy(ScriptedEngine):
+        def rest(self) -> None:
+            nonlocal n_rests
+            n_rests += 1
+            assert heard.end.wait(LIMIT_S)
+
+    runner = start(Tidy([["a"]]))
+    runner.submit(request("1"), heard)
+    heard.finished()
+    runner.stop()
+    assert n_rests == 1
+
+
 # --- real engines ----------------------------------------------------------------------------------------------------
 
 GREEDY = SamplingParams(temperature=0)
@@ -285,6 +303,33 @@ def test_a_real_engine_says_under_a_runner_what_it_says_without(demo_gguf: Path)
         assert endless.first.wait(LIMIT_S)
         runner.close()
         assert endless.finished().reason is FinishReason.CANCELLED
+
+
+def test_closing_the_engine_under_a_runner_ends_it(demo_gguf: Path) -> None:
+    for idle in (True, False):
+        engine = Engine.open(demo_gguf, EngineOptions(n_ctx=512, n_parallel=2, n_threads=1))
+        runner, heard = EngineRunner(engine, 2), Heard()
+        if not idle:
+            runner.submit(ask(engine, "for ever", 400, 'root ::= "word " root'), heard)
+            assert heard.first.wait(LIMIT_S)
+        engine.close()
+        if not idle:
+            assert heard.finished().reason is FinishReason.CANCELLED
+        runner.close()
+
+
+def test_prefixes_are_written_under_a_runner_while_nobody_asks(smollm2_gguf: Path, tmp_path: Path) -> None:
+    options = EngineOptions(n_ctx=1024, n_threads=2, prefix_cache=PrefixCacheOptions(tmp_path))
+    with Engine.open(smollm2_gguf, options) as engine:
+        runner, heard = EngineRunner(engine, 1), Heard()
+        long = ask(engine, "the sea, " * 200, 1)
+        runner.submit(long, heard)
+        heard.finished()
+        deadline_s = time.monotonic() + LIMIT_S
+        while not list(tmp_path.rglob("*.kv")) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert list(tmp_path.rglob("*.kv"))
+        runner.close()
 
 
 def test_a_first_token_does_not_wait_for_the_second(smollm2_gguf: Path) -> None:
@@ -356,7 +401,7 @@ def test_what_a_step_brought_does_not_wait_for_vectors(start: Callable[..., Engi
             return events
 
         def embed(self, token_lists: Sequence[Sequence[int]]) -> Embeddings:
-            assert heard.first.is_set() or not stepped.is_set()
+            assert not stepped.is_set() or heard.first.wait(LIMIT_S)
             return super().embed(token_lists)
 
     runner = start(Watched([["a", "b"]]))
