@@ -19,6 +19,7 @@ from qwenctl.services.engine_process import EngineProcess
 from qwenctl.services.generation import ChatModel
 from qwenctl.services.load_trial import try_load
 from qwenctl.services.model_store import locate_model
+from qwenctl.services.template_process import WaitingChild
 from qwenctl.settings import Settings
 
 
@@ -48,11 +49,12 @@ def open_model(name: str | None, options: EngineOptions, settings: Settings, out
         ModelLoadFailed: llama.cpp refused it.
     """
     path = find_model(name, settings, output)
-    with die_on_interrupt():
-        opened = load_engine(path, options, settings)
-    with _closing(opened, output) as engine, closing(ChatModel(engine)) as model:
-        report_placement(engine, options, output)
-        yield model
+    with closing(WaitingChild()) as waiting:
+        with die_on_interrupt():
+            opened = load_engine(path, options, settings)
+        with _closing(opened, output) as engine, closing(ChatModel(engine, waiting=waiting)) as model:
+            report_placement(engine, options, output)
+            yield model
 
 
 @contextmanager

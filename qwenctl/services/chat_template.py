@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from qwenctl.core import Message
 from qwenctl.errors import TemplateFailed
-from qwenctl.services.template_process import TemplateLimits, TemplateProcess
+from qwenctl.services.template_process import TemplateLimits, TemplateProcess, WaitingChild
 from qwenctl.services.thinking import OPEN_TAG
 from qwenctl.services.tools.tool_call import OPEN_TAG as OPEN_CALL
 from qwenctl.services.tools.tool_call import ToolCall, ToolFormat, calling_message
@@ -63,13 +63,20 @@ class ChatTemplate:
     Args:
         source: Jinja source.
         bos_token, eos_token: how the vocabulary writes them; templates may put them into the prompt.
+        waiting: a child that was started early.
 
     Raises:
         TemplateFailed: the source is longer than `limits.source_bytes`.
     """
 
     def __init__(
-        self, source: str, *, bos_token: str = "", eos_token: str = "", limits: TemplateLimits | None = None
+        self,
+        source: str,
+        *,
+        bos_token: str = "",
+        eos_token: str = "",
+        limits: TemplateLimits | None = None,
+        waiting: WaitingChild | None = None,
     ) -> None:
         self._limits = limits or TemplateLimits()
         n_bytes = len(source.encode("utf-8", "surrogatepass"))
@@ -77,7 +84,7 @@ class ChatTemplate:
             allowed = self._limits.source_bytes
             raise TemplateFailed(f"the chat template is {n_bytes} bytes long, more than {allowed}", _HINT)
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        self._process = TemplateProcess(source, self._limits)
+        self._process = TemplateProcess(source, self._limits, waiting)
         self._capabilities: TemplateCapabilities | None = None
         self._ahead: dict[str, Mapping[str, str]] = {}  # context as JSON → result
 

@@ -23,6 +23,7 @@ from qwenctl.services.overflow.policy import MiddleCut, OverflowPolicy, Shorteni
 from qwenctl.services.reply import ReplyAssembler, ReplyEvent
 from qwenctl.services.reply_form import ReplyForm, held_to_form
 from qwenctl.services.sampling_defaults import SamplingChoice, choose_sampling, sampling_family, usual_max_tokens
+from qwenctl.services.template_process import WaitingChild
 from qwenctl.services.thinking import without_earlier_reasoning
 from qwenctl.services.thinking_mode import ThinkingMode, thinking_mode
 from qwenctl.services.tools.tool_choice import ToolChoice
@@ -175,13 +176,17 @@ class ChatModel:
     Args:
         engine: the opened model. Stays the caller's: `close` ends the template's process only.
         template: another chat template than the model's own.
+        waiting: a child for the model's template that was started early.
     """
 
-    def __init__(self, engine: TextEngine, template: ChatTemplate | None = None) -> None:
+    def __init__(
+        self, engine: TextEngine, template: ChatTemplate | None = None, waiting: WaitingChild | None = None
+    ) -> None:
         self.engine = engine
         info = engine.info
         if template is None and info.chat_template:
-            template = ChatTemplate(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
+            bos, eos = info.bos_token, info.eos_token
+            template = ChatTemplate(info.chat_template, bos_token=bos, eos_token=eos, waiting=waiting)
         self.template = template
         self._ids = count(1)
 

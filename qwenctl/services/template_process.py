@@ -39,14 +39,45 @@ class TemplateLimits:
     source_bytes: int = 1 << 20  # the template itself
 
 
-class TemplateProcess:
-    """Renders `source` in a child that lives until `close`. Calls from several threads take turns."""
+class WaitingChild:
+    """A child that waits for its template. It starts for 50 ms, which may pass while a model is loaded.
 
-    def __init__(self, source: str, limits: TemplateLimits) -> None:
+    `close` ends it, unless a TemplateProcess has taken it over.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = _spawn()
+        self._stop = weakref.finalize(self, _end, self._process)
+
+    def take(self) -> subprocess.Popen[bytes] | None:
+        """Return the process, which is the caller's from now on; None: it was taken or closed, or it died."""
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return None
+        self._stop.detach()
+        return process
+
+    def close(self) -> None:
+        """End it if nobody took it."""
+        self._process = None
+        self._stop()
+
+
+class TemplateProcess:
+    """Renders `source` in a child that lives until `close`. Calls from several threads take turns.
+
+    Args:
+        source: the template.
+        limits: of its renderings.
+        waiting: a child that was started early; the first rendering takes it over.
+    """
+
+    def __init__(self, source: str, limits: TemplateLimits, waiting: WaitingChild | None = None) -> None:
         self._limits = limits
         self._first = {"source": source, "cpu_s": limits.cpu_s}
         self._first |= {"memory_bytes": limits.memory_bytes, "output_chars": limits.output_chars}
         self._lock = threading.Lock()
+        self._waiting = waiting
         self._child: subprocess.Popen[bytes] | None = None
         self._stop: weakref.finalize[..., Any] | None = None
 
@@ -69,17 +100,7 @@ class TemplateProcess:
             self._forget()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        folders = [*_folders_of("jinja2", "markupsafe"), str(Path(__file__).parent)]
-        code = f"import sys; sys.path += {folders!r}; from template_worker import main; main()"
-        child = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C in the terminal is meant for us, not for the child
-        )
-        make_ready(child)
+        child = (self._waiting.take() if self._waiting else None) or _spawn()
         self._child, self._stop = child, weakref.finalize(self, _end, child)
         self._call(child, _frame(self._first), _START_LIMIT_S)
         return child
@@ -116,6 +137,21 @@ class TemplateProcess:
             return 0
         self._stop()
         return int(child.returncode)
+
+
+def _spawn() -> subprocess.Popen[bytes]:
+    folders = [*_folders_of("jinja2", "markupsafe"), str(Path(__file__).parent)]
+    code = f"import sys; sys.path += {folders!r}; from template_worker import main; main()"
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        start_new_session=True,  # Ctrl-C in the terminal is meant for us, not for the child
+    )
+    make_ready(child)
+    return child
 
 
 def _folders_of(*packages: str) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from qwenctl.core import Message
 from qwenctl.errors import TemplateFailed
 from qwenctl.services.chat_template import ChatTemplate, RenderCall, TemplateCapabilities
-from qwenctl.services.template_process import TemplateLimits
+from qwenctl.services.template_process import TemplateLimits, WaitingChild
 from tests.chat_templates import CHATML, KEEPS_REASONING, QWEN3, STRICT_ROLES, THINKING_2507, XML_CALLS
 
 HELLO = [Message("user", "Hello")]
@@ -233,6 +233,25 @@ def test_no_child_without_a_rendering_and_none_left_behind() -> None:
     del template
     gc.collect()
     assert child.returncode is not None
+
+
+def test_a_child_that_was_started_early_is_taken_once_and_ends_with_whoever_has_it() -> None:
+    waiting = WaitingChild()
+    process = waiting._process
+    assert process is not None
+    with ChatTemplate(CHATML, waiting=waiting) as template:
+        assert template.render(HELLO) == render(CHATML, *HELLO)
+        assert template._process._child is process
+        waiting.close()
+        assert process.poll() is None
+        template.close()
+        assert process.returncode is not None
+        assert template.render(HELLO) == render(CHATML, *HELLO)
+    unused = WaitingChild()
+    process = unused._process
+    unused.close()
+    assert process is not None
+    assert process.returncode is not None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import click
@@ -27,6 +27,7 @@ from qwenctl.services.server.run_server import ServerEvents, run_server
 from qwenctl.services.server.server_options import DEFAULT_HOST, DEFAULT_PORT, ServerLimits, ServerOptions
 from qwenctl.services.serving.engine_runner import EngineRunner
 from qwenctl.services.split_files import first_files, model_name
+from qwenctl.services.template_process import WaitingChild
 from qwenctl.settings import Settings
 
 _MOST_KEY_BYTES = 4096
@@ -165,14 +166,15 @@ class _Opener:
 
     def open(self, name: str) -> OpenedModel:
         path = find_model(self._model if name == self.name else name, self._settings, self._output)
-        engine = load_engine(path, self._engine, self._settings)
-        try:
-            report_placement(engine, self._engine, self._output)
-            chat = ChatModel(engine)
-            _ = chat.capabilities  # renders the template's probes, before anybody waits for them
-        except BaseException:
-            engine.close()
-            raise
+        with closing(WaitingChild()) as waiting:
+            engine = load_engine(path, self._engine, self._settings)
+            try:
+                report_placement(engine, self._engine, self._output)
+                chat = ChatModel(engine, waiting=waiting)
+                _ = chat.capabilities  # renders the template's probes, before anybody waits for them
+            except BaseException:
+                engine.close()
+                raise
         return OpenedModel(chat, EngineRunner(engine, self._engine.n_parallel), self._engine.n_parallel)
 
 
