@@ -18,6 +18,7 @@ from qwenctl.services.batch import WorkerElsewhere
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.generation import ChatModel
 from qwenctl.services.server_choice import ServerChoice
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 
 
@@ -29,7 +30,7 @@ def check_input(in_file: str) -> None:
     """
     if in_file == STDIN and sys.stdin.isatty():
         raise InvalidRequest("standard input is a terminal", "pipe the lines in, or name a file")
-    if in_file != STDIN and not Path(in_file).expanduser().is_file():
+    if in_file != STDIN and not typed_path(in_file).is_file():
         raise InvalidRequest(f"no file {in_file}", "it holds one JSON object a line: qwenctl batch --help")
 
 
@@ -60,7 +61,7 @@ def opened_model(
 def input_path(in_file: str) -> Iterator[Path]:
     """Return the input as a file that can be read twice: what is piped in is written to a temporary one."""
     if in_file != STDIN:
-        yield Path(in_file).expanduser()
+        yield typed_path(in_file)
         return
     with tempfile.NamedTemporaryFile(prefix="qwenctl-batch-", suffix=".jsonl") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)

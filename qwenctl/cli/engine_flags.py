@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
@@ -16,6 +15,7 @@ from qwenctl.errors import InvalidRequest
 from qwenctl.moe.offload_options import OffloadMode, OffloadOptions
 from qwenctl.services.engine_options import CacheType, EngineOptions
 from qwenctl.services.prefix_cache.options import FOLDER_NAME, PrefixCacheOptions
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 from qwenctl.units import MIB
 
@@ -49,7 +49,7 @@ def engine_flags(function: F) -> F:
             rpc=rpc,
             devices=devices,
             split=split,
-            trace_file=None if trace_file is None else str(Path(trace_file).expanduser()),
+            trace_file=None if trace_file is None else str(typed_path(trace_file)),
             offload=_offload(offload, ram_bytes, vram_bytes),
         )
         return function(engine=engine, **kwargs)

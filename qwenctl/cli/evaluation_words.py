@@ -9,6 +9,7 @@ from typing import NamedTuple
 from qwenctl.cli.prompt_input import STDIN
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.model_store import is_model, model_not_found
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 
 
@@ -33,7 +34,7 @@ def tell_apart(words: Sequence[str], settings: Settings) -> Evaluated:
     for word in models:
         if not is_model(word, settings):
             raise model_not_found(word, settings)
-    if text is None or text == STDIN or _is_text(Path(text).expanduser()):
+    if text is None or text == STDIN or _is_text(typed_path(text)):
         return Evaluated(tuple(models), text)
     if not models or text.endswith(".gguf"):
         raise model_not_found(text, settings)

@@ -53,7 +53,7 @@ class ToolOptions:
         def asked(call: ToolCall) -> Permission | None:
             key = ask(one_line(f"May {call.name} be run with {call.json_arguments} ?"), _CHOICES)  # all of them
             if key is None:
-                warn(f"the call of {call.name} was refused: it needs a yes, and nobody could be asked; {_HINT}")
+                warn(f"the call of {call.name} was refused: it needs a yes, and nobody gave one; {_HINT}")
             return None if key is None else _ANSWERS[key]
 
         with open_tools(self._named) as box:

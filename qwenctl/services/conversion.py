@@ -18,6 +18,7 @@ from quant.pipeline import ConversionOutcome, ConversionProgress, run_plan
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.machine_limits import peak_rss_bytes, usable_cores
 from qwenctl.services.type_choice import ChosenPlan, TypeRequest, choose_plan
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 
 SUFFIX = ".gguf"
@@ -45,7 +46,7 @@ def resolve_output(out: str, settings: Settings) -> Path:
     Raises:
         InvalidRequest: a folder, a path without the suffix, or in a folder that does not exist.
     """
-    given = Path(out).expanduser()
+    given = typed_path(out)
     if given.is_dir():
         raise InvalidRequest(f"{out} is a folder", f"name a file in it: {given / 'model.gguf'}")
     if given.suffix != SUFFIX:

@@ -27,6 +27,7 @@ from qwenctl.services.hub.model_names import FamilyName, RepoName
 from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.services.hub.resolution import Choice, resolve
 from qwenctl.services.model_store import find_model, looks_like_path, model_not_found
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 
 _MAX_CONFIG_BYTES = 4 << 20
@@ -82,7 +83,7 @@ def _local(name: str, settings: Settings) -> PlanSource | None:
     found = find_model(name, settings)
     if found is not None:
         return PlanSource(name, "gguf", _checked(outline_of_gguf(found.stem, read_gguf(found)), found.name), found)
-    given = Path(name).expanduser()
+    given = typed_path(name)
     config = given / "config.json" if given.is_dir() else given
     if (config.name != "config.json" and config.suffix != ".json") or not config.is_file():
         return None

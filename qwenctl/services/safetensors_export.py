@@ -22,6 +22,7 @@ from quant.source_files import DISK, SourceFiles
 from qwenctl import __version__
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.machine_limits import peak_rss_bytes, usable_cores
+from qwenctl.services.typed_path import typed_path
 
 FormatName = Literal["awq", "gptq"]
 
@@ -71,7 +72,7 @@ def resolve_folder(out: str) -> Path:
     Raises:
         InvalidRequest: the folder above does not exist, or it looks like a file of another format.
     """
-    path = Path(out).expanduser()
+    path = typed_path(out)
     if path.suffix == ".gguf":
         raise InvalidRequest(f"{out} names a GGUF file; AWQ and GPTQ are folders", f"write {path.with_suffix('')}")
     if not path.absolute().parent.is_dir():

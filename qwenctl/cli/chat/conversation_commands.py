@@ -51,13 +51,13 @@ def _undo(session: ChatSession, _: str) -> None:
 def _save(session: ChatSession, name: str) -> None:
     path = path_argument(name, "/save talk.json")
     save_conversation(session.conversation, path)
-    session.screen.note(f"saved {len(session.conversation.exchanges)} exchanges to {path}")
+    session.screen.note(f"saved {_exchanges(session)} to {path}")
 
 
 def _load(session: ChatSession, name: str) -> None:
     path = path_argument(name, "/load talk.json")
     session.begin(load_conversation(path))
-    session.screen.note(f"loaded {len(session.conversation.exchanges)} exchanges from {path}")
+    session.screen.note(f"loaded {_exchanges(session)} from {path}")
     show_last_exchange(session)
 
 
@@ -83,3 +83,8 @@ CONVERSATION_COMMANDS: tuple[SlashCommand, ...] = (
     SlashCommand(("/save",), "FILE", "write the conversation to a file", _save),
     SlashCommand(("/load",), "FILE", "go on with a saved conversation", _load),
 )
+
+
+def _exchanges(session: ChatSession) -> str:
+    count = len(session.conversation.exchanges)
+    return f"{count} exchange{'s' if count != 1 else ''}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 import click
 
@@ -24,6 +23,7 @@ from qwenctl.errors import InvalidRequest
 from qwenctl.services.batch import run_batch
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.server_choice import ServerChoice
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 
 
@@ -78,7 +78,7 @@ def command(
     if reply.overflow == "summarise":
         raise InvalidRequest("a batch summarises nothing", "--overflow truncate-middle, or refuse")
     options = flags.options(reply.chat_options())
-    out_path = Path(out_file).expanduser()
+    out_path = typed_path(out_file)
     check_input(in_file)
     served = find_workers(servers, flags.parallel, settings, output)
     if model is not None or not served:

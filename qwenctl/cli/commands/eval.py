@@ -27,6 +27,7 @@ from qwenctl.services.evaluation import (
 )
 from qwenctl.services.evaluation_run import EvaluationProgress
 from qwenctl.services.evaluation_text import EvaluationText, read_file, read_stream, shipped_text
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 from qwenctl.units import MIB
 
@@ -137,7 +138,7 @@ def _read_text(name: str | None, output: Output) -> EvaluationText:
     if name is None:
         return shipped_text()
     if name != STDIN:
-        return read_file(Path(name).expanduser(), output.warning)
+        return read_file(typed_path(name), output.warning)
     if sys.stdin.isatty():
         raise InvalidRequest("standard input is a terminal", "pipe the text in, or name a file")
     return read_stream(sys.stdin.buffer, "standard input", output.warning)

@@ -25,6 +25,7 @@ from qwenctl.services.expert_report import FRACTIONS, ExpertReport, expert_bytes
 from qwenctl.services.expert_run import TracedPrompt, read_prompts, run_prompts, sample_prompts
 from qwenctl.services.generation import ChatOptions
 from qwenctl.services.model_store import locate_model
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 
 _SEED = 1  # the same answers each time, and so the same numbers
@@ -100,7 +101,7 @@ def command(
     _check_options(prompts, trace, from_trace, csv_mode=csv_mode, json_mode=output.json_mode)
     if from_trace is not None:
         n_bytes = _expert_bytes(model, settings) if model else None
-        report = _evaluate(Path(from_trace).expanduser(), layers, n_bytes, output)
+        report = _evaluate(typed_path(from_trace), layers, n_bytes, output)
         _print(report, output, csv_mode=csv_mode)
         return
     n_bytes = _expert_bytes(model, settings)
@@ -134,7 +135,7 @@ def _prompts(file: str | None, options: ChatOptions) -> tuple[TracedPrompt, ...]
     if file is None:
         return sample_prompts(options)
     if file != STDIN:
-        return read_prompts(Path(file).expanduser(), options)
+        return read_prompts(typed_path(file), options)
     with tempfile.NamedTemporaryFile(prefix="qwenctl-prompts-") as copy:
         shutil.copyfileobj(sys.stdin.buffer, copy)
         copy.flush()
@@ -145,7 +146,7 @@ def _prompts(file: str | None, options: ChatOptions) -> tuple[TracedPrompt, ...]
 def _trace_path(file: str | None) -> Iterator[Path]:
     """Return where the trace goes: FILE, or a place that is forgotten afterwards."""
     if file is not None:
-        yield Path(file).expanduser()
+        yield typed_path(file)
         return
     with tempfile.TemporaryDirectory(prefix="qwenctl-experts-") as folder:
         yield Path(folder) / "run.trace"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +20,7 @@ from qwenctl.services.activation_model import ActivationModel, ReadingOptions
 from qwenctl.services.calibration_text import read_texts, shipped_text
 from qwenctl.services.imatrix_reading import ReadProgress
 from qwenctl.services.imatrix_run import ImatrixRequest, ImatrixResult, gather_imatrix, write_merged
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 from qwenctl.units import GIB, MIB
 
@@ -118,10 +118,10 @@ def command(
     Says which experts saw few tokens or none. Interrupted, the same command goes on where it was saved last.
     """
     request = ImatrixRequest(
-        out=Path(out).expanduser(),
+        out=typed_path(out),
         n_chunks=n_chunks,
-        merge=tuple(Path(path).expanduser() for path in merge),
-        hessians=None if hessians is None else Path(hessians).expanduser(),
+        merge=tuple(typed_path(path) for path in merge),
+        hessians=None if hessians is None else typed_path(hessians),
         **more,
     )
     if offload == "off" and ram_bytes is not None:
@@ -146,7 +146,7 @@ def _gather(  # noqa: PLR0917 - what the command was given
     settings: Settings,
     output: Output,
 ) -> ImatrixResult:
-    text = read_texts([Path(path).expanduser() for path in texts]) if texts else shipped_text()
+    text = read_texts([typed_path(path) for path in texts]) if texts else shipped_text()
     path = find_model(model, settings, output)
 
     def say(opened: ActivationModel) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +14,7 @@ from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
 from qwenctl.services.model_description import ModelDescription, TemplateDescription, describe
 from qwenctl.services.model_store import find_model
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 from qwenctl.units import format_bytes, format_count
 
@@ -42,7 +42,7 @@ def command(*, model: str, output: Output, settings: Settings) -> None:
 
     FILE is a GGUF file, a converted model's name, a checkpoint's folder or a safetensors file. Only headers are read.
     """
-    described = describe(find_model(model, settings) or Path(model).expanduser())
+    described = describe(find_model(model, settings) or typed_path(model))
     if output.json_mode:
         output.data(_document(described))
         return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from qwenctl.cli.command import Command
@@ -11,6 +9,7 @@ from qwenctl.cli.options import output_options
 from qwenctl.cli.output import Output
 from qwenctl.cli.verify_report import check_with_bar, print_report, report_document
 from qwenctl.services.model_store import find_model
+from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
 
 
@@ -28,7 +27,7 @@ def command(*, model: str, output: Output, settings: Settings) -> None:
     or against the hub's hashes if it was pulled; what is damaged is named, and the exit code is 1. Without either only
     the structure can be checked.
     """
-    report = check_with_bar(find_model(model, settings) or Path(model).expanduser(), output)
+    report = check_with_bar(find_model(model, settings) or typed_path(model), output)
     if output.json_mode:
         output.data(report_document(report))
     else:

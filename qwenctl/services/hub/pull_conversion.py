@@ -30,6 +30,7 @@ from qwenctl.services.hub.remote_file import RemoteFile
 from qwenctl.services.hub.resolution import Wanted
 from qwenctl.services.model_origin import readable_origin
 from qwenctl.services.remote_checkpoint import HubShard, LocalShard, RemoteCheckpoint, Shard
+from qwenctl.services.typed_path import typed_path
 
 _IMATRIX_FOLDER = "imatrix"
 _IMATRIX_SUFFIXES = (".gguf", ".gguf_file", ".dat", ".imatrix")
@@ -87,7 +88,7 @@ def imatrix_file(text: str, hub: Hub, folder: Path) -> Path:
         ModelNotFound: no such file, and none in such a repository.
         InvalidRequest: neither a file here nor a name. HubError: see `download`.
     """
-    here = Path(text).expanduser()
+    here = typed_path(text)
     if here.is_file():
         return here
     if here.suffix in _IMATRIX_SUFFIXES and text.count("/") != 2:

@@ -23,6 +23,7 @@ from qwenctl.services.hub.resolution import Wanted
 from qwenctl.services.hub.slices import SLICE_BYTES
 from qwenctl.services.model_origin import readable_origin
 from qwenctl.services.split_files import split_names
+from qwenctl.services.typed_path import typed_path
 from qwenctl.units import format_bytes
 
 State = Literal["here", "unchecked", "cached", "begun", "missing"]
@@ -117,7 +118,7 @@ def target_folder(out: str | None, wanted: Wanted) -> Path:
     Raises:
         InvalidRequest: the folder above does not exist, or a file has the name.
     """
-    folder = Path(out or wanted.label).expanduser()
+    folder = typed_path(out or wanted.label)
     if folder.is_file():
         raise InvalidRequest(f"{folder} is a file", "a checkpoint is a folder: choose another name")
     if not folder.absolute().parent.is_dir():
