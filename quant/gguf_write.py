@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,7 +182,15 @@ def _value_bytes(field: GgufField) -> bytes:
     values = field.value if field.is_array else (field.value,)
     if field.type is GgufValueType.STRING:
         return b"".join(_string_bytes(value) for value in values)  # type: ignore[union-attr]
-    return _number_bytes(field.type, np.asarray(values))
+    return _number_bytes(field.type, _as_array(values))
+
+
+def _as_array(values: Any) -> NDArray[np.generic]:
+    """Return an array; whole numbers stay whole where numpy by itself makes floats of them: 0 beside 2⁶³."""
+    array = np.asarray(values)
+    if array.dtype.kind == "f" and array.size and all(isinstance(one, int) for one in values):
+        return np.asarray(values, np.uint64 if min(values) >= 0 else object)
+    return array
 
 
 def _string_bytes(text: object) -> bytes:

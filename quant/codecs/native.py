@@ -17,6 +17,8 @@ _BF16_MAX = 3.3895313892515355e38
 _LARGEST_WEIGHT = {"F32": float(np.finfo(np.float32).max), "BF16": _BF16_MAX}
 """Largest magnitude that encodes to something finite; all other types have f16 scales or values, or one of 8 bits."""
 
+_MINIMUM_IN_F16 = ("Q4_1", "Q5_1")
+
 _CACHED_WEIGHTS = 1 << 18  # checked, then encoded while they are still in the processor's cache
 
 ENCODABLE_TYPES: tuple[GgmlType, ...] = tuple(
@@ -66,7 +68,23 @@ def encode_rows(
         check_weights(ggml_type, block, first)
         at, to = source + first * rows.strides[0], destination + first * encoded.strides[0]
         lib.quantize_chunk(ggml_type.type_id, at, to, len(block), n_columns, imatrix_address)
+        if imatrix is not None and ggml_type.name in _MINIMUM_IN_F16:
+            _encode_plainly_where_infinite(lib, ggml_type, block, encoded[first : first + n_together])
     return encoded
+
+
+def _encode_plainly_where_infinite(
+    lib: LibGgml, ggml_type: GgmlType, rows: NDArray[np.float32], encoded: NDArray[np.uint8]
+) -> None:
+    """Encode rows again, without importance, of which something became infinite: with it ggml looks for a minimum that
+    lowers the error, and for weights near the end of F16 it may find one beyond.
+    """
+    if np.abs(rows).max() <= _F16_MAX / 2:
+        return
+    n_columns = rows.shape[1]
+    decoded = decode_rows(lib, ggml_type, encoded, n_columns)
+    for row in np.flatnonzero(~np.isfinite(decoded).all(axis=1)):
+        lib.quantize_chunk(ggml_type.type_id, rows[row].ctypes.data, encoded[row].ctypes.data, 1, n_columns, None)
 
 
 def decode_rows(lib: LibGgml, ggml_type: GgmlType, encoded: NDArray[np.uint8], n_columns: int) -> NDArray[np.float32]:

@@ -402,7 +402,7 @@ def test_a_stopped_pull_goes_on(hub, home, models, number):
 
 def test_a_stopped_conversion_finds_its_small_files_and_goes_on(hub, checkpoint, tiny_moe_folder, models, tmp_path):
     command = [sys.executable, "-m", "qwenctl", "pull", "o/Tiny", "--quant", "q8_0"]
-    process = subprocess.Popen([*command, "--limit-rate", "4MB"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, "--limit-rate", "2MB"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     journal = models / "tiny-q8_0.gguf.journal"
     deadline_s = time.monotonic() + 60
     while (not journal.exists() or journal.read_bytes().count(b"\n") < 4) and time.monotonic() < deadline_s:

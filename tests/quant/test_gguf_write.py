@@ -52,6 +52,16 @@ def _tensor(name: str, outer: list[int], type_name: str) -> GgufTensor:
     return GgufTensor(name, (*outer, 256), GGML_TYPES[type_name])
 
 
+def test_large_whole_numbers_stay_whole(tmp_path: Path) -> None:
+    """numpy makes floats of a small and a very large one together."""
+    fields = {"a": GgufField(_V.UINT64, [0, 2**63]), "b": GgufField(_V.UINT64, (2**64 - 1, 1))}
+    path = tmp_path / "large.gguf"
+    path.write_bytes(plan_layout(fields, [], 32).header)
+    assert [list(read_gguf(path).metadata[key]) for key in "ab"] == [[0, 2**63], [2**64 - 1, 1]]
+    with pytest.raises(ValueError, match="-1 is not a UINT64"):
+        GgufField(_V.UINT64, [-1, 2**63])
+
+
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     metadata=st.dictionaries(_KEYS, _FIELDS, max_size=5),

@@ -67,6 +67,16 @@ def test_whatever_is_encoded_decodes_to_something_finite(
     assert np.isfinite(decoded).all()
 
 
+@pytest.mark.parametrize("name", ["Q4_1", "Q5_1"])
+def test_a_minimum_that_ggml_found_beyond_f16_is_not_kept(lib: LibGgml, name: str) -> None:
+    dice, imatrix = np.random.default_rng(0), np.linspace(0.0, 3.0, 256, dtype=np.float32)
+    rows = np.zeros((1024, 256), np.float32)
+    for row in rows:
+        row[dice.integers(0, 256, 4)] = dice.choice([-65504.0, 65504.0, -60000.0, 10568.0], 4)
+    encoded = encode_rows(lib, GGML_TYPES[name], rows, imatrix)
+    assert np.isfinite(decode_rows(lib, GGML_TYPES[name], encoded, 256)).all()
+
+
 @pytest.mark.parametrize("name", ["Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q3_K", "Q2_K"])
 def test_importance_matrix_lowers_the_weighted_error(lib: LibGgml, name: str) -> None:
     rows, ggml_type = _normal(32, 512), GGML_TYPES[name]
