@@ -37,6 +37,11 @@ def format_count(count: float) -> str:
     return _format(count, 1000.0, ("", "K", "M", "B", "T")).strip()
 
 
+def counted(count: int, noun: str) -> str:
+    """Return how many there are: 1 line, 2 lines, 0 lines."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def _format(n_bytes: float, step: float, names: tuple[str, ...]) -> str:
     value, position = float(n_bytes), 0
     while abs(value) >= step and position < len(names) - 1:

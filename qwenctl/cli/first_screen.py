@@ -10,7 +10,7 @@ from qwenctl.cli.output import Output
 from qwenctl.planning.first_advice import Verdict
 from qwenctl.services.first_look import FirstLook, first_look
 from qwenctl.settings import Settings
-from qwenctl.units import format_bytes, format_memory
+from qwenctl.units import counted, format_bytes, format_memory
 
 _N_MODELS = 6
 _MARK = "*"
@@ -37,7 +37,7 @@ def show_first_screen(settings: Settings) -> None:
 
 
 def _machine(look: FirstLook) -> Iterator[tuple[str, str]]:
-    yield "processor", f"{look.cpu}, {look.n_threads} thread{'s' if look.n_threads != 1 else ''}"
+    yield "processor", f"{look.cpu}, {counted(look.n_threads, 'thread')}"
     yield "memory", f"{format_memory(look.ram_free_bytes)} free of {format_memory(look.ram_bytes)}"
     for card in look.cards:
         yield "GPU", f"{card.name}, {format_memory(card.free_bytes)} free of {format_memory(card.total_bytes)}"

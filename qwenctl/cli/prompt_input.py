@@ -15,6 +15,7 @@ from qwenctl.services.model_store import is_model, looks_like_path, model_not_fo
 from qwenctl.services.text_bytes import decode_utf8
 from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
+from qwenctl.units import counted
 
 STDIN = "-"
 MAX_INPUT_BYTES = 64 << 20
@@ -88,7 +89,7 @@ def attached_line(attachments: Sequence[Attachment], tokenize: Callable[[str], S
     """Return how many files there are, and how much of the context they take: 3 files, 12.3k tokens."""
     n_tokens = sum(len(tokenize(str(attachment))) for attachment in attachments)
     count = f"{n_tokens / 1000:.1f}k" if n_tokens >= 1000 else str(n_tokens)
-    return f"{len(attachments)} file{'s' if len(attachments) != 1 else ''}, {count} tokens"
+    return f"{counted(len(attachments), 'file')}, {count} tokens"
 
 
 def read_text(stream: BinaryIO, warn: Callable[[str], None]) -> str:

@@ -159,8 +159,9 @@ class EngineProcess(EngineSurface):
                 self._call("step", self._take_events)
         return self._taken()
 
-    def occupy(self, loop: Callable[[], None], end: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002 - closing is possible before
+    def occupy(self, loop: Callable[[], None], end: Callable[[], None]) -> Callable[[], None]:
         """Run `loop` on a thread of its own; closing does not depend on its end. Returns what waits for that."""
+        del end
         thread = threading.Thread(target=loop, name="qwenctl-steps", daemon=True)
         thread.start()
         return thread.join

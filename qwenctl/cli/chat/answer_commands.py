@@ -7,6 +7,7 @@ from qwenctl.cli.chat.slash_command import SlashCommand, path_argument
 from qwenctl.cli.code_blocks import CodeBlock, code_blocks
 from qwenctl.errors import InvalidRequest
 from qwenctl.services.private_file import create_private
+from qwenctl.units import counted
 
 _SAVE_USAGE = "/save-code 1 script.py"
 
@@ -42,7 +43,7 @@ def _save_code(session: ChatSession, words: str) -> None:
     block = _block(session, number)
     create_private(path, block.text)
     n_lines = block.text.count("\n")
-    session.screen.note(f"{n_lines} line{'s' * (n_lines != 1)} written to {path}")
+    session.screen.note(f"{counted(n_lines, 'line')} written to {path}")
 
 
 def _answer(session: ChatSession) -> str:

@@ -6,6 +6,7 @@ from qwenctl.cli.chat.session import ChatSession
 from qwenctl.cli.chat.slash_command import OtherModel, SlashCommand, path_argument, shortened
 from qwenctl.services.attachment import without_attachments
 from qwenctl.services.conversation_file import load_conversation, save_conversation
+from qwenctl.units import counted
 
 
 def _system(session: ChatSession, text: str) -> None:
@@ -51,13 +52,13 @@ def _undo(session: ChatSession, _: str) -> None:
 def _save(session: ChatSession, name: str) -> None:
     path = path_argument(name, "/save talk.json")
     save_conversation(session.conversation, path)
-    session.screen.note(f"saved {_exchanges(session)} to {path}")
+    session.screen.note(f"saved {counted(len(session.conversation.exchanges), 'exchange')} to {path}")
 
 
 def _load(session: ChatSession, name: str) -> None:
     path = path_argument(name, "/load talk.json")
     session.begin(load_conversation(path))
-    session.screen.note(f"loaded {_exchanges(session)} from {path}")
+    session.screen.note(f"loaded {counted(len(session.conversation.exchanges), 'exchange')} from {path}")
     show_last_exchange(session)
 
 
@@ -83,8 +84,3 @@ CONVERSATION_COMMANDS: tuple[SlashCommand, ...] = (
     SlashCommand(("/save",), "FILE", "write the conversation to a file", _save),
     SlashCommand(("/load",), "FILE", "go on with a saved conversation", _load),
 )
-
-
-def _exchanges(session: ChatSession) -> str:
-    count = len(session.conversation.exchanges)
-    return f"{count} exchange{'s' if count != 1 else ''}"

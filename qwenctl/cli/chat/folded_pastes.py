@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from qwenctl.units import counted
+
 _MOST_LINES, _MOST_CHARACTERS = 8, 1000  # that are shown as they are
 
 
@@ -17,7 +19,7 @@ class FoldedPastes:
         n_lines = text.count("\n") + (not text.endswith("\n"))
         if n_lines <= _MOST_LINES and len(text) <= _MOST_CHARACTERS:
             return text
-        mark = f"[paste {len(self._texts) + 1}: {n_lines} line{'s' * (n_lines > 1)}, {len(text)} characters]"
+        mark = f"[paste {len(self._texts) + 1}: {counted(n_lines, 'line')}, {len(text)} characters]"
         self._texts[mark] = text
         return mark
 

@@ -24,6 +24,7 @@ from qwenctl.services.session_choice import FoundSession, find_session, latest_s
 from qwenctl.services.session_record import SessionRecord
 from qwenctl.services.session_store import SessionQuery, SessionStore
 from qwenctl.settings import Settings
+from qwenctl.units import counted
 
 _CHOOSE = ""  # --resume without a value
 _N_TO_CHOOSE_FROM = 10
@@ -120,8 +121,7 @@ def choose_session(
     else:
         found = _choose(store, output) if resume == _CHOOSE else find_session(store, resume or "")
     others = f"; {found.n_others} older ones have these words, too" if found.n_others else ""
-    count = found.head.n_exchanges
-    exchanges = f"{count} exchange{'s' if count != 1 else ''}"
+    exchanges = counted(found.head.n_exchanges, "exchange")
     output.note(f"session {found.head.session_id}, {exchanges}: {found.head.title}{others}")
     return SavedSession(store, store.read(found.head.session_id), saves)
 

@@ -14,6 +14,7 @@ from qwenctl.services.session_choice import find_session, open_store
 from qwenctl.services.session_export import as_json, as_markdown, as_openai
 from qwenctl.services.typed_path import typed_path
 from qwenctl.settings import Settings
+from qwenctl.units import counted
 
 _FORMATS: dict[str, Callable[..., str]] = {"markdown": as_markdown, "json": as_json, "openai": as_openai}
 
@@ -55,4 +56,4 @@ def command(
         output.stream(text)
         return
     create_private(typed_path(target), text)
-    output.note(f"{found.head.n_exchanges} exchanges written to {target}")
+    output.note(f"{counted(found.head.n_exchanges, 'exchange')} written to {target}")

@@ -14,6 +14,7 @@ from qwenctl.services.session import SessionHead
 from qwenctl.services.session_choice import open_store, session_by_id
 from qwenctl.services.session_store import SessionQuery, SessionStore
 from qwenctl.settings import Settings
+from qwenctl.units import counted
 
 _DAY_S = 86400
 
@@ -58,7 +59,7 @@ def command(
         return
     for head in chosen:
         output.line(f"{head.session_id}  {head.title}")
-    count = f"{len(chosen)} chat{'s' if len(chosen) != 1 else ''}"
+    count = counted(len(chosen), "chat")
     output.note(f"{count} would be removed" if dry_run else f"{count} removed")
 
 
