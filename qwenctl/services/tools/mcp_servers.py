@@ -11,8 +11,8 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
-from contextlib import ExitStack, asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
+from typing import Any, TypeVar
 
 import anyio
 import mcp_types
@@ -29,6 +29,8 @@ START_LIMIT_S = 60.0  # a server may be fetched by its command before it starts
 _MAX_PAGES = 20
 _POLL_S = 0.1
 _ANY_OBJECT = {"type": "object"}
+_Opened = tuple[ClientSession, list[mcp_types.Tool]]
+T = TypeVar("T")
 
 
 class McpSource:
@@ -37,10 +39,11 @@ class McpSource:
     def __init__(self, server: McpServer, portal: BlockingPortal, limit_s: float, start_limit_s: float) -> None:
         self._server, self._portal, self._limit_s = server, portal, limit_s
         self._last_words = LastWords()
-        self._stack = ExitStack()
+        self._leave = anyio.Event()
+        ready: Future[_Opened] = Future()
+        self._life = portal.start_task_soon(_live, _open(server, self._last_words, start_limit_s), ready, self._leave)
         try:
-            opened = portal.wrap_async_context_manager(_open(server, self._last_words, start_limit_s))
-            self._session, tools = self._stack.enter_context(opened)
+            self._session, tools = _patiently(ready)
         except Exception as error:
             raise QwenctlError(f"the MCP server {server.name} did not start: {self._why(error)}") from error
         self.tools: Sequence[Tool] = tuple(
@@ -65,7 +68,8 @@ class McpSource:
 
     def close(self) -> None:
         """End the server."""
-        self._stack.close()
+        self._portal.call(self._leave.set)
+        _patiently(self._life)
 
     def _why(self, error: BaseException) -> str:
         while isinstance(error, BaseExceptionGroup):
@@ -97,10 +101,31 @@ class McpServers:
         self._stack.close()
 
 
+def _patiently(future: Future[T]) -> T:
+    """Its result, looked for again and again.
+
+    A signal that comes just before a lock is waited for does not end the wait: Ctrl-C would be heard when it is over.
+    """
+    while not future.done():
+        with suppress(NotYet):
+            future.exception(_POLL_S)
+    return future.result()
+
+
+async def _live(opened: AbstractAsyncContextManager[_Opened], ready: Future[_Opened], leave: anyio.Event) -> None:
+    """Open it, say so, and close it when asked to."""
+    try:
+        async with opened as both:
+            ready.set_result(both)
+            await leave.wait()
+    except BaseException as error:
+        if not ready.done():
+            ready.set_exception(error)
+        raise
+
+
 @asynccontextmanager
-async def _open(
-    server: McpServer, last_words: LastWords, start_limit_s: float
-) -> AsyncGenerator[tuple[ClientSession, list[mcp_types.Tool]], None]:
+async def _open(server: McpServer, last_words: LastWords, start_limit_s: float) -> AsyncGenerator[_Opened, None]:
     info = mcp_types.Implementation(name="qwenctl", version=__version__)
     async with (
         server_pipes(server, last_words) as (incoming, outgoing),
