@@ -1,8 +1,8 @@
 """How many sequences pay at the same time, by what steps took: a rule on numbers. Knows no files and no memory.
 
 A step of n sequences takes a + b n: the weights are read once for all, arithmetic and caches are each sequence's own.
-Numbers come from a ladder of powers of two. One more rung is climbed while doubling brings a batch a tenth more tokens
-a second, and a server, where somebody waits for each answer, a quarter of the speed of one alone, too.
+Numbers come from a ladder of powers of two. One more rung is climbed while doubling brings five percent more tokens a
+second and, of a server, where somebody waits for each answer, leaves it a quarter of the speed that one alone has.
 
 Measured times vary by some percent from run to run. So that the number does not vary with them, a rung that was taken
 the last time needs a fifth less, a new one a quarter more. The line is trusted as far as twice what was measured, and
@@ -22,7 +22,7 @@ from qwenctl.services.engine_options import MAX_PARALLEL, Purpose
 Bound = Literal["gain", "share", "measured"]
 
 _LEAST_CHOSEN = 2  # what is computed alone never shows again what more would bring
-_LEAST_GAIN = 0.1  # of a doubling, in tokens/s
+_LEAST_GAIN = 0.05  # of a doubling, in tokens/s
 _LEAST_SHARE = 0.25  # of the speed that an answer has alone
 _KEPT, _NEW = 0.8, 1.25  # times that, for rungs taken the last time and for others
 _LEAST_SPREAD = 2  # between the smallest and the largest number of sequences: else a slope is noise
@@ -84,18 +84,22 @@ def fit_line(steps: Mapping[int, StepTime]) -> StepLine | None:
     """
     if not steps or max(steps) < _LEAST_SPREAD * min(steps):
         return None
-    points = [(n, seconds, n_steps / seconds**2) for n, (n_steps, seconds) in steps.items()]
+    points = [(n, seconds, n_steps / seconds**2) for n, (n_steps, seconds) in _undisturbed(steps).items()]
     weights = sum(weight for _, _, weight in points)
     mean_n = sum(weight * n for n, _, weight in points) / weights
     mean_s = sum(weight * seconds for _, seconds, weight in points) / weights
     slope = sum(weight * (n - mean_n) * (seconds - mean_s) for n, seconds, weight in points)
     slope /= sum(weight * (n - mean_n) ** 2 for n, _, weight in points)
-    if slope <= 0:
-        return StepLine(mean_s, 0.0, max(steps))
-    if (fixed_s := mean_s - slope * mean_n) >= 0:
-        return StepLine(fixed_s, slope, max(steps))
-    squares = sum(weight * n * n for n, _, weight in points)
-    return StepLine(0.0, sum(weight * n * seconds for n, seconds, weight in points) / squares, max(steps))
+    return StepLine(max(0.0, mean_s - slope * mean_n), max(0.0, slope), max(steps))  # below zero by rounding alone
+
+
+def _undisturbed(steps: Mapping[int, StepTime]) -> dict[int, StepTime]:
+    """Return times without what is more than any machine needs: a step takes no longer than one of more sequences, and
+    no longer than steps of fewer one after the other."""
+    return {
+        n: StepTime(one.n_steps, min(max(1.0, n / other) * steps[other].seconds for other in steps))
+        for n, one in steps.items()
+    }
 
 
 def choose_measured(purpose: Purpose, line: StepLine, former: int) -> MeasuredChoice:

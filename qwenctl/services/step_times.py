@@ -3,16 +3,16 @@
     begin → computed(sequences, tokens), once a batch → …        keep, at the end
 
 Noted are steps that do nothing but generate: a token of each sequence, with all that Python does for it. The first ones
-after loading are left out. Kept is the lower quartile of the last ones of each number: other programs only ever add
-time, and where threads wait for each other in a loop, one that wants a processor can add a hundredfold.
+after loading are left out. Kept is the lower decile of the last ones of each number: what is computed is always the
+same, other programs only ever add time, and where threads wait for each other in a loop, one that wants a processor can
+add a hundredfold. Of offloaded experts it is the median: some steps find all of theirs in memory.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from statistics import quantiles
 
 from qwenctl.services.engine_options import EngineOptions
 from qwenctl.services.native_model import NativeModel
@@ -22,6 +22,7 @@ from qwenctl.services.step_record import StepFile, StepRecord
 N_WARM_UP = 16
 LEAST_STEPS = 8  # of a number of sequences: fewer say little
 MOST_STEPS = 256
+_USUAL_SHARE, _OFFLOAD_SHARE = 0.1, 0.5  # of steps that were faster than what is kept
 
 
 class NoStepTimes:
@@ -43,10 +44,14 @@ class StepTimes(NoStepTimes):
     Args:
         clock: seconds.
         keep: takes the times by number of sequences, if there are any, at the end.
+        share: of the steps that are to be faster than what is kept.
     """
 
-    def __init__(self, clock: Callable[[], float], keep: Callable[[Mapping[int, StepTime]], None]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], keep: Callable[[Mapping[int, StepTime]], None], share: float = _USUAL_SHARE
+    ) -> None:
         self._clock = clock
+        self._share = share
         self._keep = keep
         self._began_s: float | None = None  # None: this step does more than generate
         self._n_warm_up = N_WARM_UP
@@ -67,11 +72,14 @@ class StepTimes(NoStepTimes):
         self._seconds[n_sequences].append(self._clock() - began_s)
 
     def keep(self) -> None:
-        """Hand over the quartiles."""
+        """Hand over what steps of each number took."""
         enough = {n: times for n, times in self._seconds.items() if len(times) >= LEAST_STEPS}
         self._seconds.clear()
         if enough:
-            self._keep({n: StepTime(len(times), quantiles(times)[0]) for n, times in sorted(enough.items())})
+            self._keep({n: StepTime(len(enough[n]), self._taken_s(enough[n])) for n in sorted(enough)})
+
+    def _taken_s(self, times: Collection[float]) -> float:
+        return sorted(times)[int(self._share * len(times))]
 
 
 def open_step_times(model: NativeModel, options: EngineOptions, clock: Callable[[], float]) -> NoStepTimes:
@@ -85,4 +93,5 @@ def open_step_times(model: NativeModel, options: EngineOptions, clock: Callable[
         record = record.with_run(run)
         return record.with_choice(purpose, options.n_parallel) if purpose else record
 
-    return StepTimes(clock, lambda run: file.update(partial(added, run)))
+    share = _USUAL_SHARE if model.offload_stats() is None else _OFFLOAD_SHARE
+    return StepTimes(clock, lambda run: file.update(partial(added, run)), share)

@@ -18,10 +18,10 @@ from qwenctl.services.step_times import LEAST_STEPS, MOST_STEPS, N_WARM_UP, Step
 class Watched:
     """Step times with a clock that the test moves."""
 
-    def __init__(self, *, warm: bool = True) -> None:
+    def __init__(self, *, warm: bool = True, share: float = 0.1) -> None:
         self.now_s = 0.0
         self.kept: list[Mapping[int, StepTime]] = []
-        self.times = StepTimes(lambda: self.now_s, self.kept.append)
+        self.times = StepTimes(lambda: self.now_s, self.kept.append, share)
         for _ in range(N_WARM_UP if warm else 0):
             self.step(1, 99.0)
 
@@ -36,16 +36,23 @@ class Watched:
         return self.kept.pop() if self.kept else {}
 
 
-def test_lower_quartiles_by_number_of_sequences() -> None:
+def test_undisturbed_times_by_number_of_sequences() -> None:
     watched = Watched()
-    for seconds in (7.0, 1.0, 2.0, 2.0, 2.0, 4.0, 5.0, 1000.0, 500.0):
+    for seconds in (7.0, 2.0, 1.0, 9.0, 9.0, 4.0, 5.0, 1000.0, 500.0, 600.0, 9.0):
         watched.step(4, seconds)
     for _ in range(LEAST_STEPS):
         watched.step(1, 0.5)
     for _ in range(LEAST_STEPS - 1):
         watched.step(2, 0.7)
-    assert watched.result == {1: StepTime(LEAST_STEPS, 0.5), 4: StepTime(9, 2.0)}
+    assert watched.result == {1: StepTime(LEAST_STEPS, 0.5), 4: StepTime(11, 2.0)}
     assert watched.result == {}  # kept once
+
+
+def test_medians_of_what_varies_by_itself() -> None:
+    watched = Watched(share=0.5)
+    for seconds in (7.0, 1.0, 2.0, 3.0, 9.0, 8.0, 1.0, 6.0, 7.0):
+        watched.step(4, seconds)
+    assert watched.result == {4: StepTime(9, 6.0)}
 
 
 def test_steps_with_prompts_count_nowhere() -> None:
