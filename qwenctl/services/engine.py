@@ -316,7 +316,7 @@ class Engine(EngineSurface):
         status = self._decode([request for _, request in work])
         if status == _DONE:
             events = self._sample(work, tokens, last)
-            self._times.computed(len(work), last[-1] + 1)
+            self._times.computed(len(work), last[-1] + 1, work[-1][0].slot - work[0][0].slot + 1)
             self._prefixes.computed([(one.slot, one.n_prompt, chunk) for chunk, one in work if one.slot])
             return events
         for _, request in work:

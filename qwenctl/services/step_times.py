@@ -1,11 +1,14 @@
 """What steps take, by number of sequences, noted while an engine generates for many: a float a step.
 
-    begin → computed(sequences, tokens), once a batch → …        keep, at the end
+    begin → computed(sequences, tokens, slots), once a batch → …        keep, at the end
 
-Noted are steps that do nothing but generate: a token of each sequence, with all that Python does for it. The first ones
-after loading are left out. Kept is the lower decile of the last ones of each number: what is computed is always the
-same, other programs only ever add time, and where threads wait for each other in a loop, one that wants a processor can
-add a hundredfold. Of offloaded experts it is the median: some steps find all of theirs in memory.
+Noted are steps that do nothing but generate: a token of each sequence, with all that Python does for it. Left out are
+the first ones after loading, and those with gaps between the slots: llama.cpp computes what lies between two gaps by
+itself (split_equal in llama-batch.cpp), and reads the weights for each part.
+
+Kept is the lower decile of the last ones of each number: what is computed is always the same, other programs only ever
+add time, and where threads wait for each other in a loop, one that wants a processor can add a hundredfold. Of
+offloaded experts it is the median: some steps find all of theirs in memory.
 """
 
 from __future__ import annotations
@@ -31,8 +34,8 @@ class NoStepTimes:
     def begin(self) -> None:
         """A step begins."""
 
-    def computed(self, n_sequences: int, n_tokens: int) -> None:
-        """A batch of the step is computed, and tokens are sampled."""
+    def computed(self, n_sequences: int, n_tokens: int, n_slots: int) -> None:
+        """A batch of the step is computed, and tokens are sampled; `n_slots` are from the first to the last of it."""
 
     def keep(self) -> None:
         """There are no more steps."""
@@ -61,10 +64,10 @@ class StepTimes(NoStepTimes):
         """Start the clock."""
         self._began_s = self._clock()
 
-    def computed(self, n_sequences: int, n_tokens: int) -> None:
+    def computed(self, n_sequences: int, n_tokens: int, n_slots: int) -> None:
         """Note a step of one batch with a token of each sequence."""
         began_s, self._began_s = self._began_s, None
-        if began_s is None or n_tokens != n_sequences:
+        if began_s is None or not n_tokens == n_sequences == n_slots:
             return
         if self._n_warm_up:
             self._n_warm_up -= 1

@@ -130,7 +130,7 @@ def test_the_second_run_takes_as_many_as_the_first_one_measured(qwenctl, demo_gg
     questions, answers = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     tokens = read_gguf(demo_gguf).metadata["tokenizer.ggml.tokens"]
     no_end = {"logit_bias": {tokens.index(name): -100 for name in ("<|im_end|>", "<|endoftext|>")}}
-    bodies = [{"prompt": f"Number {n}", "max_tokens": 80 if n % 2 else 130, **no_end} for n in range(10)]
+    bodies = [{"prompt": f"Number {n}", "max_tokens": 130 if n < 5 else 80, **no_end} for n in range(10)]
     line = {"method": "POST", "url": "/v1/completions"}
     questions.write_text(
         "".join(json.dumps({"custom_id": f"{n}", **line, "body": body}) + "\n" for n, body in enumerate(bodies))

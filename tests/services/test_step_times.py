@@ -25,10 +25,10 @@ class Watched:
         for _ in range(N_WARM_UP if warm else 0):
             self.step(1, 99.0)
 
-    def step(self, n_sequences: int, seconds: float, n_tokens: int | None = None) -> None:
+    def step(self, n_sequences: int, seconds: float, n_tokens: int = 0, n_slots: int = 0) -> None:
         self.times.begin()
         self.now_s += seconds
-        self.times.computed(n_sequences, n_sequences if n_tokens is None else n_tokens)
+        self.times.computed(n_sequences, n_tokens or n_sequences, n_slots or n_sequences)
 
     @property
     def result(self) -> Mapping[int, StepTime]:
@@ -60,10 +60,17 @@ def test_steps_with_prompts_count_nowhere() -> None:
     for _ in range(50):
         watched.step(4, 1.0, n_tokens=5)
         watched.times.begin()  # own streams: a prompt's batch, then those that generate
-        watched.times.computed(1, 64)
-        watched.times.computed(4, 4)
+        watched.times.computed(1, 64, 1)
+        watched.times.computed(4, 4, 4)
         watched.times.begin()  # broken off
-    watched.times.computed(4, 4)
+    watched.times.computed(4, 4, 4)
+    assert watched.result == {}
+
+
+def test_steps_with_gaps_between_slots_count_nowhere() -> None:
+    watched = Watched()
+    for _ in range(50):
+        watched.step(4, 1.0, n_slots=5)
     assert watched.result == {}
 
 
