@@ -22,7 +22,7 @@ DEMO_GGUF := build/demo-q4_k_m.gguf
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test run man test test-slow test-interop test-tokenizer test-server check check-thinking \
         check-schemas fix docs abi bench bench-convert bench-batch bench-kld bench-quant bench-offload bench-pull \
-        bench-stream bench-plan bench-worker bench-serve bench-prefix-cache bench-sessions sizes lock clean native
+        bench-stream bench-plan bench-worker bench-serve bench-prefix-cache bench-sessions bench-busy sizes lock clean native
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -73,7 +73,7 @@ man: setup ## write the man page where man looks for it, or into MANDIR
 	$(BIN)/python scripts/generate_man.py $(or $(MANDIR),~/.local/share/man/man1)
 
 bench: bench-convert bench-quant bench-batch bench-kld bench-offload bench-pull bench-stream bench-plan bench-worker \
-       bench-serve bench-prefix-cache bench-sessions ## all benchmarks
+       bench-serve bench-prefix-cache bench-sessions bench-busy ## all benchmarks
 
 bench-convert: setup ## conversion beside llama.cpp's own: weights/s and memory
 	$(BIN)/python scripts/bench_convert.py
@@ -114,6 +114,9 @@ bench-prefix-cache: setup-test ## the first token of a second question about a l
 
 bench-sessions: setup ## how long saved chats keep somebody waiting
 	$(BIN)/python scripts/bench_sessions.py
+
+bench-busy: setup ## how fast the demo is beside a process that keeps a core busy
+	$(BIN)/python scripts/bench_busy.py
 
 # --- prove it --------------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from quant.conversion_plan import plan_conversion
 from quant.libggml import load_libggml
 from quant.pipeline import run_plan
 from quant.recipe import OUTPUT_TYPES
+from qwenctl.settings import native_defaults
 from tests.tiny_checkpoint import TinyModel, write_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +81,7 @@ def pytest_configure() -> None:
         if name.startswith(_FOREIGN_PREFIXES) or name in _FOREIGN_NAMES:
             del os.environ[name]
     os.environ.update(_FIXED)
+    os.environ.update(native_defaults(os.environ))
 
 
 @pytest.fixture(scope="session", autouse=True)

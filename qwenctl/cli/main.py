@@ -20,7 +20,7 @@ from qwenctl.cli import look_alikes
 from qwenctl.cli.command import Program
 from qwenctl.cli.lazy_group import Entry
 from qwenctl.errors import ExitCode
-from qwenctl.settings import Settings
+from qwenctl.settings import Settings, native_defaults
 
 COMMANDS: dict[str, Entry] = {
     "run": Entry("Use a model", "qwenctl.cli.commands.run", "Answer one prompt."),
@@ -110,6 +110,8 @@ def run_command_line(args: Sequence[str]) -> int:
     try:
         settings = Settings.from_environment(os.environ)
         debug, plain = settings.debug, settings.plain
+        for name, value in native_defaults(os.environ).items():
+            os.environ[name] = value
         result = cli.main(args=list(args), prog_name="qwenctl", standalone_mode=False, obj=settings)
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):

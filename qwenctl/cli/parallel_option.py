@@ -10,9 +10,9 @@ import click
 from quant.errors import GgufError
 from qwenctl.cli.output import Output
 from qwenctl.services.demo_file import converted_demo
-from qwenctl.services.engine_options import MAX_PARALLEL, EngineOptions
+from qwenctl.services.engine_options import MAX_PARALLEL, EngineOptions, Purpose, StepTimesOptions
 from qwenctl.services.model_store import locate_model
-from qwenctl.services.parallel_choice import Purpose, parallel_for
+from qwenctl.services.parallel_choice import parallel_for
 from qwenctl.settings import Settings
 
 _USUAL = 8  # where the file or its devices cannot be looked at yet
@@ -41,10 +41,13 @@ def with_parallel(
 ) -> EngineOptions:
     """Return `engine` with `parallel` sequences; None: as many as suit MODEL and this machine, which is said.
 
+    What its steps take is kept for the next time, also where the number was given.
+
     Raises:
         ModelNotFound: no such model.
         InvalidRequest: a device that was named is not there.
     """
+    engine = replace(engine, step_times=StepTimesOptions(settings.cache_dir))
     if parallel is not None:
         return replace(engine, n_parallel=parallel)
     path = locate_model(model, settings) or converted_demo(settings)
@@ -55,4 +58,5 @@ def with_parallel(
     except (GgufError, OSError):  # whoever opens it says what is wrong
         return replace(engine, n_parallel=_USUAL)
     output.note(choice.reason)
-    return replace(engine, n_parallel=choice.n_parallel, n_ctx=choice.n_ctx)
+    step_times = StepTimesOptions(settings.cache_dir, purpose)
+    return replace(engine, n_parallel=choice.n_parallel, n_ctx=choice.n_ctx, step_times=step_times)

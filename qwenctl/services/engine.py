@@ -12,7 +12,7 @@ at a time.
     text_stream.py      tokens' bytes to text      think_monitor.py  where a reply stands with its think block
     native_thread.py    long calls that can be interrupted
     request_line.py     who waits and who runs     prefix_cache/     prompts kept on disk
-    embedder.py         vectors of texts
+    embedder.py         vectors of texts           step_times.py     how long steps take
 
 One thread steps. `submit`, `cancel` and `end_thinking` may come from any thread at any time; so may `close`.
 """
@@ -40,6 +40,7 @@ from qwenctl.services.request_check import check_lists, check_request
 from qwenctl.services.request_line import RequestLine
 from qwenctl.services.sampler_chain import SamplerChain
 from qwenctl.services.step_plan import Batch, Chunk, StepLimits, generating_batch, plan_step
+from qwenctl.services.step_times import open_step_times
 
 __all__ = ["Engine", "EngineOptions"]
 
@@ -59,6 +60,7 @@ class Engine(EngineSurface):
         self._cache = KvCache(model)
         self._thread = thread  # on which the model was opened
         self._prefixes = open_prefixes(model, thread, options, clock)
+        self._times = open_step_times(model, options, clock)
         self._limits = StepLimits(model.n_batch, model.n_ubatch, model.shares_cells)
         self._lock = threading.Lock()  # held while stepping
         self._line = RequestLine(self._cache, self._prefixes, options.n_parallel)
@@ -200,6 +202,7 @@ class Engine(EngineSurface):
             self._meanwhile = partial(_hand_over, events, meanwhile) if meanwhile else None
             if self._closed:
                 return events
+            self._times.begin()
             try:
                 self._prefixes.settle()
                 events += self._line.end(self._line.named(self._cancelled), FinishReason.CANCELLED)
@@ -260,6 +263,7 @@ class Engine(EngineSurface):
             self._thread.close()
             self._model.close()
         self._prefixes.close()
+        self._times.keep()
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books on slots and cells agree."""
@@ -312,6 +316,7 @@ class Engine(EngineSurface):
         status = self._decode([request for _, request in work])
         if status == _DONE:
             events = self._sample(work, tokens, last)
+            self._times.computed(len(work), last[-1] + 1)
             self._prefixes.computed([(one.slot, one.n_prompt, chunk) for chunk, one in work if one.slot])
             return events
         for _, request in work:

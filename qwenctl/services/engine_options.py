@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from qwenctl.errors import InvalidRequest
@@ -12,8 +13,18 @@ from qwenctl.services.rpc_servers import check_endpoints
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
+Purpose = Literal["batch", "serve"]
+
 MAX_SPLIT = 1e9
 MAX_PARALLEL = 192  # of llama.cpp's 256 sequences; the others are for prefixes that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimesOptions:
+    """Where what steps take is kept for the next choice of `n_parallel`, and how it came about this time."""
+
+    cache_dir: Path
+    chosen_for: Purpose | None = None  # None: somebody said how many sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,7 @@ class EngineOptions:
     trace_file: str | None = None  # where the experts of every token are written, see telemetry/routing_trace.py
     offload: OffloadOptions = field(default_factory=OffloadOptions)  # of the experts of a Mixture-of-Experts model
     prefix_cache: PrefixCacheOptions | None = None  # where computed prompts are kept; None: in memory only
+    step_times: StepTimesOptions | None = None  # where what steps take is kept; None: nowhere
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -22,6 +22,7 @@ from qwenctl.services.model_origin import origin_path
 from qwenctl.services.model_store import find_model, model_not_found
 from qwenctl.services.prefix_cache.options import FOLDER_NAME
 from qwenctl.services.split_files import model_files
+from qwenctl.services.step_record import FOLDER_NAME as STEP_FOLDER
 from qwenctl.settings import Settings
 
 _UNFINISHED = ("*.partial", "*.journal", "*.new", ".*.source")
@@ -137,13 +138,13 @@ def _outdated(settings: Settings) -> Iterator[Removable]:
     for path in sorted((cache / FOLDER_NAME).glob("*/*.new")):
         if not is_alive(path.name.split(".")[1]):
             yield Removable(path, _freed_bytes(path), "a prompt that a process did not write to its end")
-    for path in sorted((cache / "loadable").glob("*.json")):
+    for path in sorted([*(cache / "loadable").glob("*.json"), *(cache / STEP_FOLDER).glob("*.json")]):
         if not _names_files_that_exist(path):
             yield Removable(path, _freed_bytes(path), "about a model that is gone")
 
 
 def _names_files_that_exist(record: Path) -> bool:
-    """Tell whether a record of load_record.py is about files that are there."""
+    """Tell whether a record of load_record.py or step_record.py is about files that are there."""
     try:
         return all(Path(file[0]).exists() for file in json.loads(record.read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError, IndexError):

@@ -24,6 +24,7 @@ from quant.gguf_read import GgufFile, read_gguf
 from qwenctl.core import ModelInfo
 from qwenctl.errors import InvalidRequest, ModelLoadFailed
 from qwenctl.moe.flash_choice import flash_is_better
+from qwenctl.moe.machine_memory import DeviceMemory
 from qwenctl.moe.stock_placement import STOCK_UBATCH, StockPlacement
 from qwenctl.services.abort_flag import AbortFlag
 from qwenctl.services.activation_probe import ActivationProbe
@@ -214,6 +215,11 @@ class NativeModel:
                 self.context, os.fsencode(path), slot, native, n_tokens, ctypes.byref(count)
             )
         )
+
+    @property
+    def device_memory(self) -> tuple[DeviceMemory, ...]:
+        """The devices that it may use."""
+        return self._devices.memory
 
     @property
     def placement(self) -> str | None:

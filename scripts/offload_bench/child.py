@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from qwenctl.settings import native_defaults
 
 from .memory_limit import memory_limit
 from .task import Report, Task, report_from_lines, task_from_json
@@ -23,8 +26,11 @@ def run_child(task: Task, limit_bytes: int, timeout_s: float) -> Report:
         task_file.write_text(task.as_json())
         command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(members)]
         command += [sys.executable, str(_SCRIPT), "--child", str(task_file)]
+        own = {} if task.engine == "stock" else native_defaults(os.environ)  # as the program has it
         with errors.open("w") as error_file:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=error_file, text=True)
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=error_file, text=True, env={**os.environ, **own}
+            )
             try:
                 output, _ = process.communicate(timeout=timeout_s)
                 error = _error(process.returncode, errors)

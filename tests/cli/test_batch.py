@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from quant.gguf_read import read_gguf
+
 pytestmark = pytest.mark.usefixtures("shared_cache")
 FEW = ["--max-tokens", "4", "--no-think", "--threads", "1", "--parallel", "4", "--ctx", "256"]
 
@@ -121,3 +123,30 @@ def test_the_input_s_order_and_a_limit_of_tokens(qwenctl, demo_gguf, tmp_path):
     assert "a larger --max-total-tokens goes on" in ran.stderr
     assert qwenctl(*command).code == 0
     assert ids(answers) == [f"q{n}" for n in range(12)]
+
+
+def test_the_second_run_takes_as_many_as_the_first_one_measured(qwenctl, demo_gguf, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # nothing is known of it there
+    questions, answers = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    tokens = read_gguf(demo_gguf).metadata["tokenizer.ggml.tokens"]
+    no_end = {"logit_bias": {tokens.index(name): -100 for name in ("<|im_end|>", "<|endoftext|>")}}
+    bodies = [{"prompt": f"Number {n}", "max_tokens": 80 if n % 2 else 130, **no_end} for n in range(10)]
+    line = {"method": "POST", "url": "/v1/completions"}
+    questions.write_text(
+        "".join(json.dumps({"custom_id": f"{n}", **line, "body": body}) + "\n" for n, body in enumerate(bodies))
+    )
+    command = ["batch", demo_gguf, questions, "-o", answers, "--restart", "--threads", "1", "--ctx", "256"]
+    first, second = qwenctl(*command), qwenctl(*command, "--json")
+    assert (first.code, second.code) == (0, 0)
+    assert "16 answers at the same time" in first.stderr
+    assert "measured on this machine" not in first.stderr
+    assert "measured on this machine, they " in second.stderr
+    assert json.loads(second.stdout)["n_done"] == 10
+    (record,) = (tmp_path / "cache" / "qwenctl" / "steps").iterdir()
+    known = json.loads(record.read_text())
+    assert {5, 10} <= {int(n) for n in known["steps"]}
+    assert known["chosen"]["batch"] in (8, 16)
+    given = qwenctl(*command, "--parallel", "3")
+    assert "at the same time" not in given.stderr
+    again = json.loads(record.read_text())
+    assert (again["chosen"], "3" in again["steps"]) == (known["chosen"], True)  # measured as well, and not a choice

@@ -233,7 +233,9 @@ def test_prune_removes_leftovers_and_nothing_else(qwenctl, stored, models, home)
     (cache / "loadable").mkdir()
     (cache / "loadable" / "gone.json").write_text('{"files": [["/nowhere.gguf", 1, 2]]}')
     (cache / "loadable" / "here.json").write_text(json.dumps({"files": [[str(stored), 1, 2]]}))
-    expected = {*leftovers, ".e.gguf.source", "lost.gguf", "demo-q4_k_m-0123456789ab.gguf", "gone.json"}
+    (cache / "steps").mkdir()
+    (cache / "steps" / "unloved.json").write_text('{"files": [["/nowhere.gguf", 1, 2]]}')
+    expected = {*leftovers, "unloved.json", ".e.gguf.source", "lost.gguf", "demo-q4_k_m-0123456789ab.gguf", "gone.json"}
     dry = json.loads(qwenctl("models", "prune", "--dry-run", "--json").stdout)
     assert {Path(file["path"]).name for file in dry["files"]} == expected
     assert (models / "a.gguf.partial").exists()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from quant.errors import GgufError
 from qwenctl.moe.offload_options import OffloadOptions
-from qwenctl.services.engine_options import EngineOptions
+from qwenctl.services.engine_devices import engine_devices
+from qwenctl.services.engine_options import EngineOptions, Purpose, StepTimesOptions
 from qwenctl.services.parallel_choice import choose_parallel, parallel_for
+from qwenctl.services.parallel_rule import StepTime
+from qwenctl.services.step_record import StepFile, StepRecord
 from qwenctl.units import GIB, MIB
 from tests.tiny_gguf import TinyGguf
 
@@ -36,6 +40,48 @@ def test_a_server_takes_fewer_and_a_gpu_more() -> None:
         return choose_parallel(purpose, 4096, MIB, 64 * GIB, GIB, has_gpu=has_gpu).n_parallel  # type: ignore[arg-type]
 
     assert [chosen("serve", has_gpu=False), chosen("serve", has_gpu=True), chosen("batch", has_gpu=True)] == [8, 16, 32]
+
+
+def known(fixed: float, sequence: float, *numbers: int, **chosen: int) -> StepRecord:
+    return StepRecord({n: StepTime(64, 0.001 * (fixed + n * sequence)) for n in numbers}, chosen)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "record", "n_parallel", "words"),
+    [
+        ("batch", known(0.9, 0.1, 1, 16), 32, "measured on this machine, they should give 7,805 tokens/s"),
+        ("batch", known(0.94, 0.06, 1, 16, 32), 64, "they should give 13,389 tokens/s, twice as many 11% more (--par"),
+        ("batch", known(0.1, 0.9, 1, 16, batch=4), 2, "they give 1,053 tokens/s, twice as many 3% more (--parallel)"),
+        ("serve", known(0.67, 0.33, 2, 4), 8, "they should give 2,417 tokens/s, each 30% of what one alone has (--"),
+        ("batch", known(1, 0, 4, 8), 16, "they should give 16,000 tokens/s; more than 8 were never measured (--"),
+        ("batch", known(0.55, 0.45, 1, 16), 8, "they give 1,928 tokens/s, twice as many 7% more"),
+        ("batch", known(0.55, 0.45, 1, 16, batch=8), 8, "measured on this machine"),
+        ("batch", known(0.9, 0.1, 1, 4), 16, "more would gain little on this processor"),  # too far from 16
+        ("batch", known(0.9, 0.1, 1), 16, "more would gain little on this processor"),
+        ("batch", known(0.9, 0.1, 15, 16), 16, "more would gain little on this processor"),
+    ],
+)
+def test_measured_steps_decide(purpose: Purpose, record: StepRecord, n_parallel: int, words: str) -> None:
+    choice = choose_parallel(purpose, 4096, MIB, 64 * GIB, GIB, has_gpu=False, known=record)
+    assert choice.n_parallel == n_parallel
+    assert words in choice.reason
+
+
+def test_memory_bounds_what_pays_by_measured_steps() -> None:
+    record = known(0.9, 0.1, 1, 3)
+    choice = choose_parallel("batch", 4096, GIB, 13 * GIB, GIB, has_gpu=False, known=record)
+    assert choice.n_parallel == 3
+    assert "a quarter of the memory beside the weights, 3.0 GiB, holds no more" in choice.reason
+
+
+def test_what_a_run_left_decides(demo_gguf: Path, tmp_path: Path) -> None:
+    options = EngineOptions(n_threads=1, n_ctx=256, step_times=StepTimesOptions(tmp_path))
+    assert "measured" not in parallel_for(demo_gguf, options, "batch").reason
+    file = StepFile.of(demo_gguf, options, engine_devices(None).memory)
+    assert file is not None
+    file.update(lambda _: known(0.3, 0.7, 1, 16))
+    assert "measured on this machine, they give " in parallel_for(demo_gguf, options, "batch").reason
+    assert "measured" not in parallel_for(demo_gguf, replace(options, cache_type_k="q8_0"), "batch").reason
 
 
 def test_a_file_on_this_machine(smollm2_gguf: Path) -> None:
