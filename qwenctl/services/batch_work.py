@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -163,9 +164,19 @@ def schema_faults(request: BatchRequest, options: ChatOptions, answer: Mapping[s
     faults: list[str] = []
     for choice in answer["choices"]:
         message = choice["message"]
-        if not message.get("tool_calls"):
+        calls = message.get("tool_calls") or ()
+        faults += ["a call broke off" for call in calls if not _is_whole(call)]
+        if not calls:
             faults += validate_answer(schema, message.get("content") or "")
     return faults
+
+
+def _is_whole(call: Mapping[str, Any]) -> bool:
+    arguments = call.get("function", {}).get("arguments")
+    try:
+        return not isinstance(arguments, str) or not arguments or isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def other_seed(seed: int, n_attempts: int) -> int:

@@ -50,6 +50,11 @@ class ReplyDone:
     stop_text: str | None = None  # the stop string that ended it
     thinking_end: ThinkingEnd | None = None
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether something else than the model ended it."""
+        return self.reason is not FinishReason.STOP or self.stop_text is not None
+
 
 ReplyEvent = PromptProgress | ReasoningDelta | AnswerDelta | ReplyDone
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,9 +98,12 @@ def test_a_streamed_tool_call_is_put_together_by_the_client(client: anthropic.An
     with client.messages.stream(
         model=server.model, max_tokens=100, messages=asked, tools=[WEATHER], tool_choice=forced, thinking=OFF
     ) as stream:
+        pieces = [event.partial_json for event in stream if event.type == "input_json"]
         final = stream.get_final_message()
+    assert len(pieces) > 1
     call: Any = next(block for block in final.content if block.type == "tool_use")
     assert set(call.input) == {"city"}
+    assert call.input == json.loads("".join(pieces))
     assert final.stop_reason == "tool_use"
 
 

@@ -131,6 +131,21 @@ def test_a_streamed_tool_call_comes_in_pieces_that_make_one(client: openai.OpenA
     assert "tool_call" not in content
 
 
+def test_the_stream_helper_puts_arguments_together_as_they_come(client: openai.OpenAI, server: Server) -> None:
+    asked: Any = [{"role": "user", "content": "How is the weather in Paris?"}]
+    said: Any = {"messages": asked, "tools": [WEATHER], "tool_choice": "required", "temperature": 0} | _quick(server)
+    with client.chat.completions.stream(**said) as stream:
+        events = list(stream)
+        final: Any = stream.get_final_completion().choices[0]
+    deltas = [event for event in events if event.type == "tool_calls.function.arguments.delta" and event.index == 0]
+    call = final.message.tool_calls[0].function
+    assert len([event for event in deltas if event.arguments_delta]) > 1
+    assert "".join(event.arguments_delta for event in deltas) == call.arguments
+    whole: Any = client.chat.completions.create(**said).choices[0]
+    assert (call.name, call.arguments) == ("weather", whole.message.tool_calls[0].function.arguments)
+    assert final.finish_reason == whole.finish_reason == "tool_calls"
+
+
 def test_logprobs_belong_to_the_tokens_of_the_answer(client: openai.OpenAI, server: Server) -> None:
     answer = client.chat.completions.create(
         messages=QUESTION, temperature=0, logprobs=True, top_logprobs=3, max_tokens=5, **_quick(server)

@@ -215,6 +215,17 @@ def test_tools_are_called_in_openai_s_form(files: Files) -> None:
     assert "no place for tools" in str(files.run(ScriptedEngine()) and files.errors)
 
 
+def test_a_call_that_is_cut_is_no_answer_in_a_schema(files: Files) -> None:
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
+    body = {"messages": [{"role": "user", "content": "x"}], "tools": [tool], "response_format": form}
+    body |= {"max_tokens": 2, "reasoning_effort": "none"}
+    files.ask({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body})
+    cut = ['<tool_call>{"name": "add", "arguments": {', '"a": ', "1}}</tool_call>"]
+    assert files.run(ScriptedEngine([cut, ["5"]], chat_template=QWEN3), n_retries=1).n_done == 1
+    assert files.records[0]["response"]["body"]["choices"][0]["message"]["content"] == "5"
+
+
 def test_logprobs_and_a_budget_of_thinking(files: Files) -> None:
     body = {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 1, "thinking_budget": 3}
     files.ask({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body})

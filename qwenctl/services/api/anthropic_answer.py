@@ -21,7 +21,7 @@ def anthropic_answer(message_id: str, model: str, choice: ChatChoice) -> dict[st
     return {
         **message_members(message_id, model),
         "content": blocks,
-        **ending_members(choice.done, calls_tools=bool(choice.calls)),
+        **ending_members(choice.done, calls_tools=choice.calls_tools),
         "usage": usage_of(choice.done.usage),
     }
 
@@ -53,7 +53,8 @@ def usage_of(usage: Usage) -> dict[str, Any]:
 
 
 def _input(call: CalledTool) -> Any:
+    """Arguments that broke off are no object; they go as Anthropic's guide to fine-grained tool streaming has them."""
     try:
         return json.loads(call.arguments)
     except (ValueError, RecursionError):
-        return {}
+        return {"INVALID_JSON": call.arguments}

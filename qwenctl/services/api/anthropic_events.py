@@ -6,7 +6,7 @@ from typing import Any
 
 from qwenctl.core import Usage
 from qwenctl.services.api.anthropic_answer import ending_members, message_members, usage_of
-from qwenctl.services.api.chat_answer import CalledTool
+from qwenctl.services.api.chat_answer import ArgumentsDelta, CalledTool
 from qwenctl.services.api.event_bytes import encode_json, named_event
 from qwenctl.services.reply import ReplyDone
 
@@ -18,7 +18,6 @@ class AnthropicEvents:
         self._message = message_members(message_id, model)
         self._index = -1
         self._open: str | None = None  # the kind of the block that is open
-        self._calls_tools = False
 
     def start(self, n_prompt_tokens: int) -> bytes:
         """Return what comes before everything else."""
@@ -40,16 +39,18 @@ class AnthropicEvents:
         return self._enter("text", {"type": "text", "text": ""}) + self._delta({"type": "text_delta", "text": text})
 
     def call(self, call: CalledTool) -> bytes:
-        """Return a call."""
-        self._calls_tools = True
+        """Return what opens a call."""
         block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
-        begin = self._leave() + self._enter("tool_use", block)
-        return begin + self._delta({"type": "input_json_delta", "partial_json": call.arguments})
+        return self._leave() + self._enter("tool_use", block)
 
-    def end(self, done: ReplyDone) -> bytes:
+    def arguments(self, delta: ArgumentsDelta) -> bytes:
+        """Return a piece of the arguments of the call that is open."""
+        return self._delta({"type": "input_json_delta", "partial_json": delta.json})
+
+    def end(self, done: ReplyDone, *, calls_tools: bool) -> bytes:
         """Return what ends the stream."""
         empty = self._enter("text", {"type": "text", "text": ""}) if self._index < 0 else b""
-        delta = ending_members(done, calls_tools=self._calls_tools)
+        delta = ending_members(done, calls_tools=calls_tools)
         change = {"type": "message_delta", "delta": delta, "usage": usage_of(done.usage)}
         stop = named_event("message_stop", {"type": "message_stop"})
         return empty + self._leave() + named_event("message_delta", change) + stop

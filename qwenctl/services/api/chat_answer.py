@@ -24,8 +24,17 @@ class CalledTool:
 
     id: str
     name: str
-    arguments: str  # JSON
+    arguments: str  # JSON; if it is not whole, the beginning of it; nothing in a stream, where they come next
     number: int = 0  # among the calls of a reply
+    is_whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentsDelta:
+    """A piece of a call's arguments."""
+
+    number: int  # of the call
+    json: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,11 @@ class ChatChoice:
     text: str  # the answer without the calls in it
     calls: tuple[CalledTool, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None  # None: they were not asked for
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether it ends in calls that can be run. Not if one of them broke off: that is for the client to decide."""
+        return bool(self.calls) and all(call.is_whole for call in self.calls)
 
 
 def chat_answer(head: AnswerHead, choices: Sequence[ChatChoice], notes: Sequence[str] = ()) -> dict[str, Any]:
@@ -71,5 +85,5 @@ def _choice(index: int, choice: ChatChoice) -> dict[str, Any]:
         "index": index,
         "message": message,
         "logprobs": None if choice.logprobs is None else chat_logprobs(choice.logprobs),
-        "finish_reason": finish_reason(done, calls_tools=bool(calls)),
+        "finish_reason": finish_reason(done, calls_tools=choice.calls_tools),
     }

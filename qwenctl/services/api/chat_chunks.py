@@ -13,7 +13,7 @@ from qwenctl.services.api.answer_head import (
     own_members,
     usage_members,
 )
-from qwenctl.services.api.chat_answer import CalledTool, call_members
+from qwenctl.services.api.chat_answer import ArgumentsDelta, CalledTool, call_members
 from qwenctl.services.api.event_bytes import data_event, encode_json
 from qwenctl.services.reply import ReplyDone
 
@@ -45,8 +45,13 @@ class ChatChunks:
         return self._chunk(index, b'{"content":' + encode_json(text) + b"}", logprobs)
 
     def call(self, index: int, call: CalledTool) -> bytes:
-        """Return the chunk of a call."""
+        """Return the chunk that opens a call."""
         return self._chunk(index, encode_json({"tool_calls": [{"index": call.number, **call_members(call)}]}))
+
+    def arguments(self, index: int, delta: ArgumentsDelta) -> bytes:
+        """Return a chunk of a call's arguments."""
+        said = encode_json(delta.json)
+        return self._chunk(index, b'{"tool_calls":[{"index":%d,"function":{"arguments":%s}}]}' % (delta.number, said))
 
     def progress(self, index: int, progress: PromptProgress) -> bytes:
         """Return a chunk that says how much of the prompt is computed, in the form of llama.cpp's server."""

@@ -33,7 +33,7 @@ class ChatRequests:
         return [
             ChoiceReader(
                 starts_inside=self.prepared.starts_inside,
-                parser=ToolCallParser(self.tool_format, self.tools) if self.tool_format else None,
+                parser=ToolCallParser(self.tool_format, self.tools, streams=True) if self.tool_format else None,
                 parallel_calls=self.parallel_calls,
                 wants_logprobs=self.wants_logprobs,
             )

@@ -6,15 +6,29 @@ Reasoning is told from answer by reply.py, calls of tools from text by tool_call
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from secrets import token_hex
 
 from qwenctl.core import Finished, GenerationEvent, PromptProgress, TokenLogprob
-from qwenctl.services.api.chat_answer import CalledTool, ChatChoice
+from qwenctl.services.api.chat_answer import ArgumentsDelta, CalledTool, ChatChoice
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyAssembler, ReplyDone
+from qwenctl.services.tools.call_parts import ArgumentsPiece, CallBegun, CallEnded, Part
 from qwenctl.services.tools.tool_call import ToolCall
 from qwenctl.services.tools.tool_call_parser import ToolCallParser
 
-ChoicePiece = PromptProgress | ReasoningDelta | AnswerDelta | CalledTool | ReplyDone
+ChoicePiece = PromptProgress | ReasoningDelta | AnswerDelta | CalledTool | ArgumentsDelta | ReplyDone
+
+
+@dataclass(slots=True)
+class _Calling:
+    """A call, as far as it has come."""
+
+    opening: CalledTool
+    arguments: list[str] = field(default_factory=list)
+    is_whole: bool = False
+
+    def called(self) -> CalledTool:
+        return replace(self.opening, arguments="".join(self.arguments), is_whole=self.is_whole)
 
 
 class ChoiceReader:
@@ -36,12 +50,13 @@ class ChoiceReader:
         self._parallel_calls = parallel_calls
         self._logprobs: list[TokenLogprob] | None = [] if wants_logprobs else None
         self._texts: list[str] = []
-        self._calls: list[CalledTool] = []
+        self._calls: list[_Calling] = []
+        self._drops = False  # the call that is under way
 
     @property
     def calls_tools(self) -> bool:
-        """Whether there is a call."""
-        return bool(self._calls)
+        """Whether it ends in calls that can be run, as far as it has come."""
+        return bool(self._calls) and all(call.is_whole for call in self._calls)
 
     def take(self, event: GenerationEvent) -> list[ChoicePiece]:
         """Return what `event` brings."""
@@ -52,7 +67,7 @@ class ChoiceReader:
             elif isinstance(item, ReplyDone):
                 self.done = item
                 if self._parser is not None:
-                    pieces += self._parsed(self._parser.finish(), ())
+                    pieces += self._parsed(self._parser.finish(cut=item.is_cut), ())
                 pieces.append(item)
             else:
                 pieces.append(item)
@@ -67,7 +82,7 @@ class ChoiceReader:
         if self.done is None:
             raise ValueError("the reply has not ended")
         logprobs = None if self._logprobs is None else tuple(self._logprobs)
-        return ChatChoice(self.done, "".join(self._texts), tuple(self._calls), logprobs)
+        return ChatChoice(self.done, "".join(self._texts), tuple(call.called() for call in self._calls), logprobs)
 
     def _answer(self, delta: AnswerDelta) -> list[ChoicePiece]:
         if self._logprobs is not None:
@@ -77,19 +92,35 @@ class ChoiceReader:
             return [delta]
         return self._parsed(self._parser.feed(delta.text), delta.logprobs)
 
-    def _parsed(self, parts: Sequence[str | ToolCall], logprobs: tuple[TokenLogprob, ...]) -> list[ChoicePiece]:
+    def _parsed(self, parts: Sequence[Part], logprobs: tuple[TokenLogprob, ...]) -> list[ChoicePiece]:
         pieces: list[ChoicePiece] = []
         for part in parts:
             if isinstance(part, str):
                 self._texts.append(part)
                 pieces.append(AnswerDelta(part, logprobs))
                 logprobs = ()
-            elif self._parallel_calls or not self._calls:
-                number = len(self._calls)
-                call = CalledTool(f"call_{token_hex(12)}", part.name, part.json_arguments, number)
-                self._calls.append(call)
-                pieces.append(call)
+            elif isinstance(part, ToolCall):
+                whole = CallBegun(part.name), ArgumentsPiece(part.json_arguments), CallEnded(is_whole=True)
+                pieces += [piece for one in whole for piece in self._call(one)]
+            else:
+                pieces += self._call(part)
         return pieces
+
+    def _call(self, part: CallBegun | ArgumentsPiece | CallEnded) -> list[ChoicePiece]:
+        if isinstance(part, CallBegun):
+            self._drops = bool(self._calls) and not self._parallel_calls
+            if not self._drops:
+                opening = CalledTool(f"call_{token_hex(12)}", part.name, "", len(self._calls))
+                self._calls.append(_Calling(opening))
+                return [opening]
+        elif self._drops:
+            return []
+        elif isinstance(part, ArgumentsPiece):
+            self._calls[-1].arguments.append(part.json)
+            return [ArgumentsDelta(len(self._calls) - 1, part.json)]
+        else:
+            self._calls[-1].is_whole = part.is_whole
+        return []
 
 
 class PlainReader:

@@ -12,7 +12,7 @@ from qwenctl.core import PromptProgress
 from qwenctl.services.api.answer_head import AnswerHead
 from qwenctl.services.api.api_errors import ApiError
 from qwenctl.services.api.body_fields import BadRequest, read_choice, read_object, read_text
-from qwenctl.services.api.chat_answer import CalledTool, chat_answer
+from qwenctl.services.api.chat_answer import ArgumentsDelta, CalledTool, chat_answer
 from qwenctl.services.api.chat_body import parse_chat_body
 from qwenctl.services.api.chat_chunks import ChatChunks
 from qwenctl.services.api.choice_reader import ChoicePiece
@@ -91,6 +91,8 @@ class _ChatEncoder:
             return self._chunks.reasoning(index, piece.text)
         if isinstance(piece, PromptProgress):
             return self._chunks.progress(index, piece)
+        if isinstance(piece, ArgumentsDelta):
+            return self._chunks.arguments(index, piece)
         if isinstance(piece, CalledTool):
             return self._chunks.call(index, piece)
         done = self._desk.ended(piece, self._model)

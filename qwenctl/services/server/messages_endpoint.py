@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from qwenctl.services.api.anthropic_answer import anthropic_answer
 from qwenctl.services.api.anthropic_body import parse_anthropic_body
 from qwenctl.services.api.anthropic_events import AnthropicEvents
-from qwenctl.services.api.chat_answer import CalledTool
+from qwenctl.services.api.chat_answer import ArgumentsDelta, CalledTool
 from qwenctl.services.api.choice_reader import ChoicePiece, ChoiceReader
 from qwenctl.services.api.event_bytes import named_event
 from qwenctl.services.reply import AnswerDelta, ReasoningDelta, ReplyDone
@@ -84,9 +84,13 @@ class _MessageEncoder:
             return events.text(piece.text)
         if isinstance(piece, ReasoningDelta):
             return events.reasoning(piece.text)
+        if isinstance(piece, ArgumentsDelta):
+            return events.arguments(piece)
         if isinstance(piece, CalledTool):
             return events.call(piece)
-        return events.end(self._desk.ended(piece, self._model)) if isinstance(piece, ReplyDone) else b""
+        if isinstance(piece, ReplyDone):
+            return events.end(self._desk.ended(piece, self._model), calls_tools=self._reader.calls_tools)
+        return b""
 
 
 class CountEndpoint:

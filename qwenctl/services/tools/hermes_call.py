@@ -6,9 +6,9 @@ import json
 import re
 from typing import Any
 
-from qwenctl.services.tools.tool_call import ToolCall
+from qwenctl.services.tools.tool_call import ToolCall, no_constant
 
-_DECODER = json.JSONDecoder(strict=False)  # models put raw line breaks into strings
+_DECODER = json.JSONDecoder(strict=False, parse_constant=no_constant)  # models put raw line breaks into strings
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
 
 

@@ -2,32 +2,28 @@
 
     text … <tool_call> … </tool_call> <tool_call> … </tool_call>
 
-Text comes out as soon as it cannot be part of a tag; a call comes out whole, when its end is there, because only then
-is it known to be one. What looks like a call but is none comes out as the text that it is. White space between text and
-calls is dropped: it belongs to the format.
+Text comes out as soon as it cannot be part of a tag. What looks like a call but is none comes out as the text that it
+is. White space between text and calls is dropped: it belongs to the format.
+
+A call comes whole, when its end is there, because only then is it known to be one. A parser that streams gives its
+arguments as they come, once the call begins as calls of an offered tool do (hermes_arguments.py, xml_arguments.py); all
+others still come whole. What a call has been given, it keeps. If it breaks off then, because the reply is cut (at its
+most tokens, by a stop text, cancelled) or because it does not go on as a call, it ends as one that is not whole: its
+arguments lack their last brace at least, so that nobody can take them for JSON; what follows a break is text. That is
+what OpenAI's API does at `max_tokens`, streamed or not: the beginning of the arguments and finish_reason "length".
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from qwenctl.services.tools.hermes_call import ends_in_string, read_hermes_call
-from qwenctl.services.tools.tool_call import CLOSE_TAG, OPEN_TAG, ToolCall, ToolFormat
-from qwenctl.services.tools.xml_call import read_xml_call
-
-Part = str | ToolCall
-_FUNCTION_END = "</function>"
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """What was found at the beginning of a call's text."""
-
-    call: ToolCall | None  # None: it is no call
-    n_characters: int
+from qwenctl.services.tools.call_parts import ArgumentsPiece, ArgumentsReader, CallBegun, CallEnded, OpenedCall, Part
+from qwenctl.services.tools.held_call import HeldCall
+from qwenctl.services.tools.hermes_arguments import open_hermes_call
+from qwenctl.services.tools.tool_call import CLOSE_TAG, OPEN_TAG, ToolFormat
+from qwenctl.services.tools.xml_arguments import open_xml_call
 
 
 class ToolCallParser:
@@ -36,31 +32,45 @@ class ToolCallParser:
     Args:
         tool_format: how the model writes calls.
         tools: what it may call, in OpenAI's form.
+        streams: whether arguments are wanted as they come; else every call comes whole, or is text.
     """
 
-    def __init__(self, tool_format: ToolFormat, tools: Sequence[Mapping[str, Any]] = ()) -> None:
-        self._format, self._tools = tool_format, tools
-        names = [tool.get("function", tool)["name"] for tool in tools] if tool_format == "xml" else []
-        self._openings = (OPEN_TAG, *(f"<function={name}>" for name in names))  # some models forget the outer tag
+    def __init__(
+        self, tool_format: ToolFormat, tools: Sequence[Mapping[str, Any]] = (), *, streams: bool = False
+    ) -> None:
+        self._format, self._tools, self._streams = tool_format, tools, streams
+        self._names = [tool.get("function", tool)["name"] for tool in tools]
+        bare = self._names if tool_format == "xml" else []
+        self._openings = (OPEN_TAG, *(f"<function={name}>" for name in bare))  # some models forget the outer tag
         self._opening = re.compile("|".join(map(re.escape, self._openings)))
-        self._held = ""  # text that may yet be part of a tag, or all of a call so far, its opening tag included
+        self._held = ""  # text that may yet be part of a tag, or the beginning of what has just been entered
         self._gap = ""  # white space before the call, for the case that it is none
-        self._in_call = False
+        self._call: HeldCall | None = None  # that the text is in
+        self._arguments: ArgumentsReader | None = None  # that the text is in
         self._after_call = False
 
     def feed(self, text: str) -> list[Part]:
         """Return what `text` settles, in order."""
         self._held += text
-        return self._settled(final=False)
+        return self._settled(final=False, cut=False)
 
-    def finish(self) -> list[Part]:
-        """The answer is over: return the rest. A call without its closing tag counts if it is complete."""
-        return self._settled(final=True)
+    def finish(self, *, cut: bool = False) -> list[Part]:
+        """The answer is over: return the rest. A call without its closing tag counts if it is complete.
 
-    def _settled(self, *, final: bool) -> list[Part]:
+        Args:
+            cut: it was not the model that ended it.
+        """
+        return self._settled(final=True, cut=cut)
+
+    def _settled(self, *, final: bool, cut: bool) -> list[Part]:
         parts: list[Part] = []
         while True:
-            taken = self._call(final=final) if self._in_call else self._text(final=final)
+            if self._arguments:
+                taken = self._from_arguments(self._arguments, final=final, cut=cut)
+            elif self._call:
+                taken = self._from_call(self._call, final=final, cut=cut)
+            else:
+                taken = self._text(final=final)
             if taken is None:
                 return [part for part in _joined(parts) if part]
             parts += taken
@@ -75,7 +85,8 @@ class ToolCallParser:
         if opening:
             before = self._held[: opening.start()]
             text = before.rstrip()
-            self._gap, self._held, self._in_call = before[len(text) :], self._held[opening.start() :], True
+            self._gap, self._held = before[len(text) :], self._held[opening.start() :]
+            self._call = HeldCall(self._format, self._tools, bare=opening[0] != OPEN_TAG)
             return [text]
         n_settled = len(self._held) if final else self._n_settled()
         text, self._held = self._held[:n_settled], self._held[n_settled:]
@@ -89,52 +100,38 @@ class ToolCallParser:
         begun = last >= 0 and any(tag.startswith(self._held[last:]) for tag in tags)
         return len((self._held[:last] if begun else self._held).rstrip())
 
-    def _call(self, *, final: bool) -> list[Part] | None:
-        bare = not self._held.startswith(OPEN_TAG)
-        n_tag = 0 if bare else len(OPEN_TAG)
-        body = self._held[n_tag:]
-        taken = self._hermes(body, final) if self._format == "hermes" else self._xml(body, bare, final)
+    def _from_call(self, call: HeldCall, *, final: bool, cut: bool) -> list[Part] | None:
+        """Take the text of a call up to where it can be streamed, or its end."""
+        call.take(self._held)
+        self._held = ""
+        if self._streams and call.head_grew and (opened := self._opened(call.head[call.n_tag :])):
+            self._held = call.text[call.n_tag + opened.n_characters :]
+            self._call, self._arguments = None, opened.arguments
+            return [CallBegun(opened.name)]
+        taken = call.finish(cut=cut) if final else call.ended()
         if taken is None:
             return None
-        n_taken = n_tag + taken.n_characters
-        text, self._held = self._held[:n_taken], self._held[n_taken:]
-        self._in_call = False
-        if taken.call is None:
-            self._after_call = False
-            return [self._gap + text]
-        self._after_call = True
-        return [taken.call]
+        self._call, self._held, self._after_call = None, taken.rest, taken.call is not None
+        return [taken.call or self._gap + taken.text]
 
-    def _hermes(self, body: str, final: bool) -> _Taken | None:
-        """A closing tag within a string of the arguments is part of it."""
-        at = 0
-        while (end := _first(body, at, CLOSE_TAG, OPEN_TAG)) is not None:
-            index, tag = end
-            call = read_hermes_call(body[:index])
-            if call is None and ends_in_string(body[:index]):
-                at = index + len(tag)
-                continue
-            return _Taken(call, index + (len(tag) if tag == CLOSE_TAG else 0))
-        return _Taken(read_hermes_call(body), len(body)) if final else None
+    def _opened(self, body: str) -> OpenedCall | None:
+        if self._format == "hermes":
+            return open_hermes_call(body, self._names)
+        return open_xml_call(body, self._tools)
 
-    def _xml(self, body: str, bare: bool, final: bool) -> _Taken | None:
-        """Closing tags within a value are part of it, as long as what follows them is no end of a call."""
-        closing, at = _FUNCTION_END if bare else CLOSE_TAG, 0
-        while (index := body.find(closing, at)) >= 0:
-            at = index + len(closing)
-            call = read_xml_call(body[: at if bare else index], self._tools)
-            if call:
-                return _Taken(call, at)
-        if final:
-            call = read_xml_call(body.removesuffix(CLOSE_TAG), self._tools, lenient=True)
-            return _Taken(call, len(body))
-        return None
-
-
-def _first(text: str, at: int, *tags: str) -> tuple[int, str] | None:
-    """Return the first of `tags` in `text` from `at` on."""
-    found = [(index, tag) for tag in tags if (index := text.find(tag, at)) >= 0]
-    return min(found) if found else None
+    def _from_arguments(self, arguments: ArgumentsReader, *, final: bool, cut: bool) -> list[Part] | None:
+        """Take the text of a call that is streamed."""
+        passed = arguments.take(self._held)
+        parts: list[Part] = [ArgumentsPiece(passed.json)] if passed.json else []
+        self._held = passed.rest
+        if passed.is_whole is None and final:
+            passed = arguments.finish(cut=cut)
+            parts += [ArgumentsPiece(passed.json)] if passed.json else []
+            self._held = passed.rest
+        if passed.is_whole is None:
+            return parts or None
+        self._arguments, self._after_call = None, passed.is_whole
+        return [*parts, CallEnded(passed.is_whole)]
 
 
 def _joined(parts: Sequence[Part]) -> list[Part]:

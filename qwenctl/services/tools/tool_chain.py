@@ -15,10 +15,11 @@ from qwenctl.errors import InvalidRequest
 from qwenctl.services.generation import ChatModel, ChatOptions, PreparedPrompt, Reply
 from qwenctl.services.reply import AnswerDelta, ReplyDone, ReplyEvent
 from qwenctl.services.tools.approval import NOT_APPROVED, Approval
+from qwenctl.services.tools.call_parts import Part
 from qwenctl.services.tools.tool import ToolResult
 from qwenctl.services.tools.tool_box import ToolBox
 from qwenctl.services.tools.tool_call import ToolCall, calling_message, result_message
-from qwenctl.services.tools.tool_call_parser import Part, ToolCallParser
+from qwenctl.services.tools.tool_call_parser import ToolCallParser
 
 Prepare = Callable[[Sequence[Message], ChatOptions], PreparedPrompt]
 
@@ -148,7 +149,7 @@ class ToolChain:
                 if isinstance(part, str):
                     texts.append(part)
                     yield AnswerDelta(part)
-                else:
+                elif isinstance(part, ToolCall):
                     calls.append(part)
 
         reply = self._reply = self._model.reply(self.prepared)
@@ -158,7 +159,7 @@ class ToolChain:
                 if isinstance(event, AnswerDelta):
                     yield from sorted_out(parser.feed(event.text) if parser else [event.text])
                 elif isinstance(event, ReplyDone):
-                    yield from sorted_out(parser.finish() if parser else [])
+                    yield from sorted_out(parser.finish(cut=event.is_cut) if parser else [])
                     return event, calls
                 else:
                     yield event

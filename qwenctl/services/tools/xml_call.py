@@ -6,7 +6,8 @@
     </parameter>
     </function>
 
-A value is text; what type it is meant to have is in the tool's parameters.
+A value is text; what type it is meant to have is in the tool's parameters. Whoever reads a call as it is written
+(xml_arguments.py) cannot look ahead without end: a key and the white space after a value have their limits.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwenctl.services.tools.tool_call import ToolCall
+from qwenctl.services.tools.tool_call import ToolCall, no_constant
 
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>")
-_END = re.compile(r"\s*</function>\s*")
-_PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n?")
-_VALUE_END = re.compile(r"\n?</parameter>(?=\s*(?:<parameter=|</function>))")
-_LENIENT_END = re.compile(r"\n?</parameter>|\s*(?=<parameter=[^>\n]+>|</function>)|\s*\Z")
+FUNCTION_END = re.compile(r"\s*</function>\s*")
+PARAMETER = re.compile(r"\s*<parameter=([^>\n]{1,999})>\n?")
+VALUE_END = re.compile(r"\n?</parameter>(?=\s{0,40}(?:<parameter=|</function>))")
+LENIENT_END = re.compile(r"\n?</parameter>|\s*(?=<parameter=[^>\n]{1,999}>|</function>)|\s*\Z")
 _WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None, "none": None}
 
 
@@ -37,24 +38,24 @@ def read_xml_call(body: str, tools: Sequence[Mapping[str, Any]], *, lenient: boo
     if not function:
         return None
     name, at = function[1].strip(), function.end()
-    types = _types(tools, name)
+    types = parameter_types(tools, name)
     arguments: dict[str, Any] = {}
-    while parameter := _PARAMETER.match(body, at):
-        end = _VALUE_END.search(body, parameter.end())
+    while parameter := PARAMETER.match(body, at):
+        end = VALUE_END.search(body, parameter.end())
         if end is None and lenient:
-            end = _LENIENT_END.search(body, parameter.end())
+            end = LENIENT_END.search(body, parameter.end())
         if end is None:
             return None
         key = parameter[1].strip()
-        arguments[key] = _typed(body[parameter.end() : end.start()], types.get(key))
+        arguments[key] = typed_value(body[parameter.end() : end.start()], types.get(key, frozenset()))
         at = end.end()
-    ended = _END.match(body, at)
+    ended = FUNCTION_END.match(body, at)
     complete = bool(ended) and not body[ended.end() :].strip() if ended else lenient and not body[at:].strip()
     return ToolCall(name, arguments) if complete else None
 
 
-def _types(tools: Sequence[Mapping[str, Any]], name: str) -> dict[str, frozenset[str]]:
-    """The types that the parameters of a tool may have; nothing for those of which it does not say so plainly."""
+def parameter_types(tools: Sequence[Mapping[str, Any]], name: str) -> dict[str, frozenset[str]]:
+    """Return the types that a tool's parameters may have; nothing for those of which it does not say so plainly."""
     for tool in tools:
         function = tool.get("function", tool)
         if function.get("name") == name:
@@ -78,16 +79,21 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _typed(text: str, types: frozenset[str] | None) -> Any:
+def is_text(types: frozenset[str]) -> bool:
+    """Whether a value of these types can be nothing but text."""
+    return not types or types == {"string"}
+
+
+def typed_value(text: str, types: frozenset[str]) -> Any:
     """Return `text` as the first of its types that it can be: text last."""
-    if types is None or not types or types == {"string"}:
+    if is_text(types):
         return text
     stripped = text.strip()
     word = stripped.lower()
     if word in _WORDS and types & ({"null"} if _WORDS[word] is None else {"boolean"}):
         return _WORDS[word]
     try:
-        value = json.loads(stripped)
+        value = json.loads(stripped, parse_constant=no_constant)
     except (ValueError, RecursionError):
         return text
     kinds = {dict: {"object"}, list: {"array"}, int: {"integer", "number"}, float: {"number", "integer"}}

@@ -12,7 +12,7 @@ from qwenctl.errors import ModelNotFound, PromptTooLong, QwenctlError
 from qwenctl.services.api.answer_head import AnswerHead
 from qwenctl.services.api.api_errors import api_error
 from qwenctl.services.api.body_fields import BadRequest
-from qwenctl.services.api.chat_answer import CalledTool, ChatChoice, chat_answer
+from qwenctl.services.api.chat_answer import ArgumentsDelta, CalledTool, ChatChoice, chat_answer
 from qwenctl.services.api.chat_chunks import ChatChunks
 from qwenctl.services.api.completion_answer import CompletionChunks, TextChoice, completion_answer
 from qwenctl.services.api.completion_body import parse_completion_body
@@ -55,6 +55,8 @@ def test_a_chat_answer() -> None:
     assert second["message"]["tool_calls"] == [
         {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     ]
+    broken = chat_answer(HEAD, [ChatChoice(done(), "", (call, CalledTool("c2", "f", "{", 1, is_whole=False)))])
+    assert broken["choices"][0]["finish_reason"] == "stop"
     assert answer["usage"] == {
         "prompt_tokens": 10, "completion_tokens": 12, "total_tokens": 22,
         "prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 6},
@@ -74,8 +76,11 @@ def test_chat_chunks() -> None:
     assert (said["object"], said["usage"], said["choices"][0]["index"]) == ("chat.completion.chunk", None, 2)
     assert said["choices"][0]["delta"] == {"content": "ü\u2028"}
     assert [one["token"] for one in said["choices"][0]["logprobs"]["content"]] == ["ü", "cd"]
-    call = event(chunks.call(0, CalledTool("c1", "f", "{}", 1)))["choices"][0]["delta"]["tool_calls"]
-    assert call == [{"index": 1, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    call = event(chunks.call(0, CalledTool("c1", "f", "", 1)))["choices"][0]["delta"]["tool_calls"]
+    assert call == [{"index": 1, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}]
+    delta = event(chunks.arguments(2, ArgumentsDelta(1, '{"a": "\\n')))["choices"][0]
+    assert (delta["index"], delta["finish_reason"]) == (2, None)
+    assert delta["delta"] == {"tool_calls": [{"index": 1, "function": {"arguments": '{"a": "\\n'}}]}
     assert event(chunks.last(0, done(), calls_tools=True))["choices"][0]["finish_reason"] == "tool_calls"
     assert event(chunks.last(0, done(reason=FinishReason.LENGTH), calls_tools=True))["choices"][0] == {
         "index": 0, "delta": {}, "logprobs": None, "finish_reason": "length",

@@ -10,7 +10,7 @@ from qwenctl.services.api.anthropic_answer import anthropic_answer
 from qwenctl.services.api.anthropic_body import parse_anthropic_body
 from qwenctl.services.api.anthropic_events import AnthropicEvents
 from qwenctl.services.api.body_fields import BadRequest
-from qwenctl.services.api.chat_answer import CalledTool, ChatChoice
+from qwenctl.services.api.chat_answer import ArgumentsDelta, CalledTool, ChatChoice
 from qwenctl.services.api.chat_body import ChatBody
 from qwenctl.services.reply import ReplyDone
 from qwenctl.services.tools.tool_choice import ToolChoice
@@ -111,6 +111,9 @@ def test_an_answer() -> None:
     }  # fmt: skip
     stopped = anthropic_answer("msg_1", "m", ChatChoice(done(stop_text="END"), "Hi"))
     assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", "END")
+    broken = CalledTool("t2", "f", '{"a', 1, is_whole=False)
+    cut = anthropic_answer("msg_1", "m", ChatChoice(done(), "", (call, broken)))
+    assert (cut["stop_reason"], cut["content"][1]["input"]) == ("end_turn", {"INVALID_JSON": '{"a'})
     full = anthropic_answer("msg_1", "m", ChatChoice(done(FinishReason.LENGTH), ""))
     assert (full["stop_reason"], full["content"]) == ("max_tokens", [{"type": "text", "text": ""}])
 
@@ -119,8 +122,9 @@ def test_a_stream() -> None:
     events = AnthropicEvents("msg_1", "m")
     data = (
         events.start(10) + events.reasoning("hm") + events.reasoning(" so") + events.text("Hi") + events.text("!")
-        + events.call(CalledTool("t1", "f", '{"a": 1}')) + events.call(CalledTool("t2", "g", "{}", 1))
-        + events.end(done())
+        + events.call(CalledTool("t1", "f", "")) + events.arguments(ArgumentsDelta(0, '{"a":'))
+        + events.arguments(ArgumentsDelta(0, ' 1}')) + events.call(CalledTool("t2", "g", "", 1))
+        + events.arguments(ArgumentsDelta(1, "{}")) + events.end(done(), calls_tools=True)
     )  # fmt: skip
     found = []
     for block in data.decode().strip().split("\n\n"):
@@ -130,11 +134,13 @@ def test_a_stream() -> None:
         found.append((name, value))
     assert [name.removeprefix("content_block_") for name, _ in found] == [
         "message_start", "ping", "start", "delta", "delta", "delta", "stop", "start", "delta", "delta", "stop",
-        "start", "delta", "stop", "start", "delta", "stop", "message_delta", "message_stop",
+        "start", "delta", "delta", "stop", "start", "delta", "stop", "message_delta", "message_stop",
     ]  # fmt: skip
+    pieces = [value["delta"]["partial_json"] for _, value in found if "partial_json" in value.get("delta", ())]
+    assert pieces == ['{"a":', " 1}", "{}"]
     starts = [value["content_block"]["type"] for name, value in found if name == "content_block_start"]
     assert starts == ["thinking", "text", "tool_use", "tool_use"]
     assert [value["index"] for name, value in found if name == "content_block_stop"] == [0, 1, 2, 3]
     assert found[-2][1]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
     empty = AnthropicEvents("msg_1", "m")
-    assert b'"text":""' in empty.end(done())
+    assert b'"text":""' in empty.end(done(), calls_tools=False)

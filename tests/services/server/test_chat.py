@@ -4,13 +4,15 @@ import asyncio
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
-from qwenctl.core import FinishReason
+from qwenctl.core import FinishReason, GenerationEvent
 from qwenctl.errors import GenerationFailed
+from qwenctl.services.engine_surface import TakeEvents
 from qwenctl.services.server.http_connection import LimitedConnection
 from tests.chat_templates import QWEN3
 from tests.scripted_engine import ScriptedEngine
@@ -202,8 +204,11 @@ def test_tools_in_both_apis() -> None:
         assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("now", {"zone": "UTC"})
         deltas = [chunk["choices"][0] for chunk in server.chat(tools=[TOOL], stream=True).events]
         assert "".join(one["delta"].get("content") or "" for one in deltas) == "I look."
-        calls = [call for one in deltas for call in one["delta"].get("tool_calls", [])]
-        assert (len(calls), calls[0]["function"], deltas[-1]["finish_reason"]) == (1, call["function"], "tool_calls")
+        opening, *calls = [call for one in deltas for call in one["delta"].get("tool_calls", [])]
+        assert opening == call | {"index": 0, "id": opening["id"], "function": {"name": "now", "arguments": ""}}
+        assert {one["index"] for one in calls} == {0}
+        assert "".join(one["function"]["arguments"] for one in calls) == call["function"]["arguments"]
+        assert deltas[-1]["finish_reason"] == "tool_calls"
         asked = {"messages": MESSAGES, "max_tokens": 99, "tools": [{"name": "now", "input_schema": {"type": "object"}}]}
         message = server.ask("POST", "/v1/messages", asked).json
         assert [block["type"] for block in message["content"]] == ["text", "tool_use"]
@@ -211,6 +216,72 @@ def test_tools_in_both_apis() -> None:
         events = server.ask("POST", "/v1/messages", asked | {"stream": True}).events
         starts = [event["content_block"]["type"] for event in events if event["type"] == "content_block_start"]
         assert (starts, events[-1]["type"]) == (["text", "tool_use"], "message_stop")
+        pieces = [event["delta"]["partial_json"] for event in events if "partial_json" in event.get("delta", ())]
+        assert json.loads("".join(pieces)) == {"zone": "UTC"}
+
+
+class HaltingEngine(ScriptedEngine):
+    """Generates no piece that is "halt" before it may go on."""
+
+    go_on = threading.Event()
+
+    def step(self, meanwhile: TakeEvents | None = None) -> list[GenerationEvent]:
+        if self._active and self._active[0].script and self._active[0].script[0] == "halt":
+            if meanwhile:
+                meanwhile(())
+            assert self.go_on.wait(20)
+        return super().step(meanwhile)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_arguments_are_sent_before_the_call_has_ended(path: str) -> None:
+    script = ['<tool_call>\n{"name": "now", "arguments": {"zone": "a', " very", "halt", ' long"}}', "\n</tool_call>"]
+    tool = TOOL if "chat" in path else {"name": "now", "input_schema": {"type": "object"}}
+    body = {"messages": MESSAGES, "stream": True, "max_tokens": 99, "tools": [tool]}
+    HaltingEngine.go_on.clear()
+    with live_server(lambda: HaltingEngine([script], chat_template=QWEN3)) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        try:
+            while b" very" not in response.readline():
+                pass
+            HaltingEngine.go_on.set()
+            assert b"halt" in response.read()
+        finally:
+            connection.close()
+
+
+def test_a_call_that_is_cut_says_so_streamed_or_whole() -> None:
+    body = {"tools": [TOOL], "max_tokens": 3}
+    with live_server(
+        lambda: ScriptedEngine([[*CALL[:2], 'ments": {"zone": "U', 'TC"}}']] * 4, chat_template=QWEN3)
+    ) as server:
+        whole = server.chat(**body).json["choices"][0]
+        assert whole["finish_reason"] == "length"
+        assert whole["message"]["tool_calls"][0]["function"] == {"name": "now", "arguments": '{"zone": "U'}
+        deltas = [chunk["choices"][0] for chunk in server.chat(stream=True, **body).events]
+        assert deltas[-1]["finish_reason"] == "length"
+        calls = [call["function"]["arguments"] for one in deltas for call in one["delta"].get("tool_calls", [])]
+        assert "".join(calls) == '{"zone": "U'
+        asked = {"messages": MESSAGES, "max_tokens": 3, "tools": [{"name": "now", "input_schema": {"type": "object"}}]}
+        message = server.ask("POST", "/v1/messages", asked).json
+        assert (message["stop_reason"], message["content"][1]["input"]) == (
+            "max_tokens",
+            {"INVALID_JSON": '{"zone": "U'},
+        )
+        events = server.ask("POST", "/v1/messages", asked | {"stream": True}).events
+        assert [event["delta"]["stop_reason"] for event in events if event["type"] == "message_delta"] == ["max_tokens"]
+
+
+def test_one_call_only_where_more_are_not_wanted() -> None:
+    with live_server(lambda: ScriptedEngine([CALL + CALL] * 2, chat_template=QWEN3)) as server:
+        asked = {"tools": [TOOL], "parallel_tool_calls": False}
+        assert len(server.chat(**asked).json["choices"][0]["message"]["tool_calls"]) == 1
+        deltas = [chunk["choices"][0]["delta"] for chunk in server.chat(stream=True, **asked).events]
+        calls = [call for one in deltas for call in one.get("tool_calls", [])]
+        assert json.loads("".join(call["function"]["arguments"] for call in calls)) == {"zone": "UTC"}
+        assert {call["index"] for call in calls} == {0}
 
 
 def test_a_schema_becomes_a_grammar() -> None:
