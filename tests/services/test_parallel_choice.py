@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quant.errors import GgufError
 from qwenctl.moe.offload_options import OffloadOptions
@@ -101,3 +104,21 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     path = tiny.write(tmp_path / "no.gguf")
     with pytest.raises(GgufError, match=r"general\.architecture"):
         parallel_for(path, EngineOptions(n_threads=1), "serve")
+
+
+@given(
+    part=st.floats(0.001, 1),
+    purpose=st.sampled_from(["batch", "serve"]),
+    noise=st.lists(st.floats(1, 1.15), min_size=40, max_size=40),
+)
+def test_run_after_run_it_settles(part: float, purpose: Purpose, noise: list[float]) -> None:
+    """Each run measures one alone and all that were chosen, each up to 15 % too slow."""
+    record, chosen = StepRecord(), []
+    for one, all_together in pairwise(noise):
+        choice = choose_parallel(purpose, 4096, MIB, 64 * GIB, GIB, has_gpu=False, known=record)
+        chosen.append(n := choice.n_parallel)
+        run = {1: StepTime(20, one), n: StepTime(256, (1 - part + part * n) * all_together)}
+        record = record.with_run(run).with_choice(purpose, n)
+    assert all(after <= 2 * before and before <= 2 * after for before, after in pairwise(chosen))
+    assert len(set(chosen[8:])) <= 2
+    assert sum(before != after for before, after in pairwise(chosen[8:])) <= 2
