@@ -109,10 +109,10 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 @given(
     part=st.floats(0.001, 1),
     purpose=st.sampled_from(["batch", "serve"]),
-    noise=st.lists(st.floats(1, 1.15), min_size=40, max_size=40),
+    noise=st.lists(st.floats(1, 1.06), min_size=40, max_size=40),
 )
 def test_run_after_run_it_settles(part: float, purpose: Purpose, noise: list[float]) -> None:
-    """Each run measures one alone and all that were chosen, each up to 15 % too slow."""
+    """Each run measures one alone and all that were chosen, each up to 6 % too slow."""
     record, chosen = StepRecord(), []
     for one, all_together in pairwise(noise):
         choice = choose_parallel(purpose, 4096, MIB, 64 * GIB, GIB, has_gpu=False, known=record)
