@@ -138,8 +138,9 @@ def _circumstances(options: EngineOptions, devices: Sequence[DeviceMemory]) -> I
 
 
 def _merged(old: StepTime, new: StepTime) -> StepTime:
-    """Other programs only ever add time: a faster run is believed at once, a slower one by and by."""
-    slower_s = max(0.0, new.seconds - old.seconds)
+    """Other programs only ever add time, and may add a hundredfold: a faster run is believed at once, a slower one by
+    and by, and at most a quarter a run."""
+    slower_s = min(max(0.0, new.seconds - old.seconds), old.seconds)
     return StepTime(old.n_steps + new.n_steps, min(old.seconds, new.seconds) + _BELIEF * slower_s)
 
 
