@@ -77,8 +77,9 @@ def measure(setting: Setting, arguments: argparse.Namespace, limit_s: float) -> 
         if ours:
             bare = open_things.enter_context(asked("bare", setting))
             bare.ask({"n_tokens": PROMPT_TOKENS[0]})
+            sides = [ours, *(one for one in servers if one.name == LLAMA_SERVER)]
             for number in range(arguments.rounds * 2 + 1):
-                first += [first_token(ours, bare, n_tokens, 77 * number + n_tokens) for n_tokens in PROMPT_TOKENS]
+                first += [first_token(sides, bare, n_tokens, 77 * number + n_tokens) for n_tokens in PROMPT_TOKENS]
     say("  batch")
     of_eight = Setting(setting.model, 8, setting.n_ctx, setting.n_threads)
     with asked("engine", of_eight) as engine, asked("bare", of_eight) as bare:

@@ -42,12 +42,20 @@ class DecodeBatch:
             kind = dict(llama_cpp.llama_batch._fields_)[field]
             setattr(self.native, field, ctypes.cast(array.ctypes.data, kind))
 
-    def fill(self, batch: Sequence[Chunk], tokens: Sequence[Sequence[int]]) -> list[int]:
+    def fill(self, batch: Sequence[Chunk], tokens: Sequence[Sequence[int]], fillers: Sequence[Chunk] = ()) -> list[int]:
         """Write `batch`; `tokens` are each chunk's own.
+
+        Args:
+            fillers: more chunks, of any tokens, which go where their slots' numbers belong.
 
         Returns:
             For each chunk the index of its last token: where llama_get_logits_ith finds its logits, if it wants any.
         """
+        if fillers:
+            order = sorted([*zip(batch, tokens, strict=True), *((one, [0] * one.n_tokens) for one in fillers)])
+            ends = self.fill(*zip(*order, strict=True))
+            at = {chunk.slot: end for (chunk, _), end in zip(order, ends, strict=True)}
+            return [at[chunk.slot] for chunk in batch]
         end = 0
         last: list[int] = []
         for chunk, ids in zip(batch, tokens, strict=True):

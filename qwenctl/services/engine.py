@@ -311,9 +311,12 @@ class Engine(EngineSurface):
         if not work:
             return []
         tokens = [request.tokens[chunk.first : chunk.first + chunk.n_tokens] for chunk, request in work]
-        last = self._model.batch.fill([chunk for chunk, _ in work], tokens)
+        batch = tuple(chunk for chunk, _ in work)
+        fillers = self._cache.fillers(batch)
+        last = self._model.batch.fill(batch, tokens, fillers)
         self._prefixes.computing()
         status = self._decode([request for _, request in work])
+        self._cache.forget_fillers(fillers)
         if status == _DONE:
             events = self._sample(work, tokens, last)
             self._times.computed(len(work), last[-1] + 1, work[-1][0].slot - work[0][0].slot + 1)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from qwenctl.services.kv_cells import KvCells
 from qwenctl.services.kv_slots import Placement, SharingRules, Slot, SlotTable
 from qwenctl.services.native_model import NativeModel
+from qwenctl.services.step_plan import Batch, Chunk, gap_fillers
 
 # A copy between streams moves a whole stream's cells; so many tokens are about as quickly computed again.
 _MIN_COPIED_TOKENS = 64
@@ -27,8 +28,11 @@ class KvCache:
             rolls_back=model.remembers_all,
             copies=model.remembers_all,
             min_copied_tokens=1 if shared else _MIN_COPIED_TOKENS,
+            gaps_cost=not shared,
         )
         self._table = SlotTable(model.n_slots, rules)
+        # Idle rows of a model with experts would have experts of their own, and read these.
+        self._fills_gaps = model.remembers_all and not shared and not model.info.n_experts
         self._cells = KvCells(model.n_slots, model.n_cells) if shared else None
 
     @property
@@ -79,6 +83,17 @@ class KvCache:
         """Make llama.cpp forget what is not in `slot.tokens`: the end of a batch that failed or was aborted."""
         if not self._model.truncate(slot.index, len(slot.tokens)):
             self.clear(slot)
+
+    def fillers(self, batch: Batch) -> tuple[Chunk, ...]:
+        """Return what else to compute with `batch`, which generates, because that is quicker; to be forgotten then."""
+        if not self._fills_gaps or len(batch) < 2 or batch[-1].slot - batch[0].slot < len(batch):
+            return ()
+        return gap_fillers(batch, {slot.index: len(slot.tokens) for slot in self._table.slots if not slot.busy})
+
+    def forget_fillers(self, fillers: Sequence[Chunk]) -> None:
+        """Make llama.cpp forget them."""
+        for chunk in fillers:
+            self._model.truncate(chunk.slot, chunk.first)
 
     def has_room_for(self, slot: Slot, n_tokens: int) -> bool:
         """Return whether `slot` could hold so many tokens in place of its own, idle ones given up for them."""

@@ -6,6 +6,9 @@ a later prompt with the same beginning need not be computed again:
     kept in place    the next turn of a conversation: the slot's own tokens up to where the prompt differs
     copied           the tokens of another slot, running or idle, up to there (a system prompt that many share)
 
+Where slots are computed together only if their numbers follow each other, a prompt that shares nothing gets the slot
+that leaves the fewest gaps, among the older half of those that can be had.
+
 At least one token of a prompt is always left to compute, for logits to exist.
 """
 
@@ -42,6 +45,7 @@ class SharingRules:
     rolls_back: bool = True  # tokens can be removed from the end; recurrent memory cannot do that
     copies: bool = True  # prefixes can be copied between slots
     min_copied_tokens: int = 1  # shorter prefixes are sooner computed than copied
+    gaps_cost: bool = False  # busy slots between which there are idle ones are computed one after the other
 
 
 class SlotTable:
@@ -123,11 +127,19 @@ class SlotTable:
         mostly_lost = n_kept < len(kept.tokens) / 2
         return self._rules.copies and has_empty and mostly_lost and n_kept >= self._rules.min_copied_tokens
 
-    @staticmethod
-    def _cheapest(idle: list[Slot], but: Slot | None = None) -> Slot:
+    def _cheapest(self, idle: list[Slot], but: Slot | None = None) -> Slot:
         """Return the slot whose loss matters least: an empty one (lowest index first), else the least recently used."""
         others = [slot for slot in idle if slot is not but] or idle
-        return min(others, key=lambda slot: (bool(slot.tokens), slot.last_used if slot.tokens else slot.index))
+        others.sort(key=lambda slot: (bool(slot.tokens), slot.last_used if slot.tokens else slot.index))
+        if not self._rules.gaps_cost:
+            return others[0]
+        n_empty = sum(not slot.tokens for slot in others)
+        return min(others[: n_empty or (len(others) + 1) // 2], key=self._n_neighbours_missing)
+
+    def _n_neighbours_missing(self, slot: Slot) -> int:
+        """2, 1 or 0: how many of the slots beside it are idle or not there."""
+        beside = (slot.index - 1, slot.index + 1)
+        return sum(not (0 <= index < len(self.slots) and self.slots[index].busy) for index in beside)
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

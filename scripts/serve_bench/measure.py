@@ -86,12 +86,18 @@ def throughput(
     return Cell(server.name, stream, server.cpu_s() - cpu_s, load_row(concurrency, answers, wall_s))
 
 
-def first_token(server: Running, bare: Asked, n_tokens: int, seed: int) -> dict[str, float]:
-    """Return the seconds to the first token of a prompt of about `n_tokens`, here and in a bare loop, one by one."""
+def first_token(servers: Sequence[Running], bare: Asked, n_tokens: int, seed: int) -> dict[str, float]:
+    """Return the seconds to the first token of a prompt of about `n_tokens`: of each server, by name, and a bare loop.
+
+    The first of `servers` says how many tokens the prompt has.
+    """
     words = text_of_tokens(n_tokens, lambda text: len(text) // 2, seed)  # a few too many
-    answer = _alone(server, f"{words}\n\nWrite a long story.")
-    bare_s = bare.ask({"n_tokens": answer.n_prompt_tokens})["s"]
-    return {"n_tokens": answer.n_prompt_tokens, "server_s": answer.first_text_s or 0.0, "bare_s": bare_s}
+    answers = {server.name: _alone(server, f"{words}\n\nWrite a long story.") for server in servers}
+    n_prompt_tokens = answers[servers[0].name].n_prompt_tokens
+    bare_s = bare.ask({"n_tokens": n_prompt_tokens})["s"]
+    return {"n_tokens": n_prompt_tokens, "bare": bare_s} | {
+        name: answer.first_text_s or 0.0 for name, answer in answers.items()
+    }
 
 
 def _alone(server: Running, prompt: str) -> Answered:

@@ -300,8 +300,8 @@ def test_generate_raises_when_the_process_is_killed(mortal: EngineProcess) -> No
 def test_a_batch_keeps_what_was_answered_and_goes_on_later(
     mortal: EngineProcess, demo_gguf: Path, tmp_path: Path
 ) -> None:
-    source, answers = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    source.write_text("".join(f'{{"custom_id": "{n}", "prompt": "Count to {n}"}}\n' for n in range(6)))
+    source, answers, n_lines = tmp_path / "in.jsonl", tmp_path / "out.jsonl", 24
+    source.write_text("".join(f'{{"custom_id": "{n}", "prompt": "Count to {n}"}}\n' for n in range(n_lines)))
     options = BatchOptions(ChatOptions(thinking=False, sampling={"temperature": 0.0}, max_tokens=30), parallel=2)
 
     def kill_after_two(progress: object) -> None:
@@ -311,12 +311,12 @@ def test_a_batch_keeps_what_was_answered_and_goes_on_later(
     with pytest.raises(GenerationFailed, match="SIGKILL"):
         run_batch(ChatModel(mortal), source, answers, options, kill_after_two, clock=lambda: time.monotonic() * 1000)
     lines = answers.read_text().splitlines()
-    assert 2 <= len(lines) < 6
+    assert 2 <= len(lines) < n_lines
     assert all("SIGKILL" in line for line in lines if '"error": null' not in line)
     with EngineProcess.open(demo_gguf, OPTIONS) as engine:
         again = BatchOptions(options.chat, parallel=2, retry_errors=True)
         summary = run_batch(ChatModel(engine), source, answers, again)
-    assert (summary.n_done + summary.n_skipped, summary.n_errors) == (6, 0)
+    assert (summary.n_done + summary.n_skipped, summary.n_errors) == (n_lines, 0)
     assert summary.n_skipped >= 2
     assert "SIGKILL" not in answers.read_text()
 

@@ -102,3 +102,36 @@ def test_random_text_is_the_same_alone_and_together(architecture: str, tmp_path:
         assert together == alone
         assert {end.usage.n_generated_tokens for end in ends.values()} <= set(range(1, 21))
         engine.check_integrity()
+
+
+def test_idle_streams_between_busy_ones_are_computed_with_them_and_forgotten(tmp_path: Path) -> None:
+    """The second request of three ends first: what its slot holds stays as it was, and the others' texts, too."""
+    path = TinyGguf.of("qwen3").write(tmp_path / "model.gguf")
+    first, short, third = (
+        GenerationRequest(name, tuple(range(start, start + 30)), GREEDY, n_tokens)
+        for name, start, n_tokens in (("a", 40, 24), ("b", 80, 3), ("c", 120, 24))
+    )
+    sizes: list[int] = []
+    with Engine.open(path, OPTIONS) as engine:
+        alone = {}
+        for one in (first, short, third):
+            engine._cache.forget_all()
+            alone |= _run(engine, one)[0]
+        engine._cache.forget_all()
+        decode = engine._model.decode
+
+        def counted() -> int:
+            sizes.append(int(engine._model.batch.native.n_tokens))
+            return decode()
+
+        engine._model.decode = counted  # type: ignore[method-assign]
+        assert _run(engine, first, short, third)[0] == alone
+        assert sizes.count(3) > 20  # 20 of which compute two requests
+        engine.check_integrity()
+        slot = engine._cache._table.slots[1]
+        held = list(slot.tokens)
+        again = GenerationRequest("d", (*held, 77), GREEDY, 4)
+        texts, ends = _run(engine, again)
+        assert ends["d"].usage.n_cached_tokens == len(held)
+        engine._cache.forget_all()
+        assert _run(engine, again)[0] == texts

@@ -59,6 +59,16 @@ def test_what_was_used_last_is_overwritten_last() -> None:
     assert _table([1], [2], [3], busy=[0]).place([9, 9]) == Placement(1, 1, 0)
 
 
+def test_a_slot_beside_busy_ones_is_taken_but_not_at_the_cost_of_what_was_used_last() -> None:
+    rules = SharingRules(gaps_cost=True)
+    held = ([1], [2], [3], [4], [5], [6])
+    assert _table(*held, busy=[2, 4], rules=rules).place([9, 9]) == Placement(1, 1, 0)  # 3 was used later than 0 and 1
+    assert _table(*held, busy=[0, 2], rules=rules).place([9, 9]) == Placement(1, 1, 0)
+    assert _table([1], [2], [3], [4], busy=[3], rules=rules).place([9, 9]) == Placement(0, 0, 0)
+    assert _table([], [], [], [4], busy=[3], rules=rules).place([9, 9]) == Placement(2, 2, 0)
+    assert _table([], [], [], [], rules=rules).place([9, 9]) == Placement(0, 0, 0)
+
+
 def test_no_slot_while_all_are_busy() -> None:
     assert _table([1], [2], busy=[0, 1]).place([1, 2]) is None
 

@@ -7,7 +7,15 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.services.step_plan import Chunk, Pending, StepLimits, StepPlan, generating_batch, plan_step
+from qwenctl.services.step_plan import (
+    Chunk,
+    Pending,
+    StepLimits,
+    StepPlan,
+    gap_fillers,
+    generating_batch,
+    plan_step,
+)
 
 _LIMITS = st.builds(StepLimits, st.integers(16, 64), st.integers(1, 32), st.booleans())
 _SEQUENCES = st.lists(
@@ -119,3 +127,36 @@ def test_own_streams_compute_prompts_apart() -> None:
         Chunk(0, 7, 1, True),
         Chunk(2, 3, 1, True),
     )
+
+
+def _generating_at(*slots: int, n_cached: int = 300) -> tuple[Chunk, ...]:
+    return generating_batch([Pending(slot, n_cached, n_cached + 1) for slot in slots])
+
+
+def test_short_gaps_between_streams_are_filled_with_idle_ones() -> None:
+    idle = {0: 0, 2: 7, 4: 500, 5: 0, 7: 0, 8: 0, 9: 0}
+    assert gap_fillers(_generating_at(1, 3, 6, 10), idle) == (
+        Chunk(2, 7, 1, False),
+        Chunk(4, 500, 1, False),
+        Chunk(5, 0, 1, False),
+    )  # three are dearer than a second pass
+
+
+def test_a_gap_is_left_where_somebody_is_busy_or_an_idle_stream_is_longer_than_all_that_run() -> None:
+    assert gap_fillers(_generating_at(1, 3), {}) == ()
+    assert gap_fillers(_generating_at(1, 4), {2: 0}) == ()
+    assert gap_fillers(_generating_at(1, 3), {2: 511}) == (Chunk(2, 511, 1, False),)
+    assert gap_fillers(_generating_at(1, 3), {2: 512}) == ()
+    assert gap_fillers(_generating_at(1, 3, n_cached=511), {2: 511}) == (Chunk(2, 511, 1, False),)
+    assert gap_fillers(_generating_at(1, 3, n_cached=512), {2: 512}) == (Chunk(2, 512, 1, False),)
+
+
+@given(_SEQUENCES, st.dictionaries(st.integers(0, 14), st.integers(0, 600)))
+def test_fillers_stand_between_streams_that_run(sequences: list[Pending], held: dict[int, int]) -> None:
+    busy = {one.slot for one in sequences}
+    batch = generating_batch(sequences)
+    if not batch:
+        return
+    fillers = gap_fillers(batch, {slot: n_held for slot, n_held in held.items() if slot not in busy})
+    assert not {one.slot for one in fillers} & busy
+    assert all(batch[0].slot < one.slot < batch[-1].slot and one.first == held[one.slot] for one in fillers)

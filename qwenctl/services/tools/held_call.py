@@ -26,7 +26,7 @@ class Taken:
 
 
 class HeldCall:
-    """Takes text from a call's opening tag on, in time that grows with its length, however it is cut."""
+    """Takes text from a call's opening tag on. Looks at all of it only where there is a tag in it."""
 
     def __init__(self, tool_format: ToolFormat, tools: Sequence[Mapping[str, Any]], *, bare: bool) -> None:
         self.head = ""  # the first characters

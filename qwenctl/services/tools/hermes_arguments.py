@@ -1,9 +1,9 @@
 """The arguments of a call in Hermes' format as they come. Pure.
 
-    {"name": "NAME", "arguments": {     opens it: a name that was offered, then an object
-    …                                   is passed on, but for the last brace
-    }}                                  the last brace is sent when the whole object is there
-    } </tool_call>                      braces too many, and the tag: dropped
+    {"name": "NAME", "arguments": {"KEY":     opens it: a name that was offered, and an object with something in it
+    …                                         is passed on
+    }}                                        the first is passed on when the second is there
+    } </tool_call>                            braces too many, and the tag: dropped
 
 More members after the arguments are no harm, if they do not say name or arguments again.
 """
@@ -18,9 +18,11 @@ from qwenctl.services.tools.call_parts import OpenedCall, Passed
 from qwenctl.services.tools.json_scanner import JsonScanner
 from qwenctl.services.tools.tool_call import CLOSE_TAG
 
+# "_": white space
 _OPENING = re.compile(
-    r'\s*\{[ \t\n\r]*"name"[ \t\n\r]*:[ \t\n\r]*"([^"\\]+)"[ \t\n\r]*,'
-    r'[ \t\n\r]*"(?:arguments|parameters)"[ \t\n\r]*:[ \t\n\r]*\{'
+    r'\s*\{_"name"_:_"([^"\\]+)"_,_"(?:arguments|parameters)"_:_\{(?=_"[^"\\]*"_:_["{\[\-0-9tfn])'.replace(
+        "_", r"[ \t\n\r]*"
+    )
 )
 _SAID = {"name", "arguments", "parameters"}
 

@@ -1,7 +1,8 @@
 """The arguments of a call in tags throughout, as they come. Pure.
 
 A value that is text is passed on as it is written, but for what may be its end; any other once it is whole. The last
-brace of the arguments is sent when `</function>` is there. What the tags mean is in xml_call.py.
+brace of the arguments is sent when `</function>` is there. A key that comes twice is passed on twice: readers of JSON
+take the last of them, as xml_call.py does, which says what the tags mean.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from qwenctl.core import FinishReason, GenerationEvent
 from qwenctl.errors import GenerationFailed
 from qwenctl.services.engine_surface import TakeEvents
 from qwenctl.services.server.http_connection import LimitedConnection
-from tests.chat_templates import QWEN3
+from tests.chat_templates import QWEN3, XML_CALLS
 from tests.scripted_engine import ScriptedEngine
 from tests.services.server.live_server import MESSAGES, live_server
 
@@ -229,26 +229,30 @@ class HaltingEngine(ScriptedEngine):
         if self._active and self._active[0].script and self._active[0].script[0] == "halt":
             if meanwhile:
                 meanwhile(())
-            assert self.go_on.wait(20)
+            self.go_on.wait()
         return super().step(meanwhile)
 
 
+IN_JSON = ['<tool_call>\n{"name": "now", "arguments": {"zone": "a', " very", "halt", ' long"}}', "\n</tool_call>"]
+IN_TAGS = ["<tool_call>\n<function=now>\n<parameter=zone>\na", " very", "halt", "\n</parameter>\n</function>"]
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
-def test_arguments_are_sent_before_the_call_has_ended(path: str) -> None:
-    script = ['<tool_call>\n{"name": "now", "arguments": {"zone": "a', " very", "halt", ' long"}}', "\n</tool_call>"]
+@pytest.mark.parametrize(("script", "template"), [(IN_JSON, QWEN3), (IN_TAGS, XML_CALLS)])
+def test_arguments_are_sent_before_the_call_has_ended(path: str, script: list[str], template: str) -> None:
     tool = TOOL if "chat" in path else {"name": "now", "input_schema": {"type": "object"}}
     body = {"messages": MESSAGES, "stream": True, "max_tokens": 99, "tools": [tool]}
     HaltingEngine.go_on.clear()
-    with live_server(lambda: HaltingEngine([script], chat_template=QWEN3)) as server:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    with live_server(lambda: HaltingEngine([script], chat_template=template)) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
         try:
-            while b" very" not in response.readline():
-                pass
+            assert any(b" very" in line for line in response)
             HaltingEngine.go_on.set()
             assert b"halt" in response.read()
         finally:
+            HaltingEngine.go_on.set()
             connection.close()
 
 

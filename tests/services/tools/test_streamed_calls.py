@@ -97,8 +97,8 @@ def cut_up(draw: st.DrawFn, text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("pieces", "parts"),
     [
-        ([HERMES + '{"path', '": "a\n', 'b', '\\', 'n"}', "}", "\n</tool_call>"],
-         [[CallBegun("write"), ArgumentsPiece('{"path')], [ArgumentsPiece('": "a\\n')], [ArgumentsPiece("b")], [],
+        ([HERMES, '{"path', '": "a\n', 'b', '\\', 'n"}', "}", "\n</tool_call>"],
+         [[], [], [CallBegun("write"), ArgumentsPiece('{"path": "a\\n')], [ArgumentsPiece("b")], [],
           [ArgumentsPiece('\\n"')], [ArgumentsPiece("}")], [CallEnded(is_whole=True)]]),
         ([XML + "<parameter=path>\na\n", 'b"', "\n</par", "am>", "\n</parameter>", "\n</function>", "</tool_call>."],
          [[CallBegun("write"), ArgumentsPiece('{"path": "a')], [ArgumentsPiece('\\nb\\"')], [],
@@ -126,6 +126,7 @@ READ = ToolCall("read", {"path": "a"})
         ('<tool_call>{"id": 1, "name": "write", "arguments": {"path": "a"}}</tool_call>', "hermes", CALL),
         ('<tool_call>{"name": "read", "arguments": {"path": "a"}}</tool_call>', "hermes", READ),
         ('<tool_call>{"name": "write"}</tool_call>', "hermes", ToolCall("write")),
+        ('<tool_call>{"name": "write", "arguments": {}}</tool_call>', "hermes", ToolCall("write")),
         ("<tool_call><function=read><parameter=path>a</parameter></function></tool_call>", "xml", READ),
         ("<tool_call><function=write></function></tool_call>", "xml", ToolCall("write")),
     ],
@@ -145,7 +146,7 @@ def test_a_call_is_whole_once_its_object_is(tail: str, cut: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "json_text"),
     [
-        (HERMES + "{", "{"),
+        (HERMES + '{"n": 12', '{"n": '),
         (HERMES + '{"path": "a\\', '{"path": "a'),
         (HERMES + '{"path": "a"}', '{"path": "a"'),
         (HERMES + '{"path": "a"}, "id": 1', '{"path": "a"'),
@@ -171,11 +172,19 @@ def test_a_model_that_forgets_closing_tags_has_still_called(end: str) -> None:
         (HERMES + '{"n": 1}\n</tool_call>', [("write", '{"n": 1', False), "}\n</tool_call>"]),  # a brace too few
         (HERMES + '{"n": 1}, "name": "b"}.', [("write", '{"n": 1', False), '}, "name": "b"}.']),
         (XML + "<parameter=n>1</parameter><parameter=>", [("write", '{"n": 1', False), "<parameter=>"]),
-        (HERMES + "{]" + HERMES + "{}}</tool_call>", [("write", "{", False), "]", ("write", "{}", True)]),
+        (
+            HERMES + '{"n": 1]\n' + HERMES + '{"n": 2}}</tool_call>',
+            [("write", '{"n": 1', False), "]", ("write", '{"n": 2}', True)],
+        ),
     ],
 )
 def test_what_breaks_off_goes_on_as_text(text: str, found: list[Any]) -> None:
     assert flat(stream(list(text), "xml" if "=write" in text else "hermes")) == found
+
+
+@pytest.mark.parametrize("inside", ["{...}}", '{"path": <path>}}', "<args>}", "{…}}\n</tool_call> and so on", "[]}"])
+def test_a_call_that_is_only_shown_stays_text(inside: str) -> None:
+    assert stream(list(f"I would write {HERMES}{inside}"), "hermes") == [f"I would write {HERMES}{inside}"]
 
 
 def test_what_stands_in_the_way_of_json_alone_does_not_break_a_call() -> None:
