@@ -42,6 +42,8 @@ def test_runs_and_choices_add_up(model: Path) -> None:
     file.update(lambda record: record.with_run({16: StepTime(100, 0.008), 32: StepTime(8, 0.01)}))
     expected = {1: StepTime(50, 0.001), 16: StepTime(200, pytest.approx(0.0065)), 32: StepTime(8, 0.01)}
     assert (file.read().steps, file.read().chosen) == (expected, {"batch": 32})
+    busy = StepRecord(RUN).with_run({16: StepTime(200, 0.6)}).steps[16]
+    assert busy.seconds == pytest.approx(0.0075)  # a quarter more, however busy the machine was
     for _ in range(20):
         file.update(lambda record: record.with_run(RUN))
     kept = file.read().steps
