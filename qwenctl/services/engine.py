@@ -61,7 +61,7 @@ class Engine(EngineSurface):
         self._thread = thread  # on which the model was opened
         self._prefixes = open_prefixes(model, thread, options, clock)
         self._times = open_step_times(model, options, clock)
-        self._limits = StepLimits(model.n_batch, model.n_ubatch, model.shares_cells)
+        self._limits = StepLimits(model.n_batch, model.n_ubatch, model.shares_cells, model.gains_by_cuts)
         self._lock = threading.Lock()  # held while stepping
         self._line = RequestLine(self._cache, self._prefixes, options.n_parallel)
         self._cancelled: set[str] = set()

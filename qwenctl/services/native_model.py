@@ -135,6 +135,7 @@ class NativeModel:
         n_streams = 1 if self.shares_cells else options.n_parallel
         flash = self._flash_attention(options)
         self.state_layout = StateLayout(options.cache_type_k, options.cache_type_v, flash, n_streams)
+        self.gains_by_cuts = not flash and not self.info.n_experts  # step_plan.py says why
         self._handles.callback(llama_cpp.llama_free, self.context)
         self._memory = llama_cpp.llama_get_memory(self.context)
         self.n_batch = int(llama_cpp.llama_n_batch(self.context))

@@ -11,6 +11,12 @@ others by little; otherwise it is a whole batch.
                      same number of tokens from each stream, and streams in ascending order without gaps
                      (llama_batch_allocr::split_equal).
 
+Where a chunk ends. All its tokens are held against the cells up to there, rounded up to 256: 505 tokens behind 20 look
+at 768, 492 of them alone at 512. A chunk ends at such a block as long as no more chunks come of it; without the flash
+kernel, which passes over masked cells, also if one more does: attention is a third cheaper, for one more pass
+over the weights. Models with experts never take that pass, which may have to read these from disk: their numbers are to
+be the same wherever experts are.
+
 Each gap in the order of streams is one more pass over all weights. A row for a stream that is idle there is cheaper;
 what it computes is forgotten.
 """
@@ -25,6 +31,7 @@ from typing import NamedTuple
 # On two cores a step of n sequences takes a + b n: a = 2 b for SmolLM2-135M, more for larger models.
 _MOST_FILLED = 2
 _CELL_BLOCK = 256  # llama.cpp's attention looks at so many cells at a time
+_LEAST_CUT = 32  # tokens whose attention to a block costs what a pass over the weights does, or more
 
 
 class Pending(NamedTuple):
@@ -54,6 +61,7 @@ class StepLimits:
     n_batch: int
     n_ubatch: int
     shared_cache: bool
+    cuts_at_blocks: bool = False  # also if that makes one more chunk
 
 
 class StepPlan(NamedTuple):
@@ -138,13 +146,25 @@ def _shared_chunks(prompts: Sequence[Pending], budget: int) -> Batch:
 
 
 def _own_chunks(prompts: Sequence[Pending], limits: StepLimits, budget: int) -> Batch:
-    """Chunks end where a micro-batch of their own sequence would; the last one may overdraw the budget."""
+    """A chunk is a micro-batch at most; the last one may overdraw the budget."""
     chunks: list[Chunk] = []
     for one in prompts:
         first = one.n_cached
         while one.n_known - first > 1 and budget > 0:  # a single last token goes with those that generate
-            n_tokens = min(one.n_known - first, limits.n_ubatch, limits.n_batch)
+            n_tokens = _chunk_tokens(first, one.n_known, limits)
             chunks.append(Chunk(one.slot, first, n_tokens, first + n_tokens == one.n_known))
             first += n_tokens
             budget -= n_tokens
     return tuple(chunks)
+
+
+def _chunk_tokens(first: int, n_known: int, limits: StepLimits) -> int:
+    """Return how many tokens the chunk has that begins at `first`."""
+    most = min(limits.n_ubatch, limits.n_batch)
+    n_left = n_known - first
+    n_tokens = min(n_left, most)
+    if limits.cuts_at_blocks:
+        to_block = _CELL_BLOCK - first % _CELL_BLOCK
+        return min(to_block + (_CELL_BLOCK if to_block < _LEAST_CUT else 0), n_tokens)
+    to_block = (first + n_tokens) // _CELL_BLOCK * _CELL_BLOCK - first
+    return to_block if to_block > 0 and n_left - to_block <= (-(-n_left // most) - 1) * most else n_tokens

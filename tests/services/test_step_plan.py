@@ -115,6 +115,43 @@ def test_own_streams_cut_a_prompt_in_the_same_places_whoever_else_runs(
     assert cuts([]) == cuts([Pending(slot, 0, n_tokens) for slot, n_tokens in enumerate(others)])
 
 
+def _ends(cached: int, known: int, limits: StepLimits) -> list[int]:
+    chunks = [chunk for batch in plan_step([Pending(0, cached, known)], limits).batches for chunk in batch]
+    assert [chunk.first for chunk in chunks] == [cached, *(chunk.first + chunk.n_tokens for chunk in chunks[:-1])]
+    assert all(chunk.n_tokens <= limits.n_ubatch for chunk in chunks)
+    return [chunk.first + chunk.n_tokens for chunk in chunks]
+
+
+def test_chunks_end_at_blocks_of_cells_where_no_more_chunks_come_of_it() -> None:
+    limits = StepLimits(2048, 512, False)
+    assert _ends(0, 728, limits) == [512, 728]
+    assert _ends(20, 728, limits) == [512, 728]
+    assert _ends(20, 532, limits) == [532]
+    assert _ends(20, 533, limits) == [512, 533]
+    assert _ends(20, 1500, limits) == [512, 1024, 1500]
+    assert _ends(20, 1044, limits) == [532, 1044]
+    assert _ends(300, 1200, limits) == [768, 1200]
+    assert _ends(500, 1000, limits) == [1000]
+
+
+def test_without_the_flash_kernel_chunks_of_dense_models_end_at_every_block() -> None:
+    limits = StepLimits(2048, 512, False, cuts_at_blocks=True)
+    assert _ends(0, 256, limits) == [256]
+    assert _ends(20, 526, limits) == [256, 512, 526]
+    assert _ends(224, 400, limits) == [256, 400]
+    assert _ends(225, 400, limits) == [400]  # 31 tokens are not worth a pass
+    assert _ends(225, 700, limits) == [512, 700]
+
+
+@given(st.integers(0, 600), st.integers(1, 3000), st.sampled_from([64, 512, 2048]), st.booleans())
+def test_all_of_a_prompt_is_computed_in_as_few_chunks_as_can_be(
+    cached: int, more: int, n_ubatch: int, cuts: bool
+) -> None:
+    ends = _ends(cached, cached + more + 1, StepLimits(4096, n_ubatch, False, cuts_at_blocks=cuts))
+    assert ends[-1] in (cached + more, cached + more + 1)  # a single last token goes with those that generate
+    assert cuts or len(ends) <= -(-(more + 1) // n_ubatch)
+
+
 def test_a_shared_cache_computes_everything_together() -> None:
     plan = plan_step([Pending(0, 7, 8), Pending(1, 0, 30), Pending(2, 4, 5)], StepLimits(64, 16, True))
     assert plan.batches == ((Chunk(0, 7, 1, True), Chunk(2, 4, 1, True), Chunk(1, 0, 14, False)),)
