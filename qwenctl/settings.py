@@ -72,10 +72,11 @@ _NATIVE = (
 )
 
 # How often GNU's OpenMP looks whether the others are done before a thread sleeps. Its own 300,000 looks, 13 ms, hold
-# the core of whoever is awaited there: beside one busy process on two cores, an offloaded model writes 10 tokens/s
-# instead of 47, with 5,000 looks 29; on a quiet machine it is 47 with both (scripts/bench_busy.py). With 300 a quiet
-# machine is 8 times slower. Beside a graphics card, whose turns may last longer, it was not measured: left alone.
-_SPIN_COUNT = {"GOMP_SPINCOUNT": "5000"}
+# the core of whoever is awaited there: beside one busy process on two cores, with 10,000 looks an offloaded model
+# writes 2.2 times as fast, SmolLM2-135M 5.7 times (scripts/bench_busy.py); a server whose clients share its cores 1.04
+# times. On a quiet machine an offloaded model of 17 ms a token loses 2-4 %; 300 looks make models 8 times slower.
+# Beside a graphics card, whose turns may last longer, it was not measured: left alone.
+_SPIN_COUNT = {"GOMP_SPINCOUNT": "10000"}
 _SPIN_CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 _CARDS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 

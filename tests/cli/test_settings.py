@@ -82,7 +82,7 @@ def test_a_terminal_that_says_its_colours_gets_the_theme_for_them():
 
 def test_threads_that_wait_leave_the_core_to_others_soon_unless_the_user_says_how_long_or_there_is_a_card(tmp_path):
     card = tmp_path / "nvidiactl"
-    assert native_defaults({}, [card]) == {"GOMP_SPINCOUNT": "5000"}
+    assert native_defaults({}, [card]) == {"GOMP_SPINCOUNT": "10000"}
     assert native_defaults({"GOMP_SPINCOUNT": "7"}, [card]) == {}
     assert native_defaults({"OMP_WAIT_POLICY": "active"}, [card]) == {}
     card.touch()
@@ -92,5 +92,5 @@ def test_threads_that_wait_leave_the_core_to_others_soon_unless_the_user_says_ho
 @pytest.mark.skipif(native_defaults({}) == {}, reason="a graphics card is here")
 def test_openmp_hears_of_it(qwenctl_process):
     """It reads its variables when it is loaded, and says then what it has read."""
-    assert "GOMP_SPINCOUNT = '5000'" in qwenctl_process("doctor", env={"GOMP_SPINCOUNT": "", **_TELL}).stderr
+    assert "GOMP_SPINCOUNT = '10000'" in qwenctl_process("doctor", env={"GOMP_SPINCOUNT": "", **_TELL}).stderr
     assert "GOMP_SPINCOUNT = '9'" in qwenctl_process("doctor", env={"GOMP_SPINCOUNT": "9", **_TELL}).stderr
