@@ -18,6 +18,7 @@ from typing import Any
 from qwenctl.services.bench.bench_prompts import questions, text_of_tokens
 from qwenctl.services.bench.http_load import Answered, run_load
 from qwenctl.services.bench.load_summary import LoadRow, load_row
+from qwenctl.settings import native_defaults
 
 from .servers import OURS, PYTHON_SERVER, ROOT, Running, ServerFailedError, Setting
 
@@ -39,7 +40,8 @@ class Asked:
 
     def __init__(self, kind: str, setting: Setting) -> None:
         words = [str(setting.model), str(setting.n_threads), str(setting.n_parallel), str(setting.n_ctx)]
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}"}
+        own = native_defaults(os.environ) if kind == "engine" else {}  # as the program has it
+        environment = {**os.environ, **own, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "serve_bench.child", kind, *words],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True,
