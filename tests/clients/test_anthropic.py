@@ -96,8 +96,9 @@ def test_a_streamed_tool_call_is_put_together_by_the_client(client: anthropic.An
     asked: Any = [{"role": "user", "content": "How is the weather in Paris?"}]
     forced: Any = {"type": "tool", "name": "weather"}
     with client.messages.stream(
-        model=server.model, max_tokens=100, messages=asked, tools=[WEATHER], tool_choice=forced, thinking=OFF
-    ) as stream:
+        model=server.model, max_tokens=200, messages=asked, tools=[WEATHER], tool_choice=forced, thinking=OFF,
+        extra_body=COLD,
+    ) as stream:  # fmt: skip
         pieces = [event.partial_json for event in stream if event.type == "input_json"]
         final = stream.get_final_message()
     assert len(pieces) > 1

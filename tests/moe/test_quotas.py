@@ -88,9 +88,14 @@ def test_moves_keep_to_budget_and_bounds_and_each_pays(
     assert used_bytes(layers, after) <= budget
     n_taken = sum(max(0, new - old) for new, old in zip(after, before, strict=True))
     assert n_taken <= most_moves
-    for i, j in itertools.permutations(range(len(layers)), 2):
-        if after[i] > before[i] and after[j] < before[j]:  # what came is worth more than what went
-            assert slopes[i][after[i] - 1] > slopes[j][after[j]]
+    quotas = before  # one by one: what a move leaves free, the next one takes whatever it is worth
+    for _ in range(most_moves):
+        moved = rebalance(quotas, budget, layers, slopes, most_moves=1, payback_steps=100.0)
+        for i, j in itertools.permutations(range(len(layers)), 2):
+            if moved[i] > quotas[i] and moved[j] < quotas[j]:  # what came is worth more than what went
+                assert slopes[i][moved[i] - 1] > slopes[j][moved[j]]
+        quotas = moved
+    assert quotas == after
 
 
 @given(layers_and_slopes(sizes=(5,)), st.integers(0, 200))

@@ -51,7 +51,7 @@ def test_loaded_with_the_first_request_and_unloaded_when_idle() -> None:
         assert server.ask("GET", "/ready").json["status"] == "empty"
         assert server.chat().status == 200
         until(lambda: server.engines[0].closed)
-        assert server.ask("GET", "/ready").json["status"] == "empty"
+        until(lambda: server.ask("GET", "/ready").json["status"] == "empty")
         assert server.chat().status == 200
         assert len(server.engines) == 2
         metrics = server.ask("GET", "/metrics").body.decode()
