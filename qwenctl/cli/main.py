@@ -110,8 +110,7 @@ def run_command_line(args: Sequence[str]) -> int:
     try:
         settings = Settings.from_environment(os.environ)
         debug, plain = settings.debug, settings.plain
-        for name, value in native_defaults(os.environ).items():
-            os.environ[name] = value
+        os.environ.update(native_defaults(os.environ))
         result = cli.main(args=list(args), prog_name="qwenctl", standalone_mode=False, obj=settings)
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):

@@ -53,11 +53,6 @@ class ChoiceReader:
         self._calls: list[_Calling] = []
         self._drops = False  # the call that is under way
 
-    @property
-    def calls_tools(self) -> bool:
-        """Whether it ends in calls that can be run, as far as it has come."""
-        return bool(self._calls) and all(call.is_whole for call in self._calls)
-
     def take(self, event: GenerationEvent) -> list[ChoicePiece]:
         """Return what `event` brings."""
         pieces: list[ChoicePiece] = []

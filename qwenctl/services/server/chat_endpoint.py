@@ -96,7 +96,7 @@ class _ChatEncoder:
         if isinstance(piece, CalledTool):
             return self._chunks.call(index, piece)
         done = self._desk.ended(piece, self._model)
-        return self._chunks.last(index, done, calls_tools=self._readers[index].calls_tools)
+        return self._chunks.last(index, done, calls_tools=self._readers[index].choice().calls_tools)
 
 
 class ControlEndpoint:

@@ -89,7 +89,7 @@ class _MessageEncoder:
         if isinstance(piece, CalledTool):
             return events.call(piece)
         if isinstance(piece, ReplyDone):
-            return events.end(self._desk.ended(piece, self._model), calls_tools=self._reader.calls_tools)
+            return events.end(self._desk.ended(piece, self._model), calls_tools=self._reader.choice().calls_tools)
         return b""
 
 
