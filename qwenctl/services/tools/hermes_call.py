@@ -6,9 +6,10 @@ import json
 import re
 from typing import Any
 
-from qwenctl.services.tools.tool_call import ToolCall, no_constant
+from quant.json_file import refuse_constant
+from qwenctl.services.tools.tool_call import ToolCall
 
-_DECODER = json.JSONDecoder(strict=False, parse_constant=no_constant)  # models put raw line breaks into strings
+_DECODER = json.JSONDecoder(strict=False, parse_constant=refuse_constant)  # models put raw line breaks into strings
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
 
 

@@ -29,15 +29,6 @@ class ToolCall:
         return json.dumps(self.arguments, ensure_ascii=False)
 
 
-def no_constant(name: str) -> Any:
-    """Refuse NaN and Infinity, which Python's decoder takes: they are no JSON.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError(f"{name} is no JSON")
-
-
 def calling_message(text: str, reasoning: str | None, calls: Sequence[ToolCall]) -> Message:
     """Return the assistant's message that makes `calls`; templates want arguments as objects."""
     entries = [

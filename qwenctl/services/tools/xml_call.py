@@ -17,7 +17,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwenctl.services.tools.tool_call import ToolCall, no_constant
+from quant.json_file import refuse_constant
+from qwenctl.services.tools.tool_call import ToolCall
 
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>")
 FUNCTION_END = re.compile(r"\s*</function>\s*")
@@ -93,7 +94,7 @@ def typed_value(text: str, types: frozenset[str]) -> Any:
     if word in _WORDS and types & ({"null"} if _WORDS[word] is None else {"boolean"}):
         return _WORDS[word]
     try:
-        value = json.loads(stripped, parse_constant=no_constant)
+        value = json.loads(stripped, parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         return text
     kinds = {dict: {"object"}, list: {"array"}, int: {"integer", "number"}, float: {"number", "integer"}}
